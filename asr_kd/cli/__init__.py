@@ -1,0 +1,54 @@
+"""The command line: ``asr-kd VERB ...``; one module for each verb, imported only when it runs."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from asr_kd import __version__
+from asr_kd.errors import UserError
+
+VERBS = {
+    "corpus": "audio and transcripts -> data directories: prepare, validate, subset",
+    "feats": "data directory -> feature store (log-mel frames or cepstra)",
+    "frames": "look into, check and convert frame stores: info, verify, copy, export, import",
+    "hmm": "GMM-HMM training and alignment: features and words -> a tied state for each frame",
+    "lm": "n-gram language models: estimate, perplexity",
+    "graph": "language model, lexicon and states -> decoding graph",
+    "train": "features and states -> acoustic network",
+    "model": "network, states and graph -> one deployable folder",
+    "decode": "audio or a data directory -> words",
+    "score": "words against a reference -> WER",
+    "compare": "several scored systems -> one table with significance",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``asr-kd``; returns the exit status: 0, 1 after a user's mistake, 2 for wrong options, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="asr-kd",
+        description="Distil acoustic models for hybrid HMM speech recognition. The verbs, in the order of the data:",
+        epilog="Each verb explains itself with an example: asr-kd VERB --help. Whole experiments: recipes/*/run.sh.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"asr-kd {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for verb, purpose in VERBS.items():
+        child = verbs.add_parser(verb, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if verb == wanted:  # the other verbs' libraries stay unloaded
+            importlib.import_module(f"asr_kd.cli.{verb}").configure(child)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        print(f"asr-kd {options.verb}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"asr-kd {options.verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0

@@ -1,0 +1,103 @@
+"""Configurations: frozen dataclasses written as YAML, with unknown keys refused."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from asr_kd.errors import UserError
+from asr_kd.files import read_text, write_text
+
+Config = TypeVar("Config")
+
+
+def load_config(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """A ``cls`` from a YAML file (defaults where there is none) and ``key=value`` or ``outer.key=value`` overrides.
+
+    Raises ``UserError`` for a key that ``cls`` lacks (naming the nearest one) or a value of another type.
+    """
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(read_text(path)) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping of keys to values; found {type(values).__name__}")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"override {override!r}: expected key=value")
+        target = values
+        *outer, last = key.split(".")
+        for name in outer:
+            target = target.setdefault(name, {})
+        target[last] = yaml.safe_load(text)
+    return from_dict(cls, values, where=str(path) if path else "configuration")
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write a configuration dataclass as YAML, atomically, keys in the order of the class."""
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain dicts, lists and scalars."""
+    return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[Config], values: dict[str, Any], where: str = "configuration") -> Config:
+    """The inverse of ``to_dict``; ``where`` opens the error messages."""
+    hints = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(names)}"
+            raise UserError(f"{where}: unknown key {key!r}{hint}")
+    arguments = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _convert(value, next(kind for kind in inner if kind is not type(None)), where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a mapping, found {value!r}")
+        return from_dict(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, found {value!r}")
+        return tuple(_convert(item, inner[0], where) for item in value)
+    if origin is typing.Literal:
+        if value not in inner:
+            raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, inner))}")
+        return value
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as a string
+        except ValueError:
+            raise UserError(f"{where}: expected a number, found {value!r}") from None
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

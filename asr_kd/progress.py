@@ -1,0 +1,65 @@
+"""Progress of long work on standard error: rate and time left, on a terminal or in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+class Progress:
+    """Counts units of work and shows ``label: done/total unit, rate, time left``.
+
+    A terminal sees one line that is redrawn twice a second; a log file gets a line every 30 seconds and at the end.
+    """
+
+    def __init__(self, total: float, label: str, unit: str = "utterances") -> None:
+        self.total, self.label, self.unit = total, label, unit
+        self.done = 0.0
+        self._start = self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def advance(self, amount: float = 1) -> None:
+        """Count ``amount`` more units as done."""
+        self.done += amount
+        now = time.monotonic()
+        if now - self._shown >= (0.5 if self._terminal else 30):
+            self._shown = now
+            self._show(end="\r" if self._terminal else "\n")
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal or time.monotonic() - self._start >= 5:
+            self._show(end="\n")
+
+    def _show(self, end: str) -> None:
+        seconds = time.monotonic() - self._start
+        rate = self.done / max(seconds, 1e-9)
+        if self.done >= self.total:
+            rest = f"{duration(seconds)} in all"
+        else:
+            rest = f"{duration((self.total - self.done) / rate)} left" if rate else "? left"
+        clear = "\x1b[2K" if self._terminal else ""
+        line = f"{clear}{self.label}: {self.done:,.0f}/{self.total:,.0f} {self.unit}, {rate:,.0f}/s, {rest}"
+        print(line, end=end, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[Item], total: float, label: str, unit: str = "utterances") -> Iterator[Item]:
+    """Iterate over ``items`` while showing how many of ``total`` are done."""
+    with Progress(total, label, unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``8.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
