@@ -1,0 +1,40 @@
+# make demo    built-in corpus to WER table        make lint     style and types
+# make test    lint, then every test               make clean    remove .venv and caches
+# The first call makes .venv and installs into it. An interrupted call is safe: the next one makes it good.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+# The name holds a checksum, so that a changed dependency, or a moved checkout, installs anew.
+INSTALLED := .venv/installed-$(shell (pwd; cat pyproject.toml constraints.txt) | cksum | cut -d' ' -f1)
+VERSION_CHECK := import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit( \
+	"make: $(PYTHON) is Python " + sys.version.split()[0] + " but asr_kd needs 3.11 to 3.13." \
+	" Name one that you have: make test PYTHON=python3.12")
+
+.PHONY: demo test lint install clean
+
+demo: install
+	recipes/digits/run.sh --small
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+$(INSTALLED):
+	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON) here; install Python 3.11 to 3.13" >&2; exit 1; }
+	@$(PYTHON) -c '$(VERSION_CHECK)'
+	@if test -e .venv/installing; then echo "The last installation was cut short: starting again."; rm -rf .venv; fi
+	@mkdir -p .venv && touch .venv/installing
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@rm -f .venv/installing .venv/installed-*
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

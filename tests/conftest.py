@@ -1,0 +1,19 @@
+"""What all tests share: one thread for each worker, and the real corpora where they are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before numpy, torch or numba is loaded; subprocesses inherit them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """``../shared/corpora`` beside the checkout; the test is skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "corpora"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real corpora in {folder}")
+    return folder
