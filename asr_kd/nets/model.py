@@ -1,0 +1,89 @@
+"""Acoustic models: frames of features -> a score for each tied HMM state."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asr_kd.errors import UserError
+from asr_kd.nets.config import NetConfig
+from asr_kd.nets.dnn import Dnn
+from asr_kd.nets.tdnn import Tdnn
+
+KINDS: dict[str, type[Dnn] | type[Tdnn]] = {"dnn": Dnn, "tdnn": Tdnn}
+CHUNK = 1000  # frames scored at once; bounds the memory of long audio
+
+
+class AcousticModel(nn.Module):
+    """Features ``[batch, frames, bins]`` -> logits ``[batch, frames - left_context - right_context, states]``.
+
+    Output ``t`` belongs to frame ``t + left_context``; ``pad_edges`` gives an utterance as many outputs as it has
+    frames. Features come as they are stored: the model holds the ``mean`` and ``std`` ``[bins]`` of its training data
+    and standardises them itself. ``log_prior`` ``[states]`` (natural log) are the state frequencies of its training
+    labels, so that ``log p(x|s)`` is ``log p(s|x) - log_prior`` up to a constant of the frame.
+    """
+
+    mean: Tensor
+    std: Tensor
+    log_prior: Tensor
+
+    def __init__(self, config: NetConfig) -> None:
+        super().__init__()
+        if not config.bins or not config.states:
+            raise UserError(f"net.bins is {config.bins} and net.states {config.states}; both must be above 0")
+        self.config = config
+        self.network = KINDS[config.kind](config)
+        self.left_context, self.right_context = self.network.left_context, self.network.right_context
+        self.register_buffer("mean", torch.zeros(config.bins))
+        self.register_buffer("std", torch.ones(config.bins))
+        self.register_buffer("log_prior", torch.full((config.states,), -float(np.log(config.states))))
+
+    @property
+    def num_states(self) -> int:
+        """Number of outputs."""
+        return self.config.states
+
+    def forward(self, features: Tensor, every: int = 1) -> Tensor:
+        """Logits; with ``every`` above 1 of each ``every``-th output only (0, every, 2 every, ...), at less cost."""
+        logits: Tensor = self.network((features - self.mean) / self.std, every)
+        return logits
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of trained weights."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def pad_edges(features: Tensor, left: int, right: int) -> Tensor:
+    """``[frames, bins]`` with its first frame repeated ``left`` times before it and its last ``right`` times after."""
+    return torch.cat([features[:1].expand(left, -1), features, features[-1:].expand(right, -1)])
+
+
+def logits_by_chunk(model: AcousticModel, features: np.ndarray | Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
+    """The logits of one utterance ``[frames, bins]``, in pieces ``[1, up to chunk, states]`` on the model's device."""
+    frames, bins = features.shape
+    if bins != model.config.bins:
+        raise UserError(f"the features have {bins} bins; this model was trained on {model.config.bins}")
+    if not frames:
+        return
+    device = model.mean.device
+    padded = pad_edges(torch.as_tensor(features), model.left_context, model.right_context)
+    for start in range(0, frames, chunk):
+        piece = padded[start : min(start + chunk, frames) + model.left_context + model.right_context]
+        yield model(piece.to(device, torch.float32)[None])
+
+
+@torch.inference_mode()
+def log_posteriors(model: AcousticModel, features: np.ndarray | Tensor) -> np.ndarray:
+    """Natural log of p(state | features) for one utterance: ``[frames, bins]`` -> float32 ``[frames, states]``.
+
+    The model should be in evaluation mode (``load_model`` returns it so). Besides the result, memory is bounded by
+    ``CHUNK`` frames whatever the length. Raises ``UserError`` for another number of bins.
+    """
+    result = np.empty((len(features), model.num_states), np.float32)
+    done = 0
+    for logits in logits_by_chunk(model, features):
+        result[done : done + logits.shape[1]] = logits[0].float().log_softmax(-1).cpu().numpy()
+        done += logits.shape[1]
+    return result
