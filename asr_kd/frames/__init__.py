@@ -1,0 +1,8 @@
+"""The frame store: sharded tensors keyed by utterance, written by idempotent tasks, read memory-mapped."""
+
+from asr_kd.frames.description import TensorSpec
+from asr_kd.frames.shard import Shard
+from asr_kd.frames.store import FrameStore, JoinedStore, open_joined
+from asr_kd.frames.write import write_arrays, write_store
+
+__all__ = ["FrameStore", "JoinedStore", "Shard", "TensorSpec", "open_joined", "write_arrays", "write_store"]

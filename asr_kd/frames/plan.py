@@ -1,0 +1,55 @@
+"""The shard plan: which utterances go into which shard, a pure function of names, frame counts and shard size."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+from asr_kd.errors import UserError
+
+SHARD_FRAMES = 100_000  # about 17 minutes: 8 MB of 40-bin log-mel, small enough to spread and to repeat
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedShard:
+    """Shard ``number`` holds ``utterances`` one after the other; ``frame_counts[i]`` frames of ``utterances[i]``."""
+
+    number: int
+    utterances: tuple[str, ...]
+    frame_counts: tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        """Frames of all utterances."""
+        return sum(self.frame_counts)
+
+
+def plan_shards(frame_counts: Mapping[str, int], shard_frames: int = SHARD_FRAMES) -> list[PlannedShard]:
+    """Cut the sorted utterances into shards of at most ``shard_frames`` frames (a longer utterance is one shard).
+
+    Raises ``UserError`` where there is no utterance, or one without frames.
+    """
+    if shard_frames < 1:
+        raise UserError(f"a shard of {shard_frames} frames: expected at least 1")
+    if not frame_counts:
+        raise UserError("there are no utterances to store")
+    groups: list[list[str]] = []
+    room = 0
+    for utterance in sorted(frame_counts):
+        frames = frame_counts[utterance]
+        if frames < 1:
+            raise UserError(f"utterance {utterance}: {frames} frames; a stored utterance has at least 1")
+        if not groups or frames > room:
+            groups.append([])
+            room = shard_frames
+        groups[-1].append(utterance)
+        room -= frames
+    return [PlannedShard(n, tuple(g), tuple(int(frame_counts[u]) for u in g)) for n, g in enumerate(groups)]
+
+
+def plan_hash(plan: list[PlannedShard]) -> str:
+    """Hexadecimal SHA-256 of every shard's utterances and frame counts."""
+    digest = hashlib.sha256()
+    for shard in plan:
+        for utterance, frames in zip(shard.utterances, shard.frame_counts, strict=True):
+            digest.update(f"{shard.number} {utterance} {frames}\n".encode())
+    return digest.hexdigest()

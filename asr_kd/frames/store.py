@@ -1,0 +1,173 @@
+"""Reading frame stores: memory-mapped, by utterance or shard by shard, one store or several joined."""
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_kd.errors import UserError
+from asr_kd.frames.description import TensorSpec
+from asr_kd.frames.index import check_content, check_place, entry_of, read_index
+from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
+
+_MAPPED = 64  # shards that stay mapped; each holds a file descriptor
+
+
+class FrameStore:
+    """A complete frame store, opened for reading; nothing is loaded before it is used.
+
+    Opening reads the index and the shards' headers, and raises ``UserError`` for a store that is incomplete, or has a
+    shard that is missing, cut, swapped or of another store. ``verify`` reads every byte. A store can be pickled: the
+    other process opens it anew.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        index = read_index(self.path)
+        description = index.description
+        self.description = description
+        self.kind: str = description.kind
+        self.tensors: dict[str, TensorSpec] = description.tensors
+        self.config: dict[str, Any] = description.config
+        self.inputs: dict[str, str] = description.inputs
+        self.version: str = description.version
+        self.skipped: dict[str, str] = {**description.left_out, **index.skipped}
+        self.content_hash = hashlib.sha256("".join(entry.sha256 for entry in index.shards).encode()).hexdigest()
+        self.headers: list[ShardHeader] = []
+        for number, entry in enumerate(index.shards):
+            header = read_header(self.path / entry.file)
+            check_place(header, number, description)
+            if entry_of(header) != entry:
+                raise UserError(f"{header.path}: not the shard that the index lists; asr-kd frames verify tells more")
+            self.headers.append(header)
+        self._places = {u: (n, i) for n, header in enumerate(self.headers) for i, u in enumerate(header.utterances)}
+        self._map = functools.lru_cache(_MAPPED)(lambda number: map_shard(self.headers[number]))
+
+    def __reduce__(self) -> tuple[type["FrameStore"], tuple[Path]]:
+        return FrameStore, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, utterance: object) -> bool:
+        return utterance in self._places
+
+    @functools.cached_property
+    def utterances(self) -> tuple[str, ...]:
+        """Every utterance, sorted."""
+        return tuple(self._places)
+
+    @functools.cached_property
+    def frame_counts(self) -> dict[str, int]:
+        """Frames of each utterance."""
+        return {
+            utterance: end - start
+            for header in self.headers
+            for utterance, start, end in zip(header.utterances, header.offsets, header.offsets[1:], strict=False)
+        }
+
+    @property
+    def total_frames(self) -> int:
+        """Frames of all utterances."""
+        return sum(header.offsets[-1] for header in self.headers)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(header.bytes for header in self.headers)
+
+    def read(self, utterance: str) -> dict[str, np.ndarray]:
+        """``{name: [frames, ...]}`` of one utterance, read-only views of the mapped file."""
+        if utterance not in self._places:
+            reason = self.skipped.get(utterance)
+            why = f"it was skipped: {reason}" if reason else f"it has {len(self):,}, such as {self.utterances[0]}"
+            raise UserError(f"{self.path}: no utterance {utterance}; {why}")
+        number, position = self._places[utterance]
+        shard = self.shard(number)
+        start, end = shard.offsets[position], shard.offsets[position + 1]
+        return {name: tensor[start:end] for name, tensor in shard.tensors.items()}
+
+    def shard(self, number: int) -> Shard:
+        """Shard ``number``, mapped."""
+        return self._map(number)
+
+    def shards(self) -> Iterator[Shard]:
+        """Every shard in order, mapped one after the other; to stream, keep none."""
+        return (map_shard(header) for header in self.headers)
+
+    def verify(self) -> Iterator[int]:
+        """Check every shard's checksum, yielding each one's bytes; ``UserError`` names a damaged shard."""
+        for header in self.headers:
+            check_content(header)
+            yield header.bytes
+
+
+class JoinedStore:
+    """Several stores of the same utterances read as one; made by ``open_joined``."""
+
+    def __init__(self, stores: Sequence[FrameStore], utterances: Sequence[str]) -> None:
+        self.stores = tuple(stores)
+        self.utterances = tuple(utterances)
+        counts = self.stores[0].frame_counts
+        self.frame_counts = {utterance: counts[utterance] for utterance in utterances}
+        self.total_frames = sum(self.frame_counts.values())
+        self.tensors = {name: spec for store in stores for name, spec in store.tensors.items()}
+
+    def read(self, utterance: str) -> dict[str, np.ndarray]:
+        """``{name: [frames, ...]}`` of one utterance from every store."""
+        return {name: tensor for store in self.stores for name, tensor in store.read(utterance).items()}
+
+    def shards(self) -> Iterator[Shard]:
+        """The frames of ``utterances``, in the shards of the first store.
+
+        Views where a store has the very same shard (stores of the same plan do), copies of one shard elsewhere.
+        """
+        chosen = set(self.utterances)
+        for number, header in enumerate(self.stores[0].headers):
+            utterances = tuple(utterance for utterance in header.utterances if utterance in chosen)
+            if not utterances:
+                continue
+            offsets = np.cumsum([0, *(self.frame_counts[utterance] for utterance in utterances)], dtype=np.int64)
+            tensors = {k: v for store in self.stores for k, v in _gather(store, number, utterances).items()}
+            yield Shard(utterances, offsets, tensors)
+
+
+def open_joined(stores: Sequence[FrameStore | str | Path], utterances: Sequence[str] | None = None) -> JoinedStore:
+    """Read several stores by utterance id, as one with the tensors of all.
+
+    All must have the same utterances, unless ``utterances`` says which to read; these must be in each. Raises
+    ``UserError`` naming an utterance that a store lacks or that has another number of frames there (with both
+    counts), or a tensor that two stores have.
+    """
+    opened = [store if isinstance(store, FrameStore) else FrameStore(store) for store in stores]
+    first = opened[0]
+    wanted = first.utterances if utterances is None else sorted(set(utterances))
+    for position, store in enumerate(opened):
+        if missing := [utterance for utterance in wanted if utterance not in store]:
+            raise UserError(_missing(missing, store, first if position else None))
+        if utterances is None and len(store) != len(first):
+            raise UserError(_missing([u for u in store.utterances if u not in first], first, store))
+        for utterance in wanted:
+            here, there = first.frame_counts[utterance], store.frame_counts[utterance]
+            if here != there:
+                raise UserError(f"utterance {utterance}: {here} frames in {first.path}, {there} in {store.path}")
+        for earlier in opened[:position]:
+            if common := earlier.tensors.keys() & store.tensors.keys():
+                raise UserError(f"{earlier.path} and {store.path} both hold a tensor {min(common)!r}; join only one")
+    return JoinedStore(opened, wanted)
+
+
+def _missing(missing: Sequence[str], store: FrameStore, other: FrameStore | None) -> str:
+    source = f"{other.path} has" if other else "you asked for"
+    more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+    return f"{store.path}: lacks utterance {missing[0]}{more}, which {source}; name the utterances to read"
+
+
+def _gather(store: FrameStore, number: int, utterances: tuple[str, ...]) -> dict[str, np.ndarray]:
+    if number < len(store.headers) and store.headers[number].utterances == utterances:
+        return map_shard(store.headers[number]).tensors
+    parts = [store.read(utterance) for utterance in utterances]
+    return {name: np.concatenate([part[name] for part in parts]) for name in store.tensors}

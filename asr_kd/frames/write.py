@@ -1,0 +1,283 @@
+"""Writing frame stores: every shard an idempotent task, the index last."""
+
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_kd import __version__
+from asr_kd.errors import UserError
+from asr_kd.frames.description import Description, TensorSpec
+from asr_kd.frames.index import INDEX, publish_index, read_index
+from asr_kd.frames.plan import SHARD_FRAMES, PlannedShard, plan_hash, plan_shards
+from asr_kd.frames.shard import Shard, checksum, read_header, shard_name, write_shard
+from asr_kd.frames.store import FrameStore
+from asr_kd.parallel import parallel_map
+from asr_kd.progress import Progress
+
+Arrays = Mapping[str, np.ndarray]
+Compute = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]]]
+
+
+def write_store(
+    path: str | Path,
+    kind: str,
+    tensors: Mapping[str, TensorSpec],
+    frame_counts: Mapping[str, int],
+    compute: Compute,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    jobs: int = 1,
+    shard_frames: int = SHARD_FRAMES,
+    skip_bad: bool = False,
+    left_out: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+    force: bool = False,
+) -> FrameStore:
+    """Write, or go on writing, the store at ``path`` and return it opened.
+
+    ``compute(utterances)`` is called with one shard's utterances, in one of ``jobs`` processes (so it must be
+    picklable), and yields, in any order, each utterance with ``{name: [frames, ...]}``, or with the ``UserError``
+    that says why it is bad. Values are cast to the tensor's dtype of the same kind and must be finite and in range.
+    ``config`` and ``inputs`` (name -> hash of everything that ``compute`` reads) identify the content: a shard at
+    ``path`` of the same identity whose checksum is right is kept. ``prepare`` runs first if anything is missing.
+    ``left_out`` lists utterances that are not in ``frame_counts``, with the reason. Memory: ``jobs`` shards.
+
+    Raises ``UserError`` for a store of another identity at ``path`` (unless ``force``, which deletes it), too little
+    disk space, and an utterance that is bad, missing or has another number of frames. With ``skip_bad`` such an
+    utterance is dropped and listed in the index.
+    """
+    folder = Path(path)
+    plan = plan_shards(frame_counts, shard_frames)
+    description = Description(
+        kind, dict(tensors), plan_hash(plan), len(plan), dict(config or {}), dict(inputs or {}), dict(left_out or {}),
+        __version__,
+    )  # fmt: skip
+    description = Description.from_json(description.to_json())  # as it is when read back
+    if force:
+        delete_store(folder)
+    store = _complete_store(folder, description)
+    if store is None:
+        _check_no_other_store(folder, description)
+        _check_space(folder, description, plan)
+        _delete_partial_files(folder)
+        if prepare is not None:
+            prepare()
+        writer = _ShardWriter(folder, description, compute, skip_bad)
+        with Progress(sum(shard.frames for shard in plan), f"writing {folder}", "frames") as bar:
+            for frames in parallel_map(_write, plan, jobs, _start, (writer,)):
+                bar.advance(frames)
+        publish_index(folder)
+        store = FrameStore(folder)
+    _check_skipped(store, skip_bad)
+    return store
+
+
+def write_arrays(
+    path: str | Path,
+    kind: str,
+    tensors: Mapping[str, TensorSpec],
+    arrays: Mapping[str, Arrays],
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    shard_frames: int = SHARD_FRAMES,
+    left_out: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> FrameStore:
+    """Write ``{utterance: {name: [frames, ...]}}``, which fits in memory, as a store; see ``write_store``.
+
+    A hash of the arrays is added to ``inputs``, so other arrays are never mistaken for those at ``path``.
+    """
+    digest = hashlib.sha256()
+    for utterance in sorted(arrays):
+        for name in sorted(arrays[utterance]):
+            array = np.ascontiguousarray(arrays[utterance][name])
+            digest.update(f"{utterance} {name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+    lengths = {utterance: len(next(iter(values.values()))) for utterance, values in arrays.items()}
+    inputs = {**(inputs or {}), "arrays": digest.hexdigest()}
+    return write_store(
+        path, kind, tensors, lengths, _Lookup(arrays), config, inputs,
+        shard_frames=shard_frames, left_out=left_out, force=force,
+    )  # fmt: skip
+
+
+def delete_store(folder: Path) -> None:
+    """Delete a store's index and shards, and no other file; the index first, so that no broken store is seen."""
+    (folder / INDEX).unlink(missing_ok=True)
+    for shard in folder.glob("shard-*.safetensors"):
+        shard.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lookup:
+    arrays: Mapping[str, Arrays]
+
+    def __call__(self, utterances: Sequence[str]) -> Iterator[tuple[str, Arrays]]:
+        return ((utterance, self.arrays[utterance]) for utterance in utterances)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ShardWriter:
+    folder: Path
+    description: Description
+    compute: Compute
+    skip_bad: bool
+
+    def write(self, planned: PlannedShard) -> int:
+        """Write one shard unless it is there already; returns its planned frames."""
+        path = self.folder / shard_name(planned.number)
+        if not _is_finished(path, self.description, planned.number):
+            shard, skipped = self._fill(planned)
+            write_shard(path, self.description, planned.number, skipped, shard)
+        return planned.frames
+
+    def _fill(self, planned: PlannedShard) -> tuple[Shard, dict[str, str]]:
+        """The shard's frames, each utterance checked, and the dropped utterances with the reason."""
+        specs = self.description.tensors
+        tensors = {n: np.empty((planned.frames, *spec.shape), spec.dtype) for n, spec in specs.items()}
+        starts = np.cumsum((0, *planned.frame_counts))
+        position = {utterance: i for i, utterance in enumerate(planned.utterances)}
+        bad = dict.fromkeys(planned.utterances, "missing: nothing was computed for it")
+        for utterance, arrays in self.compute(planned.utterances):
+            if utterance not in position:
+                raise ValueError(f"compute gave utterance {utterance}, which shard {planned.number} does not hold")
+            start, end = starts[position[utterance]], starts[position[utterance] + 1]
+            try:
+                if isinstance(arrays, UserError):
+                    raise arrays
+                for name, spec in specs.items():
+                    tensors[name][start:end] = _checked(arrays, name, spec, end - start)
+                del bad[utterance]
+            except UserError as error:
+                bad[utterance] = str(error)
+                self._refuse(utterance, bad)
+        for utterance in bad:
+            self._refuse(utterance, bad)
+        return _without(Shard(planned.utterances, starts, tensors), bad), bad
+
+    def _refuse(self, utterance: str, bad: Mapping[str, str]) -> None:
+        if not self.skip_bad:
+            raise UserError(f"{self.folder}: utterance {utterance}: {bad[utterance]} (--skip-bad leaves it out)")
+
+
+_writer: _ShardWriter
+
+
+def _start(writer: _ShardWriter) -> None:
+    global _writer
+    _writer = writer
+
+
+def _write(planned: PlannedShard) -> int:
+    return _writer.write(planned)
+
+
+def _is_finished(path: Path, description: Description, number: int) -> bool:
+    if not path.exists():
+        return False
+    try:
+        header = read_header(path)
+    except UserError:  # cut or damaged: it is written anew
+        return False
+    return header.description == description and header.number == number and checksum(path) == header.sha256
+
+
+def _checked(arrays: Arrays, name: str, spec: TensorSpec, frames: int) -> np.ndarray:
+    """``arrays[name]`` in the dtype of ``spec``, every value checked."""
+    if name not in arrays:
+        raise UserError(f"no tensor {name!r} was computed, only {', '.join(arrays) or 'nothing'}")
+    array = np.asarray(arrays[name])
+    if array.ndim and len(array) != frames:
+        raise UserError(f"{len(array)} frames of {name}, expected {frames}")
+    if array.shape != (frames, *spec.shape):
+        raise UserError(f"{name} has the shape {list(array.shape)}, expected {[frames, *spec.shape]}")
+    wanted = np.dtype(spec.dtype)
+    if wanted.kind == "f" and array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            cast = array.astype(wanted, copy=False)
+        if not np.isfinite(cast).all():
+            frame = int(np.argwhere(~np.isfinite(cast))[0][0])
+            raise UserError(f"{name} of frame {frame} has a value that is not a finite {wanted} number: {array[frame]}")
+        return cast
+    if wanted.kind in "iu" and array.dtype.kind in "iu":
+        limits = np.iinfo(wanted)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise UserError(f"{name} has values from {array.min()} to {array.max()}, which {wanted} cannot hold")
+    elif wanted != array.dtype:
+        raise UserError(f"{name} is {array.dtype}, expected {wanted}")
+    return array.astype(wanted, copy=False)
+
+
+def _without(shard: Shard, bad: Mapping[str, str]) -> Shard:
+    """The shard without its bad utterances."""
+    if not bad:
+        return shard
+    good = np.array([utterance not in bad for utterance in shard.utterances])
+    counts = np.diff(shard.offsets)
+    kept = np.repeat(good, counts)
+    return Shard(
+        tuple(utterance for utterance in shard.utterances if utterance not in bad),
+        np.concatenate(([0], np.cumsum(counts[good]))),
+        {name: tensor[kept] for name, tensor in shard.tensors.items()},
+    )
+
+
+def _complete_store(folder: Path, wanted: Description) -> FrameStore | None:
+    """The store at ``folder`` if it is whole and the one wanted; ``None`` if there is work to do."""
+    try:
+        if read_index(folder).description.differences(wanted):
+            return None
+        return FrameStore(folder)
+    except UserError:  # no index, or a shard is missing or cut
+        return None
+
+
+def _check_no_other_store(folder: Path, wanted: Description) -> None:
+    for path in (folder / INDEX, *sorted(folder.glob("shard-*.safetensors"))):
+        try:
+            found = read_index(folder) if path.name == INDEX else read_header(path)
+        except UserError:  # missing or damaged: it tells nothing, and is written anew
+            continue
+        if differences := found.description.differences(wanted):
+            raise UserError(
+                f"{folder}: holds another store ({'; '.join(differences[:3])}); "
+                "choose another folder, or --force to replace it"
+            )
+
+
+def _check_space(folder: Path, description: Description, plan: Sequence[PlannedShard]) -> None:
+    missing = [shard for shard in plan if not (folder / shard_name(shard.number)).exists()]
+    names = sum(len(utterance) + 16 for shard in missing for utterance in shard.utterances)
+    needed = description.bytes_per_frame * sum(shard.frames for shard in missing) + names + 4096 * len(missing)
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: the store needs {needed:,} more bytes ({description.bytes_per_frame:,} a frame), "
+            f"and the disk has {free:,} free; free some space or choose another disk"
+        )
+
+
+def _delete_partial_files(folder: Path) -> None:
+    """Delete what a killed writer left an hour or more ago; a younger file may be another writer's."""
+    for partial in folder.glob(".shard-*.partial"):
+        if time.time() - partial.stat().st_mtime > 3600:
+            partial.unlink(missing_ok=True)
+
+
+def _check_skipped(store: FrameStore, skip_bad: bool) -> None:
+    if not len(store):
+        utterance, reason = next(iter(store.skipped.items()))
+        raise UserError(f"{store.path}: no utterance is good; the first, {utterance}: {reason}")
+    bad = [utterance for utterance in store.skipped if utterance not in store.description.left_out]
+    if bad and not skip_bad:
+        raise UserError(
+            f"{store.path}: {len(bad):,} utterances were skipped when it was written, the first {bad[0]}: "
+            f"{store.skipped[bad[0]]}; --skip-bad accepts that"
+        )
