@@ -1,0 +1,302 @@
+"""The inner loops of the beam search: token passing over a decoding graph, compiled by numba.
+
+A *token* is a way to be in a graph state at a frame: its cost so far, and the token and arc it came from. Tokens live
+in one growable pool in the order of their frames, so a token belongs to the current frame exactly when its index is
+at least ``begin``, and ``slot`` (state -> index of its newest token) needs no clearing between frames. For a lattice,
+every arc between surviving tokens is kept as a *link*. ``compact`` drops what no surviving token descends from (within
+``lattice_beam``), which bounds the memory of an utterance of any length.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+STATE = np.dtype([("final", "<f4"), ("first", "<i4"), ("arcs", "<i4"), ("silent", "<i4"), ("wordless", "<i4")])
+ARC = np.dtype([("label", "<i4"), ("word", "<i4"), ("cost", "<f4"), ("next", "<i4")])
+TOKEN = np.dtype([("cost", "<f8"), ("state", "<i4"), ("back", "<i4"), ("arc", "<i4"), ("_", "<i4")])
+LINK = np.dtype([("cost", "<f8"), ("source", "<i4"), ("target", "<i4"), ("arc", "<i4"), ("_", "<i4")])
+
+BEGIN, END, LINKS, FRAMES, LIMIT = range(
+    5
+)  # of ``spans``: this frame's tokens, all links, frames done, when to compact
+
+
+class Graph(NamedTuple):
+    """A decoding graph as OpenFst's const format stores it, so that a file can be mapped; every cost is -log.
+
+    ``states`` ``[states]`` of ``STATE``: the cost of ending there (infinite where no path ends), the first arc, how
+    many arcs, how many of these, at the front, have no input, and how many have no word. ``arcs`` ``[arcs]`` of ``ARC``: tied state + 1 or 0
+    for no input, word id or 0, cost and next state.
+    """
+
+    start: int
+    states: np.ndarray
+    arcs: np.ndarray
+
+
+class Limits(NamedTuple):
+    """What the search multiplies, adds and prunes with; ``lattice_beam`` is negative where no lattice is kept."""
+
+    acoustic_scale: float
+    word_penalty: float
+    beam: float
+    max_active: int
+    lattice_beam: float
+
+
+WIDEN = 0.5  # Kaldi's beam_delta: how much wider than the max-active cutoff the next frame's beam is
+BINS = 256  # of the histogram that finds the max-active cutoff
+
+
+@njit(cache=True, nogil=True)
+def grown(items, needed):  # type: ignore[no-untyped-def]
+    """``items`` with room for ``needed`` elements, at least doubled where it had to grow."""
+    if needed <= len(items):
+        return items
+    larger = np.empty(max(needed, 2 * len(items)), items.dtype)
+    larger[: len(items)] = items
+    return larger
+
+
+@njit(cache=True, nogil=True)
+def pruning(pool, begin, end, beam, max_active):  # type: ignore[no-untyped-def]
+    """Best token of the frame, the cost above which tokens are dropped, and the beam to use for the next frame."""
+    best = begin
+    for index in range(begin + 1, end):
+        if pool[index].cost < pool[best].cost:
+            best = index
+    lowest = pool[best].cost
+    if end - begin <= max_active:
+        return best, lowest + beam, beam
+    histogram = np.zeros(BINS, np.int32)
+    for index in range(begin, end):
+        place = (pool[index].cost - lowest) * BINS / beam
+        if place < BINS:
+            histogram[int(place)] += 1
+    active = histogram[0]  # the first bin always stays, whatever max_active is
+    place = 1
+    while place < BINS and active + histogram[place] <= max_active:
+        active += histogram[place]
+        place += 1
+    width = beam * place / BINS
+    return best, lowest + width, min(beam, width + WIDEN)
+
+
+@njit(cache=True, nogil=True)
+def emit(graph, limits, slot, pool, links, spans, row):  # type: ignore[no-untyped-def]
+    """Pass the tokens of a frame through the arcs that consume ``row``; returns pool, links and the new cutoff."""
+    begin, end, count = spans[BEGIN], spans[END], spans[LINKS]
+    scale, penalty, keep = limits.acoustic_scale, limits.word_penalty, limits.lattice_beam >= 0
+    states, arcs = graph.states, graph.arcs
+    best, cutoff, width = pruning(pool, begin, end, limits.beam, limits.max_active)
+    new = end
+    bound = np.inf  # of the next frame's costs: tightened from the best token's arcs before the others are tried
+    node = states[pool[best].state]
+    for place in range(node.first + node.silent, node.first + node.arcs):
+        arc = arcs[place]
+        cost = pool[best].cost + arc.cost - scale * row[arc.label - 1]
+        if arc.word != 0:
+            cost += penalty
+        bound = min(bound, cost + width)
+    for index in range(begin, end):
+        source = pool[index].cost
+        if source > cutoff:
+            continue
+        node = states[pool[index].state]
+        low, high = node.first + node.silent, node.first + node.arcs
+        pool = grown(pool, new + high - low)
+        if keep:
+            links = grown(links, count + high - low)
+        for place in range(low, high):
+            arc = arcs[place]
+            cost = source + arc.cost - scale * row[arc.label - 1]
+            if arc.word != 0:
+                cost += penalty
+            if not cost < bound:
+                continue
+            bound = min(bound, cost + width)
+            target = slot[arc.next]
+            if target < end:
+                target = new
+                new += 1
+                slot[arc.next] = target
+                pool[target].state = arc.next
+                pool[target].cost = np.inf
+            if cost < pool[target].cost:
+                pool[target].cost = cost
+                pool[target].back = index
+                pool[target].arc = place
+            if keep:
+                links[count].source = index
+                links[count].target = target
+                links[count].arc = place
+                links[count].cost = cost - source
+                count += 1
+    spans[BEGIN], spans[END], spans[LINKS] = end, new, count
+    return pool, links, bound
+
+
+@njit(cache=True, nogil=True)
+def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-untyped-def]
+    """Pass the tokens of a frame through the arcs without input until no cost improves; returns pool and stack."""
+    begin, end = spans[BEGIN], spans[END]
+    states, arcs = graph.states, graph.arcs
+    depth = 0
+    stack = grown(stack, end - begin)
+    for index in range(begin, end):
+        if states[pool[index].state].silent:
+            stack[depth] = index
+            depth += 1
+    while depth > 0:
+        depth -= 1
+        index = stack[depth]
+        source = pool[index].cost
+        if source > bound:
+            continue
+        node = states[pool[index].state]
+        low, high = node.first, node.first + node.silent
+        pool = grown(pool, end + high - low)
+        stack = grown(stack, depth + high - low)
+        for place in range(low, high):
+            arc = arcs[place]
+            cost = source + arc.cost
+            if arc.word != 0:
+                cost += penalty
+            if not cost < bound:
+                continue
+            target = slot[arc.next]
+            if target < begin:
+                target = end
+                end += 1
+                slot[arc.next] = target
+                pool[target].state = arc.next
+                pool[target].cost = np.inf
+            if cost < pool[target].cost:
+                pool[target].cost = cost
+                pool[target].back = index
+                pool[target].arc = place
+                if states[arc.next].silent:
+                    stack[depth] = target
+                    depth += 1
+    spans[END] = end
+    return pool, stack
+
+
+@njit(cache=True, nogil=True)
+def link_closure(graph, penalty, slot, pool, links, spans, bound):  # type: ignore[no-untyped-def]
+    """Record the arcs without input between the tokens of a frame, whose costs are final by now."""
+    begin, end, count = spans[BEGIN], spans[END], spans[LINKS]
+    states, arcs = graph.states, graph.arcs
+    for index in range(begin, end):
+        source = pool[index].cost
+        node = states[pool[index].state]
+        low, high = node.first, node.first + node.silent
+        links = grown(links, count + high - low)
+        for place in range(low, high):
+            arc = arcs[place]
+            cost = arc.cost + penalty if arc.word != 0 else arc.cost + 0.0
+            target = slot[arc.next]
+            if target >= begin and source + cost < bound:
+                links[count].source = index
+                links[count].target = target
+                links[count].arc = place
+                links[count].cost = cost
+                count += 1
+    spans[LINKS] = count
+    return links
+
+
+@njit(cache=True, nogil=True)
+def advance(graph, limits, slot, pool, links, stack, spans, scores):  # type: ignore[no-untyped-def]
+    """Consume the frames of ``scores`` ``[frames, states]``, or up to where no token is left; returns the grown arrays."""
+    for frame in range(len(scores)):
+        if max(spans[END], spans[LINKS]) > spans[LIMIT]:
+            compact(pool, links, spans, np.zeros(0), limits.lattice_beam)
+            slot[:] = -1
+            spans[LIMIT] = max(spans[LIMIT], 2 * max(spans[END], spans[LINKS]))
+        pool, links, bound = emit(graph, limits, slot, pool, links, spans, scores[frame])
+        if spans[BEGIN] == spans[END]:
+            break
+        pool, stack = close(graph, limits.word_penalty, slot, pool, stack, spans, bound)
+        if limits.lattice_beam >= 0:
+            links = link_closure(graph, limits.word_penalty, slot, pool, links, spans, bound)
+        spans[FRAMES] += 1
+    return pool, links, stack
+
+
+@njit(cache=True, nogil=True)
+def excess(pool, links, spans, final):  # type: ignore[no-untyped-def]
+    """How much costlier than the best the best path through each token is, ``[tokens]``.
+
+    ``final`` is the excess of each token of the last frame; where it is empty any of them may yet win, so it is 0.
+    """
+    extra = np.full(spans[END], np.inf)
+    extra[spans[BEGIN] :] = 0.0
+    if len(final) > 0:
+        extra[spans[BEGIN] :] = final
+    changed = True
+    while changed:  # one pass suffices but for arcs without input, which may run against the order of the pool
+        changed = False
+        for index in range(spans[LINKS] - 1, -1, -1):
+            link = links[index]
+            if extra[link.target] < np.inf:
+                cost = pool[link.source].cost + link.cost - pool[link.target].cost + extra[link.target]
+                if cost < extra[link.source]:
+                    extra[link.source] = cost
+                    changed = True
+    return extra
+
+
+@njit(cache=True, nogil=True)
+def compact(pool, links, spans, final, lattice_beam):  # type: ignore[no-untyped-def]
+    """Keep the tokens (and links) on paths within ``lattice_beam`` of the best and on the best path to each of them."""
+    begin, end = spans[BEGIN], spans[END]
+    live = np.zeros(end, np.bool_)
+    extra = np.zeros(0)
+    if lattice_beam >= 0:
+        extra = excess(pool, links, spans, final)
+        live[:] = extra <= lattice_beam
+    else:
+        live[begin:] = True
+    for index in range(end - 1, -1, -1):
+        back = pool[index].back if live[index] else -1
+        while back >= 0 and not live[back]:
+            live[back] = True
+            back = pool[back].back
+    place = np.cumsum(live) - 1
+    for index in range(end):
+        if live[index]:
+            pool[place[index]] = pool[index]
+            if pool[index].back >= 0:
+                pool[place[index]].back = place[pool[index].back]
+    kept = 0
+    for index in range(spans[LINKS]):
+        link = links[index]
+        source, target = link.source, link.target
+        if live[source] and live[target]:
+            cost = pool[place[source]].cost + link.cost - pool[place[target]].cost + extra[target]
+            if cost <= lattice_beam:
+                links[kept] = link
+                links[kept].source = place[source]
+                links[kept].target = place[target]
+                kept += 1
+    spans[BEGIN] = place[begin - 1] + 1 if begin > 0 else 0
+    spans[END] = place[end - 1] + 1
+    spans[LINKS] = kept
+
+
+@njit(cache=True, nogil=True)
+def trace(pool, index):  # type: ignore[no-untyped-def]
+    """The arcs on the best path to token ``index``, first to last."""
+    length = 0
+    at = index
+    while pool[at].back >= 0:
+        length += 1
+        at = pool[at].back
+    path = np.empty(length, np.int32)
+    while length > 0:
+        length -= 1
+        path[length] = pool[index].arc
+        index = pool[index].back
+    return path
