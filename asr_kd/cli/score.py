@@ -1,0 +1,47 @@
+"""``asr-kd score``."""
+
+import argparse
+from pathlib import Path
+
+from asr_kd.score.normalise import NORMALISERS
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb and add its options."""
+    parser.description = (
+        "Word error rate of hypotheses against references, matched by utterance id.\n"
+        "An utterance without a hypothesis counts as all deletions; a hypothesis without a reference is an error."
+    )
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd score --ref data/test --hyp exp/hard/decode_test\n"
+        "writes exp/hard/decode_test/wer.json, which asr-kd compare reads. Any two files of lines\n"
+        "UTTERANCE WORD WORD ... will do as well:\n"
+        "  asr-kd score --ref reference.txt --hyp hypothesis.txt -o wer.json"
+    )
+    parser.add_argument("--ref", required=True, type=Path, help="data directory, or a file like its text")
+    parser.add_argument("--hyp", required=True, type=Path, help="decode folder, or a file like its text")
+    parser.add_argument("--utt2spk", type=Path, help="speakers; default: the file of that name in the data directory")
+    parser.add_argument("--normaliser", default="none", choices=NORMALISERS, help="default: none, words as they are")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="how many confused words to show (10)")
+    parser.add_argument("-o", "--output", type=Path, help="default: wer.json in the decode folder, nowhere for a file")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score, store and print."""
+    from asr_kd.score.files import read_speakers, read_transcripts, save_score
+    from asr_kd.score.summary import summary
+    from asr_kd.score.wer import score
+
+    utt2spk = options.utt2spk or (options.ref / "utt2spk" if (options.ref / "utt2spk").is_file() else None)
+    result = score(
+        read_transcripts(options.ref),
+        read_transcripts(options.hyp),
+        None if utt2spk is None else read_speakers(utt2spk),
+        options.normaliser,
+    )
+    output = options.output or (options.hyp / "wer.json" if options.hyp.is_dir() else None)
+    if output is not None:
+        save_score(result, output)
+    print(summary(result, options.top), end="")

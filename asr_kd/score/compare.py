@@ -1,0 +1,165 @@
+"""Several systems on the same set, each tested against the first."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_kd.errors import UserError
+from asr_kd.score.bootstrap import Interval, permutation_p, rate_interval
+from asr_kd.score.files import TUNING, load_score, read_told
+from asr_kd.score.table import Column, Record, percent, percent_range, plain
+from asr_kd.score.wer import WORDS, Score
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """One scored system; ``told`` is from its ``decode.json``; ``difference`` (of the word error rate) and ``p`` are
+    against the first system, None for the first."""
+
+    name: str
+    score: Score
+    told: dict[str, Any]
+    difference: Interval | None = None
+    p: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Systems scored on the same words; ``systems[0]`` is what the others are compared with."""
+
+    systems: tuple[System, ...]
+
+
+COLUMNS = (
+    Column("system", plain("system"), left=True),
+    Column("WER %", percent("wer")),
+    Column("95 % CI", percent_range("wer_low", "wer_high")),
+    Column("sub", plain("substitutions")),
+    Column("del", plain("deletions")),
+    Column("ins", plain("insertions")),
+    Column("SER %", percent("sentence_error_rate", 1)),
+    Column("change, 95 % CI", percent_range("difference_low", "difference_high")),
+    Column("p", lambda record: "" if "p" not in record else f"{record['p']:.3f}" if record["p"] >= 0.001 else "<0.001"),
+    Column("frame acc. %", percent("frame_accuracy")),
+    Column("parameters", plain("parameters")),
+    Column("RTF", plain("real_time_factor")),
+)
+
+
+def compare(folders: Sequence[str | Path]) -> Comparison:
+    """Compare decode folders, each with the ``wer.json`` of ``asr-kd score``, with the first of them.
+
+    Raises ``UserError`` where the folders were not scored on the same utterances, words and normaliser.
+    """
+    scores = [_load(Path(folder)) for folder in folders]
+    first = scores[0]
+    systems: list[System] = []
+    for folder, name, score in zip(folders, _names([Path(folder) for folder in folders]), scores, strict=True):
+        _check_same(folders[0], first, folder, score)
+        system = System(name, score, read_told(folder))
+        if systems:
+            change = score.errors - first.errors
+            interval = rate_interval(change, first.counts[:, WORDS], first.clusters)
+            system = dataclasses.replace(system, difference=interval, p=permutation_p(change, first.clusters))
+        systems.append(system)
+    return Comparison(tuple(systems))
+
+
+def records(comparison: Comparison) -> list[Record]:
+    """One flat record for each system, rates as fractions; ``COLUMNS`` shows them."""
+    return [_record(system) for system in comparison.systems]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader must know to trust the table."""
+    first = comparison.systems[0]
+    score, count = first.score, first.score.interval.clusters
+    lines = [describe(score)]
+    if len(comparison.systems) > 1:
+        lines.append(
+            f"Change of WER and p against {first.name}: paired bootstrap and two-sided paired permutation test over"
+            f" {count} {score.cluster_unit}s (least possible p: {2.0 ** (1 - count):.2g}); not corrected for"
+            " the number of systems."
+        )
+    for system in comparison.systems:
+        if system.score.missing:
+            missing, total = len(system.score.missing), len(score.utterances)
+            lines.append(f"{system.name}: {missing} of {total} utterances have no hypothesis: all deletions.")
+    return [*lines, *tuning_notes([(system.name, system.told) for system in comparison.systems])]
+
+
+def describe(score: Score) -> str:
+    """The footnote of every word error rate: what it is of, how it was normalised, how its interval was made."""
+    return (
+        f"WER over {score.total.words:,} words of {len(score.utterances):,} utterances; normaliser: {score.normaliser};"
+        f" jiwer {score.jiwer}; 95 % CI: bootstrap over {score.interval.clusters} {score.cluster_unit}s."
+    )
+
+
+def tuning_notes(told: Sequence[tuple[str, Record]]) -> list[str]:
+    """Where each system's acoustic scale and word penalty come from, systems of the same values in one line."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name, values in told:
+        groups.setdefault(tuple(values.get(key) for key in TUNING), []).append(name)
+    lines = []
+    for (scale, penalty, tuned_on), names in groups.items():
+        if scale is None and penalty is None:
+            lines.append(f"Scale and penalty of {', '.join(names)}: not known (no decode.json).")
+        else:
+            origin = f"tuned on {tuned_on}" if tuned_on else "not tuned"
+            lines.append(f"{', '.join(names)}: acoustic scale {scale}, word insertion penalty {penalty}, {origin}.")
+    return lines
+
+
+def _load(folder: Path) -> Score:
+    if not (folder / "wer.json").is_file():
+        raise UserError(f"{folder}: no wer.json; score it first: asr-kd score --ref DATA_DIR --hyp {folder}")
+    return load_score(folder / "wer.json")
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """``exp/NAME/decode_test`` is NAME; paths as they are where that would not tell the systems apart."""
+    names = [folder.absolute().parent.name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) -> None:
+    if a.utterances != b.utterances:
+        odd = sorted(set(a.utterances) ^ set(b.utterances))[0]
+        raise UserError(
+            f"{folder_b}: scored on {len(b.utterances)} utterances, but {folder_a} on {len(a.utterances)}; for example"
+            f" {odd!r} is in one only. Compare systems on the same set"
+        )
+    if a.normaliser != b.normaliser:
+        raise UserError(
+            f"{folder_b}: normaliser {b.normaliser!r}, but {folder_a} has {a.normaliser!r}; score both alike"
+        )
+    if (different := np.flatnonzero(a.counts[:, WORDS] != b.counts[:, WORDS])).size:
+        row = different[0]
+        raise UserError(
+            f"{folder_b}: the reference of {a.utterances[row]!r} has {b.counts[row, WORDS]} words, but {folder_a} has"
+            f" {a.counts[row, WORDS]}; score both against the same transcripts"
+        )
+
+
+def _record(system: System) -> Record:
+    total, interval = system.score.total, system.score.interval
+    record = {
+        "system": system.name,
+        "wer": total.wer,
+        "wer_low": interval.low,
+        "wer_high": interval.high,
+        "errors": total.errors,
+        "words": total.words,
+        "substitutions": total.substitutions,
+        "deletions": total.deletions,
+        "insertions": total.insertions,
+        "sentence_error_rate": total.sentence_error_rate,
+        "missing": len(system.score.missing),
+    }
+    if system.difference is not None:
+        record |= {"difference_low": system.difference.low, "difference_high": system.difference.high, "p": system.p}
+    return record | system.told | {"normaliser": system.score.normaliser, "jiwer": system.score.jiwer}

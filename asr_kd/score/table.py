@@ -1,0 +1,89 @@
+"""Records as a table: aligned for a terminal, Markdown, CSV or JSON."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Record = Mapping[str, Any]
+
+FORMATS = ("terminal", "markdown", "csv", "json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A heading and how it shows a record; ``show`` gives an empty string where the record has nothing."""
+
+    heading: str
+    show: Callable[[Record], str]
+    left: bool = False  # words stand left, numbers right
+
+
+def render(
+    records: Sequence[Record], columns: Sequence[Column], notes: Sequence[str] = (), form: str = "terminal"
+) -> str:
+    """The table as text, ``notes`` under it.
+
+    A column that is empty in every record is left out. CSV and JSON have the records' own values, unrounded; CSV has
+    no place for notes.
+    """
+    if form == "json":
+        return json.dumps({"rows": list(records), "notes": list(notes)}, indent=1, ensure_ascii=False) + "\n"
+    if form == "csv":
+        return _csv(records)
+    filled = [(column, cells) for column in columns if any(cells := [column.show(record) for record in records])]
+    lines = [[column.heading for column, _ in filled], *zip(*(cells for _, cells in filled), strict=True)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(filled))]
+    left = [column.left for column, _ in filled]
+    padded = [
+        [
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
+        ]
+        for line in lines
+    ]
+    if form == "markdown":
+        rule = [
+            ":" + "-" * (width - 1) if to_left else "-" * (width - 1) + ":"
+            for width, to_left in zip(widths, left, strict=True)
+        ]
+        body = [f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]]
+        return "\n".join([*body, "", *(f"- {note}" for note in notes)]) + "\n"
+    rule = ["-" * width for width in widths]
+    body = ["  ".join(line).rstrip() for line in [padded[0], rule, *padded[1:]]]
+    return "\n".join([*body, *notes]) + "\n"
+
+
+def percent(key: str, digits: int = 2) -> Callable[[Record], str]:
+    """Show a fraction as a percentage."""
+    return lambda record: "" if record.get(key) is None else f"{100 * record[key]:.{digits}f}"
+
+
+def percent_range(low: str, high: str) -> Callable[[Record], str]:
+    """Show two fractions as a range of percentages."""
+    return lambda record: "" if record.get(low) is None else f"{100 * record[low]:.1f} to {100 * record[high]:.1f}"
+
+
+def plain(key: str) -> Callable[[Record], str]:
+    """Show a value as it is: integers with separators of thousands, other numbers with up to four digits."""
+
+    def show(record: Record) -> str:
+        value = record.get(key)
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, int):
+            return f"{value:,}"
+        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return show
+
+
+def _csv(records: Sequence[Record]) -> str:
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return stream.getvalue()

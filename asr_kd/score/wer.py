@@ -1,0 +1,179 @@
+"""Word error rate of one system on one set, keyed by utterance id."""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TypeVar
+
+import numpy as np
+
+from asr_kd.errors import UserError
+from asr_kd.score.bootstrap import Interval, rate_interval
+from asr_kd.score.normalise import normalise
+
+WORDS, SUBSTITUTIONS, DELETIONS, INSERTIONS = range(4)  # the columns of the counts
+
+Key = TypeVar("Key", str, tuple[str, str])
+Transcripts = Mapping[str, Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """Reference words and errors, summed over some utterances."""
+
+    utterances: int
+    wrong_utterances: int
+    words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer(self) -> float:
+        """Errors for each reference word, a fraction; without reference words, the number of insertions (as jiwer)."""
+        return self.errors / max(self.words, 1)
+
+    @property
+    def sentence_error_rate(self) -> float:
+        """The fraction of utterances with an error."""
+        return self.wrong_utterances / max(self.utterances, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What ``score`` counted.
+
+    - ``utterances``, ``speakers``: sorted ids, and the speaker of each; ``speakers`` is None where nobody said.
+    - ``counts`` ``[utterances, 4]`` int64: reference words, substitutions, deletions, insertions.
+    - ``missing``: utterances without a hypothesis, all of whose words count as deleted.
+    - ``confused``, ``deleted``, ``inserted``: how often each (reference, hypothesis) pair or word was, commonest first.
+    - ``normaliser``, ``jiwer``: its name and the library's version, without which a rate cannot be compared.
+    """
+
+    utterances: tuple[str, ...]
+    speakers: tuple[str, ...] | None
+    counts: np.ndarray
+    missing: tuple[str, ...]
+    confused: tuple[tuple[tuple[str, str], int], ...]
+    deleted: tuple[tuple[str, int], ...]
+    inserted: tuple[tuple[str, int], ...]
+    normaliser: str
+    jiwer: str
+
+    @property
+    def total(self) -> Tally:
+        """All utterances together."""
+        return tally(self.counts)
+
+    @property
+    def by_speaker(self) -> dict[str, Tally]:
+        """Each speaker's utterances together, by name; empty where no speakers are known."""
+        names = np.array(self.speakers or ())
+        return {str(name): tally(self.counts[names == name]) for name in np.unique(names)}
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Errors of each utterance, ``[utterances]``."""
+        return np.asarray(self.counts[:, SUBSTITUTIONS:].sum(axis=1))
+
+    @property
+    def cluster_unit(self) -> str:
+        """What errs as one: ``speaker``, or ``utterance`` where fewer than two speakers are known."""
+        return "speaker" if self.speakers and len(set(self.speakers)) > 1 else "utterance"
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """The ``cluster_unit`` of each utterance."""
+        return self.speakers if self.speakers and self.cluster_unit == "speaker" else self.utterances
+
+    @functools.cached_property
+    def interval(self) -> Interval:
+        """The word error rate's 95 % confidence interval."""
+        return rate_interval(self.errors, self.counts[:, WORDS], self.clusters)
+
+
+def score(
+    references: Transcripts,
+    hypotheses: Transcripts,
+    speakers: Mapping[str, str] | None = None,
+    normaliser: str = "none",
+) -> Score:
+    """Align each hypothesis with its reference (fewest errors) and count.
+
+    An utterance without a hypothesis counts as all deletions. Raises ``UserError`` for a hypothesis without a
+    reference, an utterance without a speaker, and references without a word.
+    """
+    utterances = tuple(sorted(references))
+    _check_ids(references, hypotheses, speakers)
+    pairs = [
+        (normalise(references[utt], normaliser), normalise(hypotheses.get(utt, ()), normaliser)) for utt in utterances
+    ]
+    if not any(reference for reference, _ in pairs):
+        raise UserError(f"the {len(utterances)} reference transcripts hold no word (normaliser {normaliser!r})")
+    counts, confused, deleted, inserted = _count(pairs)
+    return Score(
+        utterances=utterances,
+        speakers=None if speakers is None else tuple(speakers[utt] for utt in utterances),
+        counts=counts,
+        missing=tuple(utt for utt in utterances if utt not in hypotheses),
+        confused=_commonest(confused),
+        deleted=_commonest(deleted),
+        inserted=_commonest(inserted),
+        normaliser=normaliser,
+        jiwer=version("jiwer"),
+    )
+
+
+def tally(counts: np.ndarray) -> Tally:
+    """The sum of some utterances' counts ``[utterances, 4]``."""
+    words, substitutions, deletions, insertions = (int(column) for column in counts.sum(axis=0))
+    wrong = int(counts[:, SUBSTITUTIONS:].any(axis=1).sum())
+    return Tally(len(counts), wrong, words, substitutions, deletions, insertions)
+
+
+def _check_ids(references: Transcripts, hypotheses: Transcripts, speakers: Mapping[str, str] | None) -> None:
+    if extra := sorted(set(hypotheses) - set(references)):
+        raise UserError(
+            f"{len(extra)} of {len(hypotheses)} hypotheses have no reference, the first is {extra[0]!r}; score against"
+            " the set that was decoded"
+        )
+    if speakers is not None and (unknown := sorted(set(references) - set(speakers))):
+        raise UserError(f"{len(unknown)} reference utterances have no speaker in utt2spk, the first is {unknown[0]!r}")
+
+
+def _count(
+    pairs: Sequence[tuple[list[str], list[str]]],
+) -> tuple[np.ndarray, Counter[tuple[str, str]], Counter[str], Counter[str]]:
+    import jiwer
+
+    output = jiwer.process_words([" ".join(ref) for ref, _ in pairs], [" ".join(hyp) for _, hyp in pairs])
+    counts = np.zeros((len(pairs), 4), np.int64)
+    confused: Counter[tuple[str, str]] = Counter()
+    deleted: Counter[str] = Counter()
+    inserted: Counter[str] = Counter()
+    for row, (reference, hypothesis), chunks in zip(counts, pairs, output.alignments, strict=True):
+        row[WORDS] = len(reference)
+        for chunk in chunks:
+            said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+            heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            if chunk.type == "substitute":
+                row[SUBSTITUTIONS] += len(said)
+                confused.update(zip(said, heard, strict=True))
+            elif chunk.type == "delete":
+                row[DELETIONS] += len(said)
+                deleted.update(said)
+            elif chunk.type == "insert":
+                row[INSERTIONS] += len(heard)
+                inserted.update(heard)
+    return counts, confused, deleted, inserted
+
+
+def _commonest(counter: "Counter[Key]") -> tuple[tuple[Key, int], ...]:
+    return tuple(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
