@@ -1,0 +1,73 @@
+"""What a frame of features is: written beside stores and models, so that all of a system's parts agree."""
+
+import dataclasses
+from typing import Literal
+
+from asr_kd.errors import UserError
+
+FRAME_LENGTH = 0.025  # seconds
+FRAME_SHIFT = 0.010  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConfig:
+    """Kaldi's log-mel filter bank (``fbank``) or cepstra (``mfcc``), 25 ms every 10 ms, without dither.
+
+    ``normalise`` says which mean is subtracted from each coefficient:
+    that of the utterance, of all utterances of its speaker, of the recent past (``online``: the last 6 seconds, at
+    the beginning smoothed by ``global_mean``, that of the training data), or none.
+    """
+
+    kind: Literal["fbank", "mfcc"] = "fbank"
+    sample_rate: int = 16000  # hertz; audio of another rate is resampled
+    bins: int = 40  # mel filters
+    cepstra: int = 13  # kept coefficients of mfcc
+    low_hz: float = 20.0  # lower edge of the first filter
+    high_hz: float = 0.0  # upper edge of the last filter; 0 or below: relative to half the sample rate
+    energy: bool = False  # mfcc: the frame's log energy instead of the first cepstrum, Kaldi's --use-energy
+    normalise: Literal["none", "utterance", "speaker", "online"] = "speaker"
+    global_mean: tuple[float, ...] = ()  # [dimension], for online
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_hz < self.top_hz <= self.sample_rate / 2:
+            raise UserError(
+                f"filters from {self.low_hz:g} to {self.top_hz:g} Hz do not fit {self.sample_rate} Hz audio"
+            )
+        if not 1 <= self.cepstra <= self.bins:
+            raise UserError(f"{self.cepstra} cepstra of {self.bins} bins: expected 1 to {self.bins}")
+        if self.energy and self.kind == "fbank":
+            raise UserError("energy: true is for kind: mfcc; a filter bank has no energy coefficient here")
+        if self.global_mean and len(self.global_mean) != self.dimension:
+            raise UserError(f"global_mean has {len(self.global_mean)} values, expected {self.dimension}")
+
+    @property
+    def dimension(self) -> int:
+        """Coefficients of a frame."""
+        return self.bins if self.kind == "fbank" else self.cepstra
+
+    @property
+    def top_hz(self) -> float:
+        """Upper edge of the last filter in hertz."""
+        return self.high_hz if self.high_hz > 0 else self.sample_rate / 2 + self.high_hz
+
+    @property
+    def window(self) -> int:
+        """Samples in a frame."""
+        return round(FRAME_LENGTH * self.sample_rate)
+
+    @property
+    def shift(self) -> int:
+        """Samples from one frame to the next."""
+        return round(FRAME_SHIFT * self.sample_rate)
+
+    def num_frames(self, samples: int) -> int:
+        """Frames of an utterance of ``samples`` samples: those that fit whole (Kaldi's ``snip-edges``).
+
+        Raises ``UserError`` for audio shorter than one frame.
+        """
+        if samples < self.window:
+            raise UserError(
+                f"{samples} samples ({samples / self.sample_rate:.4f} s) are less than one frame "
+                f"({self.window} samples); the audio is too short"
+            )
+        return 1 + (samples - self.window) // self.shift
