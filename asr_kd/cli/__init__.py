@@ -20,6 +20,7 @@ VERBS = {
     "decode": "audio or a data directory -> words",
     "score": "words against a reference -> WER",
     "compare": "several scored systems -> one table with significance",
+    "report": "what a recipe measured -> RESULTS.md and results.json",
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import Interval, permutation_p, rate_interval
 from asr_kd.score.files import TUNING, load_score, read_told
-from asr_kd.score.table import Column, Record, percent, percent_range, plain
+from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain
 from asr_kd.score.wer import WORDS, Score
 
 
@@ -42,7 +42,7 @@ COLUMNS = (
     Column("ins", plain("insertions")),
     Column("SER %", percent("sentence_error_rate", 1)),
     Column("change, 95 % CI", percent_range("difference_low", "difference_high")),
-    Column("p", lambda record: "" if "p" not in record else f"{record['p']:.3f}" if record["p"] >= 0.001 else "<0.001"),
+    Column("p", p_value),
     Column("frame acc. %", percent("frame_accuracy")),
     Column("parameters", plain("parameters")),
     Column("RTF", plain("real_time_factor")),

@@ -50,7 +50,7 @@ def render(
             for width, to_left in zip(widths, left, strict=True)
         ]
         body = [f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]]
-        return "\n".join([*body, "", *(f"- {note}" for note in notes)]) + "\n"
+        return "\n".join([*body, *([""] if notes else []), *(f"- {note}" for note in notes)]) + "\n"
     rule = ["-" * width for width in widths]
     body = ["  ".join(line).rstrip() for line in [padded[0], rule, *padded[1:]]]
     return "\n".join([*body, *notes]) + "\n"
@@ -78,6 +78,12 @@ def plain(key: str) -> Callable[[Record], str]:
         return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return show
+
+
+def p_value(record: Record) -> str:
+    """Show ``p``."""
+    value = record.get("p")
+    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _csv(records: Sequence[Record]) -> str:

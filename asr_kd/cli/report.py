@@ -1,0 +1,65 @@
+"""``asr-kd report``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class _InOrder(argparse.Action):
+    """Collects --table, --system and --rows in one list: their order is that of the report."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        namespace.parts = [*namespace.parts, (self.dest, values)]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb and add its options."""
+    parser.description = (
+        "Write RESULTS.md and results.json from what a recipe measured.\n"
+        "Each --system is a line: its decode folders, one for each seed (the N of seedN in the path), become a mean\n"
+        "with intervals. --table begins a table. --rows adds rows of a file of JSON lines."
+    )
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd report --title AN4 --output recipes/an4 --table 'Word error rate' \\\n"
+        "    --system 'GMM triphone' exp/model/tri/decode_test \\\n"
+        "    --system 'DNN 4x512, hard' exp/model/dnn_seed*/decode_test"
+    )
+    parser.add_argument("--title", required=True, help="the first line of RESULTS.md")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where both files go")
+    parser.add_argument("--remark", action="append", default=[], metavar="TEXT", help="a paragraph under the title")
+    parser.add_argument("--seconds", type=float, help="wall time of the run, for the provenance")
+    parser.add_argument("--table", action=_InOrder, help="title of the table of the systems and rows that follow")
+    parser.add_argument("--system", action=_InOrder, nargs="+", metavar=("NAME", "FOLDER"), help="a line of the table")
+    parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="rows measured otherwise")
+    parser.set_defaults(run=run, parts=[])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Collect, write and print."""
+    from asr_kd.score.provenance import provenance
+    from asr_kd.score.report import write_report
+
+    entries = _entries(options.parts)
+    print(write_report(options.output, options.title, entries, provenance(options.seconds), options.remark), end="")
+
+
+def _entries(parts: Sequence[tuple[str, Any]]) -> list[Any]:
+    from asr_kd.errors import UserError
+    from asr_kd.score.report import read_rows, scored_entries
+
+    table = "Results"
+    entries = []
+    for option, value in parts:
+        if option == "table":
+            table = value
+        elif option == "rows":
+            entries += read_rows(value, table)
+        elif len(value) < 2:
+            raise UserError(f"--system {value[0]!r}: expected a name and at least one decode folder")
+        else:
+            entries += scored_entries(table, value[0], value[1:])
+    if not entries:
+        raise UserError("nothing to report; give --system NAME FOLDER... or --rows FILE")
+    return entries

@@ -1,0 +1,67 @@
+"""Where figures come from: code, versions, machine."""
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from asr_kd import __version__
+
+_LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "numba", "kaldifst", "kaldi-decoder", "jiwer", "pocketsphinx")
+
+
+def provenance(seconds: float | None = None) -> dict[str, Any]:
+    """Commit (None outside a git checkout), whether files differ from it, versions, machine, date, wall time."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!*RESULTS.md", ":!*results.json")
+    return {
+        "commit": commit,
+        "modified": None if commit is None else bool(changes),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seconds": seconds,
+        "versions": {"asr_kd": __version__, "python": platform.python_version(), **_versions()},
+        "machine": _machine(),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed copy may lie inside somebody else's repository
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
