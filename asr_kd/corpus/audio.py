@@ -14,6 +14,7 @@ import numpy as np
 
 from asr_kd.corpus.datadir import DataDir, is_pipe
 from asr_kd.errors import UserError
+from asr_kd.files import atomic_write
 
 if TYPE_CHECKING:
     import soundfile
@@ -67,6 +68,16 @@ def audio_info(path: str | Path, pipes: bool = False) -> AudioInfo:
     """The header of an audio file; ``pipes``: an entry of ``wav.scp`` that is a shell command is run."""
     with _open(str(path), pipes) as audio:
         return AudioInfo(audio.frames, audio.samplerate, audio.channels, audio.format)
+
+
+def write_flac(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
+    """Write ``samples`` ``[samples]`` as 16-bit FLAC: int16 as they are, floats in [-1, 1] rounded and clipped."""
+    import soundfile
+
+    if samples.dtype != np.int16:
+        samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+    with atomic_write(path, "wb") as stream:
+        soundfile.write(stream, samples, sample_rate, format="FLAC", subtype="PCM_16")
 
 
 def _locate(datadir: DataDir, utt: str) -> tuple[str, str]:

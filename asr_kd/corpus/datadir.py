@@ -12,7 +12,7 @@ Ids are unique and sorted by their bytes (``LC_ALL=C sort``).
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from asr_kd.errors import UserError
@@ -63,6 +63,19 @@ class DataDir:
             raise UserError(f"{self.path / 'text'}: no transcript of {utt!r}; this step needs the words")
         return list(self.text[utt])
 
+    def subset(self, utterances: Iterable[str]) -> "DataDir":
+        """The same directory with some of its utterances; nothing is written."""
+        utts = sorted(utterances)
+        segments = None if self.segments is None else {utt: self.segments[utt] for utt in utts}
+        recordings = utts if segments is None else sorted({recording for recording, _, _ in segments.values()})
+        return DataDir(
+            self.path,
+            {recording: self.wav[recording] for recording in recordings},
+            {utt: self.text[utt] for utt in utts if utt in self.text},
+            {utt: self.utt2spk[utt] for utt in utts},
+            segments,
+        )
+
 
 def read_data_dir(path: str | Path, allow_pipes: bool = False) -> DataDir:
     """Read and check a data directory; the audio is not opened.
@@ -97,7 +110,9 @@ def write_data_dir(
     _write_table(path / "utt2spk", utt2spk)
     _write_table(path / "spk2utt", {speaker: " ".join(utts) for speaker, utts in _invert(utt2spk).items()})
     if segments is not None:
-        lines = {utt: f"{recording} {start:.6g} {end:.6g}" for utt, (recording, start, end) in segments.items()}
+        lines = {
+            utt: f"{recording} {_seconds(start)} {_seconds(end)}" for utt, (recording, start, end) in segments.items()
+        }
         _write_table(path / "segments", lines)
     _write_table(path / "wav.scp", {recording: str(file) for recording, file in wav.items()})
     return read_data_dir(path, allow_pipes=True)
@@ -229,6 +244,10 @@ def _invert(utt2spk: Mapping[str, str]) -> dict[str, list[str]]:
     for utt, speaker in sorted(utt2spk.items()):
         speakers.setdefault(speaker, []).append(utt)
     return dict(sorted(speakers.items()))
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.6f}".rstrip("0").rstrip(".")
 
 
 def _write_table(path: Path, table: Mapping[str, str]) -> None:

@@ -1,0 +1,229 @@
+"""``asr-kd corpus``: audio and transcripts -> data directories."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_kd.errors import UserError
+
+if TYPE_CHECKING:
+    from asr_kd.corpus.datadir import DataDir
+
+    Actions = argparse._SubParsersAction[argparse.ArgumentParser]
+
+CORPORA = ("an4", "librispeech", "fsdd", "digits")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their options."""
+    parser.description = (
+        "Make, check and change data directories (Kaldi's: wav.scp, text, utt2spk, spk2utt, segments).\n"
+        "Each action explains itself: asr-kd corpus ACTION --help"
+    )
+    parser.epilog = "example:\n  asr-kd corpus prepare digits data/digits --hours 0.5 --jobs 2"
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _configure_prepare(actions)
+    _configure_validate(actions)
+    _configure_info(actions)
+    _configure_subset(actions)
+    _configure_perturb(actions)
+    _configure_combine(actions)
+
+
+def _add(actions: "Actions", name: str, purpose: str, description: str, example: str) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name,
+        help=purpose,
+        description=description,
+        epilog=f"example:\n  asr-kd corpus {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _configure_prepare(actions: "Actions") -> None:
+    parser = _add(
+        actions,
+        "prepare",
+        "a corpus -> data directories train, dev and test",
+        "Write OUT/train, OUT/dev, OUT/test from an official release, and OUT/lexicon.txt where the corpus has one.\n"
+        "Without --corpus-dir the release is downloaded to data/corpora/ (an interrupted download goes on).\n"
+        "digits is the built-in corpus: digit strings and commands spoken by a synthesiser; it needs no network.",
+        "an4 data/an4 --corpus-dir ~/corpora/an4",
+    )
+    parser.add_argument("corpus", choices=CORPORA)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--corpus-dir", type=Path, metavar="DIR", help="where the release lies, unpacked")
+    parser.add_argument("--seed", type=int, default=0, help="of the dev split; of the speech of digits (default 0)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--hours", type=float, default=1.0, help="digits: hours of training speech (default 1)")
+    parser.add_argument("--train-part", default="train-clean-5", help="librispeech (default train-clean-5)")
+    parser.add_argument("--eval-part", default="test-clean", help="librispeech: dev and test (default test-clean)")
+    parser.add_argument("--dev-speakers", type=int, default=6, help="librispeech: of the eval part (default 6)")
+    parser.set_defaults(run=prepare)
+
+
+def _configure_validate(actions: "Actions") -> None:
+    parser = _add(
+        actions,
+        "validate",
+        "list everything that is wrong, by file and line",
+        "Check the tables of a data directory and decode its audio. Exits with 1 if there are errors.",
+        "data/an4/train --lexicon data/an4/lexicon.txt",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR")
+    parser.add_argument("--lexicon", type=Path, help="words outside it are errors")
+    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.set_defaults(run=validate)
+
+
+def _configure_info(actions: "Actions") -> None:
+    parser = _add(
+        actions, "info", "count utterances, speakers, hours, words", "Say what a directory holds.", "data/an4/dev"
+    )
+    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR")
+    parser.set_defaults(run=info)
+
+
+def _configure_subset(actions: "Actions") -> None:
+    parser = _add(
+        actions,
+        "subset",
+        "a reproducible fraction of a data directory",
+        "Take whole utterances, about FRACTION of the duration, every speaker in proportion.",
+        "data/an4/train data/an4/train_3 --fraction 0.03 --seed 1",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--fraction", type=float, required=True, help="of the duration, more than 0, at most 1")
+    parser.add_argument("--seed", type=int, default=0, help="another seed takes other utterances (default 0)")
+    parser.set_defaults(run=subset)
+
+
+def _configure_perturb(actions: "Actions") -> None:
+    parser = _add(
+        actions,
+        "perturb",
+        "faster and slower copies",
+        "Write speed-perturbed copies as FLAC; ids begin with sp0.9- and so on. Join them with: asr-kd corpus combine",
+        "data/an4/train data/an4/train_sp --speeds 0.9,1.1",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR")
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--speeds", type=_factors, default=(0.9, 1.1), help="factors (default 0.9,1.1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.set_defaults(run=perturb)
+
+
+def _configure_combine(actions: "Actions") -> None:
+    parser = _add(
+        actions,
+        "combine",
+        "the union of data directories",
+        "Write the union of data directories; an utterance id in two of them is an error.",
+        "data/an4/train_all data/an4/train data/an4/train_sp",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR")
+    parser.set_defaults(run=combine)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make the data directories of a corpus, and print what they hold."""
+    from asr_kd.corpus.an4 import prepare_an4
+    from asr_kd.corpus.digits import prepare_digits
+    from asr_kd.corpus.fsdd import prepare_fsdd
+    from asr_kd.corpus.librispeech import prepare_librispeech
+
+    out = options.out
+    if options.corpus == "digits":
+        parts = prepare_digits(out, options.hours, options.seed, options.jobs)
+    elif options.corpus == "an4":
+        parts = prepare_an4(_release(options), out, options.seed)
+    elif options.corpus == "fsdd":
+        parts = prepare_fsdd(_release(options), out)
+    else:
+        parts = prepare_librispeech(
+            _release(options), out, options.train_part, options.eval_part, options.dev_speakers, options.seed
+        )
+    for datadir in parts.values():
+        _print_contents(datadir)
+
+
+def _release(options: argparse.Namespace) -> Path:
+    """The folder of the official release: the user's, or downloaded."""
+    from asr_kd.corpus import an4, fsdd, librispeech
+    from asr_kd.corpus.download import fetch
+
+    if options.corpus_dir is not None:
+        return options.corpus_dir
+    folder = Path("data") / "corpora" / options.corpus
+    for archive in {"an4": an4, "fsdd": fsdd, "librispeech": librispeech}[options.corpus].RELEASE:
+        fetch(archive, folder)
+    return folder
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Print every problem; ``UserError`` if one is an error."""
+    from asr_kd.corpus import validate as validation
+    from asr_kd.hmm.lexicon import read_lexicon
+
+    lexicon = read_lexicon(options.lexicon).entries if options.lexicon else None
+    problems = validation.validate(options.dir, lexicon, options.allow_pipes, options.jobs)
+    for problem in problems:
+        print(problem)
+    errors = sum(not problem.warning for problem in problems)
+    counts = f"{errors} errors, {len(problems) - errors} warnings"
+    if errors:
+        raise UserError(f"{options.dir}: {counts}")
+    print(f"{options.dir}: {counts}")
+
+
+def info(options: argparse.Namespace) -> None:
+    """Print what each directory holds."""
+    from asr_kd.corpus.datadir import read_data_dir
+
+    for path in options.dir:
+        _print_contents(read_data_dir(path))
+
+
+def subset(options: argparse.Namespace) -> None:
+    """Take a fraction and print what was reached."""
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.corpus.subset import take_fraction
+
+    datadir, reached = take_fraction(read_data_dir(options.dir), options.out, options.fraction, options.seed)
+    _print_contents(datadir)
+    print(f"{reached:.3%} of the duration of {options.dir}")
+
+
+def perturb(options: argparse.Namespace) -> None:
+    """Make the copies and print what they hold."""
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.corpus.perturb import perturb_speed
+
+    _print_contents(perturb_speed(read_data_dir(options.dir), options.out, options.speeds, options.jobs))
+
+
+def combine(options: argparse.Namespace) -> None:
+    """Join the directories and print what the union holds."""
+    from asr_kd.corpus import subset as subsets
+    from asr_kd.corpus.datadir import read_data_dir
+
+    _print_contents(subsets.combine(options.out, [read_data_dir(path) for path in options.dir]))
+
+
+def _print_contents(datadir: "DataDir") -> None:
+    from asr_kd.corpus.subset import contents
+    from asr_kd.progress import duration
+
+    held = contents(datadir)
+    words = f"{held.words:,} words, {held.vocabulary:,} different" if held.transcribed else "no transcripts"
+    print(
+        f"{datadir.path}: {held.utterances:,} utterances, {held.speakers} speakers, {duration(held.seconds)}, {words}"
+    )
+
+
+def _factors(text: str) -> tuple[float, ...]:
+    return tuple(float(factor) for factor in text.split(","))

@@ -1,0 +1,39 @@
+"""Rooms and noise for synthetic speech: ``[samples]`` in, ``[samples]`` out, every choice from one generator."""
+
+import numpy as np
+
+REVERBERATION_TIME = (0.15, 0.6)  # seconds until the room's echo has fallen by 60 dB
+DIRECT_TO_REVERBERANT = (0.0, 12.0)  # decibels
+SIGNAL_TO_NOISE = (3.0, 25.0)  # decibels
+NOISES = ("white", "pink", "babble")
+
+
+def reverberate(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """``speech`` in a room: the direct sound and an exponentially decaying tail of noise (Polack's model)."""
+    from scipy.signal import fftconvolve
+
+    seconds = rng.uniform(*REVERBERATION_TIME)
+    time = np.arange(1, int(seconds * sample_rate)) / sample_rate
+    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
+    tail *= 10 ** (-rng.uniform(*DIRECT_TO_REVERBERANT) / 20) / np.linalg.norm(tail)
+    response = np.concatenate([[1.0], tail])
+    return np.asarray(fftconvolve(speech, response)[: len(speech)])
+
+
+def add_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``speech`` with noise of a random kind at a random signal-to-noise ratio, both measured by mean power."""
+    noise = _noise(NOISES[int(rng.integers(len(NOISES)))], speech, rng)
+    ratio = 10 ** (rng.uniform(*SIGNAL_TO_NOISE) / 10)
+    return speech + noise * np.sqrt(np.mean(speech**2) / (ratio * np.mean(noise**2)))
+
+
+def _noise(kind: str, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if kind == "babble":
+        # Backwards, the speech keeps its spectrum and its rhythm but says nothing; several of it are a crowd.
+        shifts = rng.integers(len(speech), size=6)
+        return np.sum([np.roll(speech[::-1], shift) for shift in shifts], axis=0)
+    white = rng.standard_normal(len(speech))
+    if kind == "white":
+        return white
+    spectrum = np.fft.rfft(white)
+    return np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), len(white))

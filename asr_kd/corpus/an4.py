@@ -1,0 +1,91 @@
+"""CMU AN4 ("census"): 948 training and 130 test utterances of alphanumeric strings and commands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from asr_kd.corpus.audio import audio_info, write_flac
+from asr_kd.corpus.datadir import DataDir, write_data_dir
+from asr_kd.corpus.download import Archive
+from asr_kd.corpus.splits import find_root, hold_out
+from asr_kd.errors import UserError
+from asr_kd.files import read_text, write_text
+from asr_kd.progress import progress
+
+RELEASE = (Archive("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"),)  # CMU states no checksum
+SAMPLE_RATE = 16000  # of the headerless files
+DEV_FRACTION = 0.1
+_LINE = re.compile(r"(.*)\((\S+)\)\s*$")
+
+
+def prepare_an4(corpus_dir: str | Path, out: str | Path, seed: int = 0) -> dict[str, DataDir]:
+    """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``.
+
+    ``test`` is the official one; ``dev`` takes whole speakers from the training part, about 10 % by duration. Ids are
+    ``SPEAKER-NAME``. The audio may be ``.flac``, ``.sph``, ``.wav`` or the release's headerless big-endian ``.raw``,
+    which is copied as FLAC to ``out/audio``.
+    """
+    root = find_root(corpus_dir, "etc/an4.dic", "AN4's layout: etc/an4.dic, wav/an4_clstk, wav/an4test_clstk")
+    out = Path(out)
+    train = _read_part(root, "train", out)
+    durations: dict[str, float] = {}
+    for speaker, path, _ in train.values():
+        durations[speaker] = durations.get(speaker, 0.0) + audio_info(path).seconds
+    dev_speakers = hold_out(durations, DEV_FRACTION, seed)
+    parts = {
+        "train": {utt: entry for utt, entry in train.items() if entry[0] not in dev_speakers},
+        "dev": {utt: entry for utt, entry in train.items() if entry[0] in dev_speakers},
+        "test": _read_part(root, "test", out),
+    }
+    lines = (line.split() for line in read_text(root / "etc" / "an4.dic").splitlines())
+    write_text(out / "lexicon.txt", "".join(" ".join(line) + "\n" for line in lines if line))
+    return {part: _write(out / part, entries) for part, entries in parts.items()}
+
+
+Entries = dict[str, tuple[str, Path, list[str]]]  # utterance -> speaker, audio file, words
+
+
+def _write(path: Path, entries: Entries) -> DataDir:
+    return write_data_dir(
+        path,
+        wav={utt: audio for utt, (_, audio, _) in entries.items()},
+        text={utt: words for utt, (_, _, words) in entries.items()},
+        utt2spk={utt: speaker for utt, (speaker, _, _) in entries.items()},
+    )
+
+
+def _read_part(root: Path, part: str, out: Path) -> Entries:
+    """The utterances of ``etc/an4_PART.fileids`` with their lines of ``etc/an4_PART.transcription``."""
+    fileids = read_text(root / "etc" / f"an4_{part}.fileids").split()
+    transcription = root / "etc" / f"an4_{part}.transcription"
+    lines = read_text(transcription).splitlines()
+    if len(lines) != len(fileids):
+        raise UserError(f"{transcription}: {len(lines)} transcripts for {len(fileids)} files")
+    entries: Entries = {}
+    for number, (fileid, line) in enumerate(progress(zip(fileids, lines, strict=True), len(lines), f"an4 {part}"), 1):
+        found = _LINE.match(line)
+        name = fileid.rsplit("/", 1)[-1]
+        if found is None or found[2] != name:
+            raise UserError(f"{transcription}:{number}: expected WORDS ({name}), found {line!r}")
+        speaker = fileid.split("/")[-2]
+        words = [word for word in found[1].split() if word not in ("<s>", "</s>")]
+        entries[f"{speaker}-{name}"] = speaker, _audio(root / "wav" / fileid, f"{speaker}-{name}", out), words
+    return entries
+
+
+def _audio(stem: Path, utt: str, out: Path) -> Path:
+    """The audio file of ``stem``; a headerless one is converted."""
+    for suffix in (".flac", ".sph", ".wav"):
+        path = stem.parent / (stem.name + suffix)
+        if path.exists():
+            return path.resolve()
+    raw = stem.parent / f"{stem.name}.raw"
+    if not raw.exists():
+        raise UserError(f"{stem}: no audio; expected .raw, .sph, .wav or .flac")
+    content = raw.read_bytes()
+    if not content or len(content) % 2:
+        raise UserError(f"{raw}: {len(content)} bytes; 16-bit samples were expected: the file is empty or truncated")
+    path = out.resolve() / "audio" / f"{utt}.flac"
+    write_flac(path, np.frombuffer(content, ">i2").astype(np.int16), SAMPLE_RATE)
+    return path

@@ -1,0 +1,247 @@
+"""The built-in corpus: digit strings and short commands spoken by espeak-ng, with noise and reverberation.
+
+It needs neither data nor a network, comes in any size, and the same seed gives the same bytes. The speakers of train,
+dev and test are different voices. Each utterance is a pure function of (seed, part, number), so that neither the
+number of processes nor the corpus's size changes it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from asr_kd.corpus import espeak
+from asr_kd.corpus.acoustics import add_noise, reverberate
+from asr_kd.corpus.audio import write_flac
+from asr_kd.corpus.datadir import DataDir, write_data_dir
+from asr_kd.corpus.splits import shuffled
+from asr_kd.errors import UserError
+from asr_kd.files import write_text
+from asr_kd.parallel import parallel_map
+from asr_kd.progress import progress
+
+Item = TypeVar("Item")
+
+SAMPLE_RATE = 16000
+PARTS = ("train", "dev", "test")
+MEAN_SECONDS = 2.6  # of an utterance
+LEAST_EVAL_HOURS = 0.1  # of dev and of test, which are otherwise a tenth of train
+
+ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
+ACCENTS_PER_VOICE = 3
+NOVELTIES = ("Demonic", "UniRobot", "Tweaky", "anikaRobot", "whisper", "whisperf")  # not voices of people
+
+LEXICON = """\
+A AH
+AND AE N D
+CALL K AO L
+CANCEL K AE N S AH L
+DIAL D AY AH L
+DOWN D AW N
+EIGHT EY T
+EIGHTEEN EY T IY N
+EIGHTY EY T IY
+ELEVEN IH L EH V AH N
+FIFTEEN F IH F T IY N
+FIFTY F IH F T IY
+FIVE F AY V
+FOR F AO R
+FORTY F AO R T IY
+FOUR F AO R
+FOURTEEN F AO R T IY N
+GO G OW
+HEATING HH IY T IH NG
+HOURS AW ER Z
+LIGHT L AY T
+LIGHTS L AY T S
+MINUTES M IH N AH T S
+NINE N AY N
+NINETEEN N AY N T IY N
+NINETY N AY N T IY
+NO N OW
+NUMBER N AH M B ER
+OFF AO F
+OH OW
+ON AA N
+ONE W AH N
+PLAY P L EY
+RADIO R EY D IY OW
+SECONDS S EH K AH N D Z
+SET S EH T
+SEVEN S EH V AH N
+SEVENTEEN S EH V AH N T IY N
+SEVENTY S EH V AH N T IY
+SIX S IH K S
+SIXTEEN S IH K S T IY N
+SIXTY S IH K S T IY
+STOP S T AA P
+TEN T EH N
+THE DH AH
+THIRTEEN TH ER T IY N
+THIRTY TH ER T IY
+THREE TH R IY
+TIMER T AY M ER
+TO T UW
+TURN T ER N
+TWELVE T W EH L V
+TWENTY T W EH N T IY
+TWO T UW
+UP AH P
+VOLUME V AA L Y UW M
+YES Y EH S
+ZERO Z IH R OW
+"""
+
+DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+_TEENS = ("TEN", "ELEVEN", "TWELVE", "THIRTEEN", "FOURTEEN", "FIFTEEN", "SIXTEEN", "SEVENTEEN", "EIGHTEEN", "NINETEEN")
+_TENS = ("TWENTY", "THIRTY", "FORTY", "FIFTY", "SIXTY", "SEVENTY", "EIGHTY", "NINETY")
+_CLASSES = {
+    "<call>": ("CALL", "DIAL"),
+    "<state>": ("ON", "OFF"),
+    "<thing>": ("LIGHT", "LIGHTS", "RADIO", "HEATING"),
+    "<unit>": ("SECONDS", "MINUTES", "HOURS"),
+    "<way>": ("UP", "DOWN"),
+    "<reply>": ("YES", "NO", "STOP"),
+}
+_COMMANDS = (
+    "<call> <digits>",
+    "<call> NUMBER <number>",
+    "TURN THE <thing> <state>",
+    "TURN <state> THE <thing>",
+    "SET A TIMER FOR <number> <unit>",
+    "SET THE HEATING TO <number>",
+    "CANCEL THE TIMER",
+    "TURN THE VOLUME <way>",
+    "PLAY NUMBER <number> AND <number>",
+    "GO TO <number>",
+    "<reply>",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One utterance to be made: its place in the corpus and the folder of its audio."""
+
+    seed: int
+    part: str
+    number: int
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+    """One utterance as made: ids, words, audio file and its length."""
+
+    utt: str
+    speaker: str
+    words: tuple[str, ...]
+    path: Path
+    samples: int
+
+
+def prepare_digits(out: str | Path, hours: float = 1.0, seed: int = 0, jobs: int = 1) -> dict[str, DataDir]:
+    """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``, audio in ``out/audio``.
+
+    ``train`` has about ``hours`` hours; ``dev`` and ``test`` a tenth of it each, but at least 6 minutes.
+    """
+    if not 0 < hours < 10_000:
+        raise UserError(f"--hours {hours:g}: expected a positive number of hours of training speech")
+    out = Path(out)
+    datadirs = {}
+    for part in PARTS:
+        wanted = hours if part == "train" else max(hours / 10, LEAST_EVAL_HOURS)
+        count = max(1, round(wanted * 3600 / MEAN_SECONDS))
+        tasks = [Task(seed, part, number, out.resolve() / "audio" / part) for number in range(count)]
+        made = list(progress(parallel_map(speak, tasks, jobs), count, f"digits {part}"))
+        datadirs[part] = write_data_dir(
+            out / part,
+            wav={spoken.utt: spoken.path for spoken in made},
+            text={spoken.utt: spoken.words for spoken in made},
+            utt2spk={spoken.utt: spoken.speaker for spoken in made},
+        )
+    write_text(out / "lexicon.txt", LEXICON)
+    return datadirs
+
+
+def speak(task: Task) -> Spoken:
+    """Make one utterance and write its audio."""
+    rng = np.random.default_rng([task.seed, PARTS.index(task.part), task.number])
+    variant, accent = _choose(rng, speakers(task.part))
+    words = sentence(rng)
+    speech = espeak.synthesise(
+        " ".join(words).lower(),
+        voice=f"{accent}+{variant}",
+        rate=int(rng.integers(100, 190)),
+        pitch=int(rng.integers(25, 75)),
+        pitch_range=int(rng.integers(20, 80)),
+    )
+    samples = _record(speech, rng)
+    speaker = f"{variant.replace(' ', '_')}-{accent}"
+    utt = f"{speaker}-{task.number:06d}"
+    path = task.folder / f"{utt}.flac"
+    write_flac(path, samples, SAMPLE_RATE)
+    return Spoken(utt, speaker, words, path, len(samples))
+
+
+@functools.cache
+def speakers(part: str) -> tuple[tuple[str, str], ...]:
+    """The (voice variant, accent) pairs of a part: 70 % of the variants are train's, the rest dev's and test's."""
+    voices = shuffled((name for name in espeak.variants() if name not in NOVELTIES), seed=0)
+    first, second = round(0.7 * len(voices)), round(0.85 * len(voices))
+    own = {"train": voices[:first], "dev": voices[first:second], "test": voices[second:]}[part]
+    return tuple((voice, accent) for voice in own for accent in _accents(voice))
+
+
+def _accents(voice: str) -> list[str]:
+    order = shuffled((f"{voice} {accent}" for accent in ACCENTS), seed=0)
+    return [name.rsplit(" ", 1)[1] for name in order[:ACCENTS_PER_VOICE]]
+
+
+def sentence(rng: np.random.Generator) -> tuple[str, ...]:
+    """The words of an utterance: half the time a string of 1 to 7 digits, else a command."""
+    if rng.random() < 0.5:
+        return _digits(rng, 1, 7)
+    words: list[str] = []
+    for token in _choose(rng, _COMMANDS).split():
+        if token == "<digits>":
+            words += _digits(rng, 3, 7)
+        elif token == "<number>":
+            words += _number(rng)
+        else:
+            words.append(_choose(rng, _CLASSES.get(token, (token,))))
+    return tuple(words)
+
+
+def _digits(rng: np.random.Generator, least: int, most: int) -> tuple[str, ...]:
+    digits = rng.integers(0, 10, size=int(rng.integers(least, most + 1)))
+    zero = _choose(rng, ("ZERO", "OH"))  # one speaker says it in one way
+    return tuple(DIGITS[digit] if digit else zero for digit in digits)
+
+
+def _number(rng: np.random.Generator) -> list[str]:
+    """1 to 99 in words."""
+    tens, units = divmod(int(rng.integers(1, 100)), 10)
+    if tens == 0:
+        return [DIGITS[units]]
+    if tens == 1:
+        return [_TEENS[units]]
+    return [_TENS[tens - 2], DIGITS[units]] if units else [_TENS[tens - 2]]
+
+
+def _choose(rng: np.random.Generator, items: Sequence[Item]) -> Item:
+    return items[int(rng.integers(len(items)))]
+
+
+def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a microphone in a room picks up: pauses around the speech, reverberation, noise, level."""
+    import soxr
+
+    speech = soxr.resample(speech.astype(np.float32) / 32768, espeak.SAMPLE_RATE, SAMPLE_RATE)
+    before, after = rng.integers(SAMPLE_RATE // 10, SAMPLE_RATE // 2, size=2)
+    samples = reverberate(np.pad(speech, (before, after)), SAMPLE_RATE, rng)
+    samples = add_noise(samples, rng)
+    level = 10 ** rng.uniform(-1.0, -0.1)
+    return np.asarray(samples * (level / np.abs(samples).max()), dtype=np.float32)

@@ -1,0 +1,78 @@
+"""LibriSpeech and mini_librispeech: read English, ``PART/SPEAKER/CHAPTER/*.trans.txt`` beside the audio."""
+
+from pathlib import Path
+
+from asr_kd.corpus.datadir import DataDir, write_data_dir
+from asr_kd.corpus.download import Archive
+from asr_kd.corpus.splits import find_root, shuffled
+from asr_kd.errors import UserError
+from asr_kd.files import read_text
+
+RELEASE = (  # sums: md5sum.txt of the two resource pages
+    Archive("https://www.openslr.org/resources/31/train-clean-5.tar.gz", "5df7d4e78065366204ca6845bb08f490"),
+    Archive("https://www.openslr.org/resources/12/test-clean.tar.gz", "32fa31d27d2e1cad72775fee3f4849a9"),
+)
+SUFFIXES = (".flac", ".opus", ".wav")
+
+
+def prepare_librispeech(
+    corpus_dir: str | Path,
+    out: str | Path,
+    train_part: str = "train-clean-5",
+    eval_part: str = "test-clean",
+    dev_speakers: int = 6,
+    seed: int = 0,
+) -> dict[str, DataDir]:
+    """Data directories ``train``, ``dev`` and ``test`` in ``out``; the audio stays where it is.
+
+    ``dev`` is ``dev_speakers`` speakers of ``eval_part``, as many women as men (``SPEAKERS.TXT``), ``test`` the others.
+    """
+    root = find_root(corpus_dir, train_part, f"LibriSpeech's layout: SPEAKERS.TXT, {train_part}, {eval_part}")
+    dev = set(_dev_speakers(root, eval_part, dev_speakers, seed))
+    test = {path.name for path in _folders(root / eval_part)} - dev
+    train = {path.name for path in _folders(root / train_part)}
+    parts = {"train": (train_part, train), "dev": (eval_part, dev), "test": (eval_part, test)}
+    return {name: _write(root / part, speakers, Path(out) / name) for name, (part, speakers) in parts.items()}
+
+
+def _dev_speakers(root: Path, part: str, count: int, seed: int) -> list[str]:
+    """``count`` speakers of ``part`` in shuffled order, the sexes in turn."""
+    sex = {}
+    for line in read_text(root / "SPEAKERS.TXT").splitlines():
+        if line and not line.startswith(";"):
+            speaker, letter = line.split("|")[:2]
+            sex[speaker.strip()] = letter.strip()
+    speakers = [path.name for path in _folders(root / part)]
+    if unknown := [speaker for speaker in speakers if speaker not in sex]:
+        raise UserError(f"{root / 'SPEAKERS.TXT'}: speaker {unknown[0]} of {part} is not listed")
+    if not 0 < count < len(speakers):
+        raise UserError(f"{root / part}: {count} dev speakers asked for, of {len(speakers)} in all")
+    women = shuffled((speaker for speaker in speakers if sex[speaker] == "F"), seed)
+    men = shuffled((speaker for speaker in speakers if sex[speaker] == "M"), seed)
+    turn = {speaker: rank for ranked in (women, men) for rank, speaker in enumerate(ranked)}
+    return sorted(shuffled(speakers, seed), key=turn.__getitem__)[:count]
+
+
+def _write(part: Path, speakers: set[str], path: Path) -> DataDir:
+    wav: dict[str, Path] = {}
+    text: dict[str, list[str]] = {}
+    for transcript in sorted(part.glob("*/*/*.trans.txt")):
+        if transcript.parts[-3] not in speakers:
+            continue
+        audio = {file.stem: file.resolve() for file in transcript.parent.iterdir() if file.suffix in SUFFIXES}
+        lines = [line.split() for line in read_text(transcript).splitlines()]
+        for number, (utt, *words) in enumerate(lines, 1):
+            if utt not in audio:
+                raise UserError(f"{transcript}:{number}: {utt} has no audio beside it ({', '.join(SUFFIXES)})")
+            wav[utt], text[utt] = audio[utt], words
+        if surplus := sorted(audio.keys() - {utt for utt, *_ in lines}):
+            raise UserError(f"{audio[surplus[0]]}: no transcript in {transcript.name}")
+    if not wav:
+        raise UserError(f"{part}: no SPEAKER/CHAPTER/*.trans.txt found")
+    return write_data_dir(path, wav, text, {utt: utt.split("-")[0] for utt in wav})
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; a part of LibriSpeech was expected")
+    return sorted(entry for entry in path.iterdir() if entry.is_dir())
