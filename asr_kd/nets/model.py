@@ -60,7 +60,7 @@ def pad_edges(features: Tensor, left: int, right: int) -> Tensor:
     return torch.cat([features[:1].expand(left, -1), features, features[-1:].expand(right, -1)])
 
 
-def logits_by_chunk(model: AcousticModel, features: np.ndarray | Tensor, chunk: int = CHUNK) -> Iterator[Tensor]:
+def logits_by_chunk(model: AcousticModel, features: np.ndarray, chunk: int = CHUNK) -> Iterator[Tensor]:
     """The logits of one utterance ``[frames, bins]``, in pieces ``[1, up to chunk, states]`` on the model's device."""
     frames, bins = features.shape
     if bins != model.config.bins:
@@ -68,14 +68,14 @@ def logits_by_chunk(model: AcousticModel, features: np.ndarray | Tensor, chunk: 
     if not frames:
         return
     device = model.mean.device
-    padded = pad_edges(torch.as_tensor(features), model.left_context, model.right_context)
+    padded = pad_edges(torch.from_numpy(features.astype(np.float32)), model.left_context, model.right_context)
     for start in range(0, frames, chunk):
         piece = padded[start : min(start + chunk, frames) + model.left_context + model.right_context]
-        yield model(piece.to(device, torch.float32)[None])
+        yield model(piece.to(device)[None])
 
 
 @torch.inference_mode()
-def log_posteriors(model: AcousticModel, features: np.ndarray | Tensor) -> np.ndarray:
+def log_posteriors(model: AcousticModel, features: np.ndarray) -> np.ndarray:
     """Natural log of p(state | features) for one utterance: ``[frames, bins]`` -> float32 ``[frames, states]``.
 
     The model should be in evaluation mode (``load_model`` returns it so). Besides the result, memory is bounded by

@@ -1,0 +1,98 @@
+"""``asr-kd train``: features and states -> acoustic network."""
+
+import argparse
+import dataclasses
+import json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options of ``asr-kd train``."""
+    parser.description = (
+        "Train an acoustic network to predict the tied HMM state of each frame. Killed or interrupted, the same\n"
+        "command goes on; run again when done, it prints the result. OUT holds the model with its curves.\n"
+        "With --evaluate MODEL, measure a trained network instead."
+    )
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd train --feats exp/train/fbank --states exp/train/states \\\n"
+        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn \\\n"
+        "    --set net.layers=4 --set net.width=512 --set epochs=15 --seed 1\n"
+        "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
+        "every key of a configuration, with its default: asr-kd train --print-config"
+    )
+    parser.add_argument("--feats", metavar="STORE", help="features to learn from (or to evaluate on)")
+    parser.add_argument("--states", metavar="STORE", help="their states, from `asr-kd hmm align`")
+    parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
+    parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
+    parser.add_argument("--dev-states", metavar="STORE", help="their states")
+    parser.add_argument("--out", metavar="DIR", help="experiment folder, such as exp/dnn")
+    parser.add_argument("--config", metavar="YAML", help="configuration; keys it lacks have their defaults")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
+    parser.add_argument("--seed", type=int, help="the same as --set seed=SEED")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, else all cores)")
+    parser.add_argument("--evaluate", metavar="MODEL", help="print frame accuracy and cross-entropy of this model")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, or evaluate, as the options say."""
+    import torch
+    import yaml
+
+    from asr_kd.config import load_config, to_dict
+    from asr_kd.train import TrainConfig, evaluate, train
+
+    seed = [] if options.seed is None else [f"seed={options.seed}"]
+    config = load_config(TrainConfig, options.config, [*options.set, *seed])
+    if options.print_config:
+        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = _device(options.device)
+    data = _open(options, "feats", "states", options.utterances)
+    if options.evaluate:
+        from asr_kd.nets import load_model
+
+        result = dataclasses.asdict(evaluate(load_model(options.evaluate).to(device), data))
+        text = f"frame accuracy {result['frame_accuracy']:.2%}, cross-entropy {result['cross_entropy']:.4f} nats"
+        text += f", {result['frames']:,} frames"
+    else:
+        _require(options, "out")
+        result = train(config, data, _open(options, "dev_feats", "dev_states"), options.out, device)
+        text = f"{options.out}: dev frame accuracy {result['dev_accuracy']:.2%} in epoch {result['epoch']}"
+        text += f", {result['parameters']:,} parameters"
+    print(json.dumps(result) if options.json else text)
+
+
+def _open(options: argparse.Namespace, feats: str, states: str, utterances: str | None = None):  # type: ignore[no-untyped-def]
+    from asr_kd.frames import FrameStore
+    from asr_kd.train import LabelledFrames, read_utterance_list
+
+    _require(options, feats, states)
+    chosen = read_utterance_list(utterances) if utterances else None
+    return LabelledFrames(FrameStore(getattr(options, feats)), FrameStore(getattr(options, states)), chosen)
+
+
+def _require(options: argparse.Namespace, *names: str) -> None:
+    from asr_kd.errors import UserError
+
+    for name in names:
+        if getattr(options, name) is None:
+            raise UserError(f"--{name.replace('_', '-')} is missing; asr-kd train --help shows an example")
+
+
+def _device(name: str):  # type: ignore[no-untyped-def]
+    import torch
+
+    from asr_kd.errors import UserError
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:NUMBER") from None

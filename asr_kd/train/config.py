@@ -1,0 +1,71 @@
+"""How a network is trained."""
+
+import dataclasses
+from typing import Literal
+
+from asr_kd.errors import UserError
+from asr_kd.nets.config import NetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights, besides the data.
+
+    - ``epochs``: passes over the data. ``batch_frames``: output frames of one step.
+    - ``chunk``: output frames of one example, cut from one piece of speech; by default what suits the kind of network
+      (1: single frames drawn at random; 150 for a ``tdnn``). ``every``: of a chunk, learn each ``every``-th frame only,
+      another set of them in each epoch; at 3 a ``tdnn`` whose dilations are multiples of 3 does a third of the work.
+    - ``learning_rate``: the peak of AdamW's, reached after the fraction ``warmup`` of the training, followed by
+      ``decay`` to zero. ``weight_decay`` spares biases and normalisation. ``clip_norm``: the largest gradient norm.
+    - ``precision``: ``bf16`` computes products in bfloat16 from fp32 weights (``torch.autocast``).
+    - ``label_smoothing``: the share of a hard target spread over all states.
+    - ``frequency_masks`` bands of up to ``frequency_width`` bins and ``time_masks`` stretches of up to ``time_width``
+      frames of each example are replaced by the mean of the training data (SpecAugment, Park et al. 2019).
+    - ``evaluate_epochs``: epochs between evaluations; the model kept is that of the best dev frame accuracy, or the
+      ``last``. Training stops after ``patience`` evaluations without a better one (0: never).
+    - ``checkpoint_steps``: steps between checkpoints, besides the one at each evaluation.
+    - ``pool_frames``: how many frames are in memory to be shuffled; see ``asr_kd.train.reader`` for the bytes.
+    """
+
+    net: NetConfig = dataclasses.field(default_factory=NetConfig)
+    seed: int = 0
+    epochs: int = 20
+    batch_frames: int = 512
+    chunk: int | None = None
+    every: int = 1
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    decay: Literal["cosine", "linear"] = "cosine"
+    weight_decay: float = 0.01
+    betas: tuple[float, ...] = (0.9, 0.999)
+    clip_norm: float = 5.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    label_smoothing: float = 0.0
+    frequency_masks: int = 0
+    frequency_width: int = 8
+    time_masks: int = 0
+    time_width: int = 8
+    evaluate_epochs: int = 1
+    keep: Literal["best", "last"] = "best"
+    patience: int = 0
+    checkpoint_steps: int = 2000
+    pool_frames: int = 2_000_000
+
+    def __post_init__(self) -> None:
+        at_least_one = ("epochs", "batch_frames", "every", "evaluate_epochs", "checkpoint_steps", "pool_frames")
+        for key in (*at_least_one, "frequency_width", "time_width"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{key} is {getattr(self, key)}; expected at least 1")
+        for key in ("seed", "patience", "frequency_masks", "time_masks", "weight_decay"):
+            if getattr(self, key) < 0:
+                raise UserError(f"{key} is {getattr(self, key)}; expected 0 or more")
+        for key in ("learning_rate", "clip_norm"):
+            if getattr(self, key) <= 0:
+                raise UserError(f"{key} is {getattr(self, key)}; expected a number above 0")
+        for key in ("warmup", "label_smoothing"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"{key} is {getattr(self, key)}; expected a fraction below 1")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas is {list(self.betas)}; expected two numbers from 0 to below 1")
+        if self.chunk is not None and (self.chunk < 1 or self.chunk % self.every):
+            raise UserError(f"chunk is {self.chunk}; expected a multiple of every, which is {self.every}")

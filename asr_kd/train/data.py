@@ -1,0 +1,118 @@
+"""What training learns from: features and states, joined by utterance id."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from asr_kd.errors import UserError
+from asr_kd.files import read_text
+from asr_kd.frames import FrameStore, open_joined
+
+STATISTICS_FRAMES = 1_000_000  # as many frames of features decide the mean and the standard deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """``mean``, ``std`` ``[bins]`` of the features (float32) and ``state_counts`` ``[states]`` of the labels."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    state_counts: np.ndarray
+
+    @property
+    def log_prior(self) -> np.ndarray:
+        """Natural log of the states' frequencies ``[states]``, one added to each count so that none is -inf."""
+        counts = self.state_counts.astype(np.float64) + 1
+        return np.log(counts / counts.sum()).astype(np.float32)
+
+
+class LabelledFrames:
+    """A feature store and a state store, read by utterance: those named, or all, which must then be the same in both.
+
+    Raises ``UserError`` for a store of another kind, an utterance that one of them lacks, and one whose frame counts
+    differ.
+    """
+
+    def __init__(self, features: FrameStore, states: FrameStore, utterances: Sequence[str] | None = None) -> None:
+        for store, kind in ((features, "features"), (states, "states")):
+            if store.kind != kind:
+                raise UserError(f"{store.path}: holds {store.kind}; a store of {kind} was expected here")
+        self.features, self.states = features, states
+        self.joined = open_joined([features, states], utterances)
+        self._name = next(iter(features.tensors))
+        self.utterances = list(self.joined.utterances)
+        self.frame_counts = self.joined.frame_counts
+        self.total_frames = self.joined.total_frames
+        if not self.total_frames:
+            raise UserError(f"{features.path}: no frames to learn from")
+
+    @property
+    def num_states(self) -> int:
+        """The number of states that the labels were made with, which their store records; 0 where it does not."""
+        return int(self.states.config.get("num_states", 0))
+
+    @property
+    def bins(self) -> int:
+        """Width of a feature frame."""
+        return int(self.features.tensors[self._name].shape[-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The numbers that the features are stored as."""
+        return np.dtype(self.features.tensors[self._name].dtype)
+
+    def read(self, utterance: str) -> tuple[np.ndarray, np.ndarray]:
+        """Features ``[frames, bins]`` and states ``[frames]``; ``UserError`` where a feature is NaN or infinite."""
+        tensors = self.joined.read(utterance)
+        features = tensors[self._name]
+        finite = np.isfinite(features)
+        if not finite.all():
+            frame, column = np.argwhere(~finite)[0]
+            raise UserError(
+                f"{self.features.path}: utterance {utterance}, frame {frame}, bin {column} is {features[frame, column]}"
+                "; a finite number was expected: compute the features again"
+            )
+        return features, tensors["state"]
+
+    def sample(self, frames: int, seed: int) -> "LabelledFrames":
+        """About ``frames`` frames in whole utterances drawn at random, always the same for a seed."""
+        order = np.random.default_rng(seed).permutation(len(self.utterances))
+        ends = np.cumsum([self.frame_counts[self.utterances[i]] for i in order])
+        chosen = order[: int(np.searchsorted(ends, frames)) + 1]
+        return LabelledFrames(self.features, self.states, [self.utterances[i] for i in chosen])
+
+    def statistics(self, num_states: int, seed: int = 0) -> Statistics:
+        """State counts of all frames; mean and deviation of the features of at most a million, drawn by utterance.
+
+        Raises ``UserError`` for a state that is not below ``num_states``.
+        """
+        counts = np.zeros(num_states, np.int64)
+        for utterance in self.utterances:
+            states = self.states.read(utterance)["state"]
+            if len(states) and int(states.max()) >= num_states:
+                raise UserError(
+                    f"{self.states.path}: utterance {utterance} has state {states.max()}, but the network has"
+                    f" {num_states} outputs; are these the states of another model?"
+                )
+            counts += np.bincount(states, minlength=num_states)
+        total, squares, frames = np.zeros(self.bins), np.zeros(self.bins), 0
+        for utterance in self.sample(STATISTICS_FRAMES, seed).utterances:
+            features = self.read(utterance)[0].astype(np.float64)
+            total += features.sum(0)
+            squares += (features**2).sum(0)
+            frames += len(features)
+        mean = total / frames
+        std = np.sqrt(np.maximum(squares / frames - mean**2, 1e-8))
+        return Statistics(mean.astype(np.float32), std.astype(np.float32), counts)
+
+
+def read_utterance_list(path: str | Path) -> list[str]:
+    """The utterance ids in the first column of a file, or of the ``utt2spk`` of a data directory."""
+    path = Path(path)
+    path = path / "utt2spk" if path.is_dir() else path
+    utterances = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+    if not utterances:
+        raise UserError(f"{path}: lists no utterance; expected one utterance id on each line")
+    return utterances

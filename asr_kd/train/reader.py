@@ -1,0 +1,166 @@
+"""Shuffled batches out of stores of any size, in bounded memory, from any position on.
+
+An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance). A pool
+is one contiguous tensor of frames in the stores' own precision; each utterance in it lies between its repeated edge
+frames, so that every window is a slice, and windows are copied only for the batch at hand. The examples of a pool are
+shuffled across all of its utterances. Memory: one pool, that is ``frames x (bins x bytes of a number + 20)`` bytes, and
+a few batches. All order follows from the seed, the epoch and the pool's number: a position is (epoch, batch).
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr_kd.nets import pad_edges
+from asr_kd.train.config import TrainConfig
+from asr_kd.train.data import LabelledFrames
+
+PREFETCH = 2  # batches gathered ahead by the background thread
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Examples of one step: ``features [examples, frames, bins]`` float32 and ``labels [examples, outputs]`` int64.
+
+    A label of -1 is no frame. ``fraction`` of the epoch is done after this batch. ``utterances`` are where the
+    examples come from.
+    """
+
+    features: Tensor
+    labels: Tensor
+    fraction: float
+    starts: np.ndarray
+    layout: "Layout"
+
+    @property
+    def utterances(self) -> list[str]:
+        """The distinct utterances in this batch, sorted."""
+        rows = np.searchsorted(self.layout.begins, self.starts, side="right") - 1
+        return sorted({self.layout.utterances[max(row, 0)] for row in rows})
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the utterances of a pool lie: from row ``begins[i]``, ``left`` edge rows, the frames, ``right`` edge rows.
+
+    ``margin`` rows before and after let chunks begin before the first utterance and end after the last.
+    """
+
+    utterances: list[str]
+    counts: np.ndarray
+    left: int
+    right: int
+    margin: int
+
+    @property
+    def begins(self) -> np.ndarray:
+        """First row of each utterance, and the end of the last: ``[utterances + 1]``."""
+        return self.margin + np.concatenate([[0], np.cumsum(self.counts + self.left + self.right)])
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return int(self.begins[-1]) + self.margin
+
+    def labelled(self) -> np.ndarray:
+        """Whether the output at each row, which predicts the frame ``left`` rows later, has a label: ``[rows]``."""
+        steps = np.zeros(self.rows + 1, np.int8)
+        np.add.at(steps, self.begins[:-1], 1)
+        np.add.at(steps, self.begins[:-1] + self.counts, -1)
+        return np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
+
+
+class Reader:
+    """The batches of each epoch over ``data`` for a network with this context."""
+
+    def __init__(
+        self, data: LabelledFrames, config: TrainConfig, left: int, right: int, chunk: int, device: torch.device
+    ) -> None:
+        self.data, self.config, self.device = data, config, device
+        self.left, self.right, self.chunk = left, right, chunk
+        self._pool: tuple[Layout, Tensor, Tensor] | None = None
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of ``epoch`` (from 0), without the first ``skip``; gathered ahead by a background thread."""
+        return _ahead(self._batches(epoch, skip))
+
+    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        done = 0
+        for number, layout in enumerate(self._layouts(epoch)):
+            frames = int(layout.counts.sum())
+            batches = self._starts(layout, np.random.default_rng([self.config.seed, epoch, number]))
+            for i in range(skip, len(batches)):
+                fraction = (done + frames * (i + 1) / len(batches)) / self.data.total_frames
+                yield self._gather(layout, batches[i], fraction)
+            skip = max(0, skip - len(batches))
+            done += frames
+
+    def _layouts(self, epoch: int) -> Iterator[Layout]:
+        utterances, counts = self.data.utterances, self.data.frame_counts
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(utterances))
+        pool: list[str] = []
+        frames = 0
+        for i in order:
+            if pool and frames + counts[utterances[i]] > self.config.pool_frames:
+                yield self._layout(pool)
+                pool, frames = [], 0
+            pool.append(utterances[i])
+            frames += counts[utterances[i]]
+        yield self._layout(pool)
+
+    def _layout(self, utterances: list[str]) -> Layout:
+        utterances = sorted(utterances)  # the stores' own order: read from front to back
+        counts = np.array([self.data.frame_counts[utterance] for utterance in utterances], np.int64)
+        return Layout(utterances, counts, self.left, self.right, self.chunk - 1)
+
+    def _starts(self, layout: Layout, random: np.random.Generator) -> list[np.ndarray]:
+        """The first row of each example, shuffled and dealt into batches of equal size (to one example)."""
+        labelled = layout.labelled()
+        first = layout.margin - int(random.integers(self.chunk))
+        starts = np.arange(first, layout.rows - layout.margin - self.left - self.right, self.chunk)
+        offsets = np.arange(0, self.chunk, self.config.every)
+        starts = starts[labelled[starts[:, None] + offsets].any(axis=1)]
+        random.shuffle(starts)
+        examples = max(1, self.config.batch_frames // len(offsets))
+        return np.array_split(starts, math.ceil(len(starts) / examples))
+
+    def _gather(self, layout: Layout, starts: np.ndarray, fraction: float) -> Batch:
+        features, labels = self._load(layout)
+        bins, span, every = features.shape[1], self.chunk + self.left + self.right, self.config.every
+        chosen = torch.from_numpy(starts).to(self.device)
+        windows = features.as_strided((len(features) - span + 1, span * bins), (bins, 1)).index_select(0, chosen)
+        outputs = labels.as_strided((len(labels) - self.chunk + 1, self.chunk // every), (1, every))
+        return Batch(
+            features=windows.view(-1, span, bins).float(),
+            labels=outputs.index_select(0, chosen).long(),
+            fraction=fraction,
+            starts=starts,
+            layout=layout,
+        )
+
+    def _load(self, layout: Layout) -> tuple[Tensor, Tensor]:
+        if self._pool is not None and self._pool[0].utterances == layout.utterances:
+            return self._pool[1:]
+        self._pool = None  # free the last pool before the next one is allocated
+        features = torch.zeros(layout.rows, self.data.bins, dtype=torch.from_numpy(np.empty(0, self.data.dtype)).dtype)
+        labels = torch.full((layout.rows,), -1, dtype=torch.int32)
+        for utterance, begin, end in zip(layout.utterances, layout.begins[:-1], layout.begins[1:], strict=True):
+            frames, states = self.data.read(utterance)
+            features[begin:end] = pad_edges(torch.tensor(frames), self.left, self.right)
+            labels[begin : begin + len(states)] = torch.from_numpy(states.astype(np.int32))
+        self._pool = (layout, features.to(self.device), labels.to(self.device))
+        return self._pool[1:]
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    with ThreadPoolExecutor(1) as thread:
+        waiting = collections.deque(thread.submit(next, batches, None) for _ in range(PREFETCH))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, batches, None))
+            yield batch
