@@ -30,14 +30,7 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys to values; found {type(values).__name__}")
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"override {override!r}: expected key=value")
-        target = values
-        *outer, last = key.split(".")
-        for name in outer:
-            target = target.setdefault(name, {})
-        target[last] = yaml.safe_load(text)
+        _override(values, override)
     return from_dict(cls, values, where=str(path) if path else "configuration")
 
 
@@ -65,6 +58,22 @@ def from_dict(cls: type[Config], values: dict[str, Any], where: str = "configura
         return cls(**arguments)
     except TypeError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Set ``outer.key=value`` in nested ``values``."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"override {override!r}: expected key=value")
+    *outer, last = key.split(".")
+    for name in outer:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise UserError(f"override {override!r}: {name!r} is {values!r}, which has no keys of its own")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

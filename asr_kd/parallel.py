@@ -2,10 +2,14 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+
+from asr_kd.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -32,12 +36,15 @@ def parallel_map(
     with ProcessPoolExecutor(min(jobs, len(tasks)), context, _start, (initialiser, arguments)) as pool:
         try:
             yield from pool.map(function, tasks)
+        except BrokenProcessPool:
+            raise UserError("a worker process was killed, most often for lack of memory; try fewer --jobs") from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
 def _start(initialiser: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers without a traceback from each
     os.environ["OMP_NUM_THREADS"] = "1"
     if torch := sys.modules.get("torch"):  # else it reads the variable when the task imports it
         torch.set_num_threads(1)

@@ -1,6 +1,7 @@
 """The command line: ``asr-kd VERB ...``; one module for each verb, imported only when it runs."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -52,4 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # no permission, no space, no such folder: the machine's state, not ours
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"asr-kd {options.verb}: error: {place}{error.strerror}", file=sys.stderr)
+        return 1
     return 0

@@ -68,7 +68,7 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
     return Comparison(tuple(systems))
 
 
-def records(comparison: Comparison) -> list[Record]:
+def records(comparison: Comparison) -> list[dict[str, Any]]:
     """One flat record for each system, rates as fractions; ``COLUMNS`` shows them."""
     return [_record(system) for system in comparison.systems]
 
@@ -145,9 +145,9 @@ def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) 
         )
 
 
-def _record(system: System) -> Record:
+def _record(system: System) -> dict[str, Any]:
     total, interval = system.score.total, system.score.interval
-    record = {
+    record: dict[str, Any] = {
         "system": system.name,
         "wer": total.wer,
         "wer_low": interval.low,

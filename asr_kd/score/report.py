@@ -42,14 +42,14 @@ def scored_entries(table: str, system: str, folders: Sequence[str | Path]) -> li
     for folder in map(Path, folders):
         alone = compare([folder])
         seeds = re.findall(r"seed[_-]?(\d+)", str(folder))
-        labels = {
+        labels: dict[str, Any] = {
             "table": table,
             "system": system,
             "seed": int(seeds[-1]) if seeds else None,
             "set": folder.name.removeprefix("decode_"),
         }
-        entries.append(Entry(records(alone)[0] | labels, alone.systems[0].score))
-    return [Entry(_labels_first(entry.row), entry.score) for entry in entries]
+        entries.append(Entry(labels | records(alone)[0] | labels, alone.systems[0].score))
+    return entries
 
 
 def read_rows(path: str | Path, table: str) -> list[Entry]:
@@ -62,7 +62,7 @@ def read_rows(path: str | Path, table: str) -> list[Entry]:
             raise UserError(f"{path}:{number}: not valid JSON: {error}") from None
         if not isinstance(row, dict) or not {"system", "name"} & set(row):
             raise UserError(f"{path}:{number}: expected an object with 'system' or 'name'; found {line[:80]}")
-        entries.append(Entry(_labels_first({"table": table} | row)))
+        entries.append(Entry({"table": table, **row}))
     return entries
 
 
@@ -72,13 +72,14 @@ def write_report(
     """Write ``results.json`` and ``RESULTS.md`` into ``folder``; returns the text of the latter."""
     rows = [entry.row for entry in entries]
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
-    content = {"rows": rows, "provenance": {**provenance, "seeds": seeds}}
+    provenance = {**provenance, "seeds": seeds}
+    content = {"rows": rows, "provenance": provenance}
     write_text(Path(folder) / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     parts = [f"# {title}\n", *(f"{remark}\n" for remark in remarks)]
     for table in dict.fromkeys(row["table"] for row in rows):
         chosen = [entry for entry in entries if entry.row["table"] == table]
         parts += [f"## {table}\n", _bench_table(chosen) if "name" in chosen[0].row else _system_table(chosen)]
-    parts.append(_provenance_text(content["provenance"]))
+    parts.append(_provenance_text(provenance))
     text = "\n".join(parts)
     write_text(Path(folder) / "RESULTS.md", text)
     return text
@@ -108,11 +109,6 @@ def summarise(entries: Sequence[Entry]) -> list[Record]:
                 summary["p"] = _pooled_p(baseline, scores)
         summaries.append(summary)
     return summaries
-
-
-def _labels_first(row: Record) -> Record:
-    labels = {key: row[key] for key in ("table", "system", "seed", "set") if key in row}
-    return labels | dict(row)
 
 
 def _means(rows: Sequence[Record]) -> Record:
