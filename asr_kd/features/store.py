@@ -20,6 +20,7 @@ from asr_kd.features.survey import Survey, survey
 from asr_kd.files import write_bytes
 from asr_kd.frames import FrameStore, TensorSpec, write_store
 from asr_kd.frames.plan import SHARD_FRAMES
+from asr_kd.frames.remote import local_folder
 
 _SAMPLE = 100  # utterances that estimate a global mean
 _MEANS = "means.safetensors"
@@ -49,7 +50,7 @@ def write_features(
     _check(datadir, audio, skip_bad)
     if config.normalise == "online" and not config.global_mean:
         config = dataclasses.replace(config, global_mean=_global_mean(datadir, config, sorted(audio.frame_counts)))
-    raw = _RawFeatures(Path(out) / "raw", datadir, config, audio, jobs, skip_bad, shard_frames)
+    raw = _RawFeatures(local_folder(out) / "raw", datadir, config, audio, jobs, skip_bad, shard_frames)
     by_speaker = config.normalise == "speaker"
     store = write_store(
         out,

@@ -33,9 +33,9 @@ class Index:
     skipped: dict[str, str]
 
 
-def read_index(folder: Path) -> Index:
+def read_index(folder: Path, name: str = INDEX) -> Index:
     """The index of a complete store; ``UserError`` if it is missing, damaged or of another schema."""
-    path = folder / INDEX
+    path = folder / name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a frame store")
     if not path.is_file():

@@ -11,6 +11,7 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.frames.description import TensorSpec
 from asr_kd.frames.index import check_content, check_place, entry_of, read_index
+from asr_kd.frames.remote import download, is_url
 from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
 
 _MAPPED = 64  # shards that stay mapped; each holds a file descriptor
@@ -21,11 +22,11 @@ class FrameStore:
 
     Opening reads the index and the shards' headers, and raises ``UserError`` for a store that is incomplete, or has a
     shard that is missing, cut, swapped or of another store. ``verify`` reads every byte. A store can be pickled: the
-    other process opens it anew.
+    other process opens it anew. A URL (``s3://...``) is downloaded first (``frames.remote``).
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = download(path) if is_url(path) else Path(path)
         index = read_index(self.path)
         description = index.description
         self.description = description

@@ -15,6 +15,7 @@ from asr_kd.errors import UserError
 from asr_kd.frames.description import Description, TensorSpec
 from asr_kd.frames.index import INDEX, publish_index, read_index
 from asr_kd.frames.plan import SHARD_FRAMES, PlannedShard, plan_hash, plan_shards
+from asr_kd.frames.remote import is_url, local_folder, upload
 from asr_kd.frames.shard import Shard, checksum, read_header, shard_name, write_shard
 from asr_kd.frames.store import FrameStore
 from asr_kd.parallel import parallel_map
@@ -52,7 +53,7 @@ def write_store(
     disk space, and an utterance that is bad, missing or has another number of frames. With ``skip_bad`` such an
     utterance is dropped and listed in the index.
     """
-    folder = Path(path)
+    folder = local_folder(path)
     plan = plan_shards(frame_counts, shard_frames)
     description = Description(
         kind, dict(tensors), plan_hash(plan), len(plan), dict(config or {}), dict(inputs or {}), dict(left_out or {}),
@@ -75,6 +76,8 @@ def write_store(
         publish_index(folder)
         store = FrameStore(folder)
     _check_skipped(store, skip_bad)
+    if is_url(path):
+        upload(path)
     return store
 
 

@@ -1,0 +1,124 @@
+"""``asr-kd frames``: look into, check and convert frame stores."""
+
+import argparse
+import json
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of ``frames``."""
+    parser.description = (
+        "Frame stores hold numbers for each frame (features, states, soft targets) in checksummed shards.\n"
+        "Look into them, check them, copy a part, and exchange them with Kaldi."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  asr-kd frames info exp/feats/train\n"
+        "  asr-kd frames verify exp/feats/train\n"
+        "  asr-kd frames copy exp/feats/train exp/feats/part --utterances part.txt\n"
+        "  asr-kd frames export exp/feats/train feats.ark        (writes feats.scp too)\n"
+        "  asr-kd frames import ali.ark exp/ali --kind states"
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    info = actions.add_parser("info", help="kind, tensors, sizes, provenance")
+    info.add_argument("store")
+    info.set_defaults(run=_info)
+
+    verify = actions.add_parser("verify", help="read every byte and compare checksums")
+    verify.add_argument("store")
+    verify.add_argument("--rebuild", action="store_true", help="make index.json anew from the shards, once verified")
+    verify.set_defaults(run=_verify)
+
+    copy = actions.add_parser("copy", help="copy a store, or a part of its utterances")
+    copy.add_argument("store")
+    copy.add_argument("out")
+    copy.add_argument("--utterances", metavar="LIST", help="file whose lines begin with the utterances to copy")
+    copy.add_argument("--shard-frames", type=int, help="frames of a shard (default: 100,000)")
+    copy.add_argument("--force", action="store_true", help="replace another store at OUT")
+    copy.set_defaults(run=_copy)
+
+    export = actions.add_parser("export", help="write a Kaldi archive: OUT.ark and OUT.scp")
+    export.add_argument("store")
+    export.add_argument("ark", metavar="OUT.ark")
+    export.add_argument("--tensor", help="which tensor, where a store has several")
+    export.set_defaults(run=_export)
+
+    take = actions.add_parser("import", help="read a Kaldi archive: .ark or .scp")
+    take.add_argument("archive", metavar="ARK_OR_SCP")
+    take.add_argument("store")
+    take.add_argument("--kind", choices=("features", "states", "targets"), required=True)
+    take.add_argument("--tensor", help="name of the tensor (default: fbank, state or log_prob)")
+    take.add_argument("--skip-bad", action="store_true", help="leave out, count and list utterances with NaN")
+    take.add_argument("--force", action="store_true", help="replace another store at STORE")
+    take.set_defaults(run=_import)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from asr_kd.frames import FrameStore
+
+    store = FrameStore(options.store)
+    print(f"{options.store}: {store.kind}, {len(store):,} utterances, {store.total_frames:,} frames")
+    print(f"shards     {len(store.headers):,}, {store.total_bytes:,} bytes")
+    for name, spec in store.tensors.items():
+        shape = ", ".join(map(str, ("frames", *spec.shape)))
+        print(f"tensor     {name} [{shape}] {spec.dtype}, {spec.bytes_per_frame:,} bytes a frame: {spec.meaning}")
+    print(f"config     {json.dumps(store.config)}")
+    for name, value in store.inputs.items():
+        print(f"input      {name} {value}")
+    print(f"content    {store.content_hash}")
+    print(f"written by asr-kd {store.version}")
+    for utterance, reason in store.skipped.items():
+        print(f"skipped    {utterance}: {reason}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from asr_kd.frames import FrameStore
+    from asr_kd.frames.index import publish_index
+    from asr_kd.progress import Progress
+
+    if options.rebuild:
+        index = publish_index(Path(options.store), verify=True)
+        print(f"{options.store}: index rebuilt from {len(index.shards):,} intact shards")
+        return
+    store = FrameStore(options.store)
+    with Progress(store.total_bytes, f"verifying {options.store}", "bytes") as bar:
+        for size in store.verify():
+            bar.advance(size)
+    print(f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: every checksum is right")
+
+
+def _copy(options: argparse.Namespace) -> None:
+    from asr_kd.files import read_text
+    from asr_kd.frames import FrameStore
+    from asr_kd.frames.copy import copy_store
+    from asr_kd.frames.plan import SHARD_FRAMES
+
+    names = None
+    if options.utterances:
+        names = [line.split()[0] for line in read_text(options.utterances).splitlines() if line.strip()]
+    frames = SHARD_FRAMES if options.shard_frames is None else options.shard_frames
+    store = copy_store(FrameStore(options.store), options.out, names, frames, options.force)
+    print(f"{options.out}: {len(store):,} utterances, {store.total_frames:,} frames, {len(store.headers):,} shards")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from asr_kd.frames import FrameStore
+    from asr_kd.frames.kaldi import export_kaldi
+
+    store = FrameStore(options.store)
+    scp = export_kaldi(store, options.ark, options.tensor)
+    print(f"{options.ark}, {scp}: {len(store):,} utterances")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from asr_kd.frames.kaldi import import_kaldi
+
+    store = import_kaldi(
+        options.archive, options.store, options.kind, options.tensor, skip_bad=options.skip_bad, force=options.force
+    )
+    skipped = f", {len(store.skipped):,} skipped" if store.skipped else ""
+    print(f"{options.store}: {len(store):,} utterances{skipped}, {store.total_frames:,} frames")
+    for utterance, reason in store.skipped.items():
+        print(f"skipped {utterance}: {reason}")
