@@ -26,8 +26,8 @@ class Graph(NamedTuple):
     """A decoding graph as OpenFst's const format stores it, so that a file can be mapped; every cost is -log.
 
     ``states`` ``[states]`` of ``STATE``: the cost of ending there (infinite where no path ends), the first arc, how
-    many arcs, how many of these, at the front, have no input, and how many have no word. ``arcs`` ``[arcs]`` of ``ARC``: tied state + 1 or 0
-    for no input, word id or 0, cost and next state.
+    many arcs, how many of these, at the front, have no input, and how many have no word. ``arcs`` ``[arcs]`` of
+    ``ARC``: tied state + 1 or 0 for no input, word id or 0, cost and next state.
     """
 
     start: int
@@ -209,7 +209,7 @@ def link_closure(graph, penalty, slot, pool, links, spans, bound):  # type: igno
 
 @njit(cache=True, nogil=True)
 def advance(graph, limits, slot, pool, links, stack, spans, scores):  # type: ignore[no-untyped-def]
-    """Consume the frames of ``scores`` ``[frames, states]``, or up to where no token is left; returns the grown arrays."""
+    """Consume the frames of ``scores`` ``[frames, states]``, or up to where no token is left; returns grown arrays."""
     for frame in range(len(scores)):
         if max(spans[END], spans[LINKS]) > spans[LIMIT]:
             compact(pool, links, spans, np.zeros(0), limits.lattice_beam)

@@ -12,8 +12,9 @@ class Lattice:
     """Every good path of an utterance as an acyclic graph; nodes are numbered in topological order from 0, the start.
 
     - ``offsets`` ``[nodes + 1]``: the arcs that leave node ``n`` are ``offsets[n]:offsets[n + 1]``.
-    - ``target``, ``word`` (id, 0 for none) ``[arcs]`` int32; ``cost`` ``[arcs]`` float64: graph, scaled acoustic and
-      word penalty together, negative natural log; ``emits`` ``[arcs]``: whether the arc consumes a frame.
+    - ``target``, ``word`` (id, 0 for none) ``[arcs]`` int32; ``emits`` ``[arcs]``: whether the arc consumes a frame.
+    - ``cost`` ``[arcs]`` float64, negative natural log: graph, scaled acoustic and word penalty together;
+      ``acoustic`` ``[arcs]``: the log-likelihood in it, before the scale.
     - ``final`` ``[nodes]``: the cost of ending there; ``frame`` ``[nodes]``: frames consumed on the way there.
     """
 
@@ -21,6 +22,7 @@ class Lattice:
     target: np.ndarray
     word: np.ndarray
     cost: np.ndarray
+    acoustic: np.ndarray
     emits: np.ndarray
     final: np.ndarray
     frame: np.ndarray
@@ -31,6 +33,7 @@ class Lattice:
         source: np.ndarray,
         target: np.ndarray,
         cost: np.ndarray,
+        acoustic: np.ndarray,
         word: np.ndarray,
         emits: np.ndarray,
         final: np.ndarray,
@@ -45,12 +48,23 @@ class Lattice:
         offsets = np.concatenate([[0], np.cumsum(np.bincount(number[source], minlength=len(final)))])
         target, emits = number[target[order]], emits[order]
         frame = _frames(offsets, target, emits)
-        return cls(offsets, target, word[order], np.array(cost[order], np.float64), emits, final[nodes], frame)
+        return cls(
+            offsets, target, word[order], np.array(cost[order], np.float64), acoustic[order], emits, final[nodes], frame
+        )
 
     @property
     def source(self) -> np.ndarray:
         """The node that each arc leaves, ``[arcs]`` int32."""
         return np.repeat(np.arange(len(self.final), dtype=np.int32), np.diff(self.offsets))
+
+    def rescored(self, scale: float, penalty: float) -> "Lattice":
+        """The same paths with ``scale`` more of the acoustic scale and ``penalty`` more for each word."""
+        return dataclasses.replace(self, cost=self.cost - scale * self.acoustic + penalty * (self.word > 0))
+
+    def best(self) -> tuple[int, ...]:
+        """The words of the cheapest path."""
+        rest = _best_rest(self.offsets, self.target, self.cost, self.final)
+        return tuple(_best_words(self.offsets, self.target, self.word, self.cost, self.final, rest).tolist())
 
     def nbest(self, count: int, beam: float = np.inf) -> list[tuple[tuple[int, ...], float]]:
         """Up to ``count`` distinct word sequences with the cost of the best path of each, cheapest first.
@@ -80,6 +94,7 @@ class Lattice:
                 continue
             ended, crossed = _expand(self.offsets, self.target, self.word, self.cost, self.final, *scratch, *reached)
             children = _by_word(scratch[1][:crossed], scratch[2][:crossed])
+            futures: list[tuple[float, tuple[int, ...], tuple[np.ndarray, np.ndarray] | None]]
             futures = [(ended, words, None)] if ended < np.inf else []
             futures += [(float((costs + rest[at]).min()), (*words, word), (at, costs)) for word, at, costs in children]
             for total, prefix, seeds in futures:
@@ -155,6 +170,22 @@ def _best_rest(offsets, target, cost, final):  # type: ignore[no-untyped-def]
         for arc in range(offsets[node], offsets[node + 1]):
             rest[node] = min(rest[node], cost[arc] + rest[target[arc]])
     return rest
+
+
+@njit(cache=True)
+def _best_words(offsets, target, word, cost, final, rest):  # type: ignore[no-untyped-def]
+    words = np.empty(len(final), np.int32)
+    node, count = 0, 0
+    while rest[node] < final[node]:
+        best = offsets[node]
+        for arc in range(offsets[node], offsets[node + 1]):
+            if cost[arc] + rest[target[arc]] < cost[best] + rest[target[best]]:
+                best = arc
+        if word[best] > 0:
+            words[count] = word[best]
+            count += 1
+        node = target[best]
+    return words[:count]
 
 
 @njit(cache=True)

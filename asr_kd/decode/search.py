@@ -1,12 +1,11 @@
 """Beam search: log-likelihoods through a decoding graph to the best path, or to a lattice of all good ones."""
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 
 from asr_kd.decode import kernels
-from asr_kd.decode.kernels import ARC, BEGIN, END, FRAMES, LIMIT, LINKS, Graph, Limits
+from asr_kd.decode.kernels import BEGIN, END, FRAMES, LIMIT, LINKS, Graph, Limits
 from asr_kd.decode.lattice import Lattice
 from asr_kd.errors import UserError
 
@@ -51,7 +50,7 @@ class Path:
 
 
 class Decoder:
-    """Token-passing search over a ``Graph``: ``start``, ``advance`` for each block of frames, then ``path``/``lattice``.
+    """Token-passing search over a ``Graph``: ``start``, ``advance`` by blocks of frames, then ``path`` or ``lattice``.
 
     Memory: the graph (mapped, shared by processes), 4 bytes for each of its states, and 24 bytes for each token and
     link that a surviving path still uses: it grows with the active tokens, not with the square of anything, and for
@@ -118,7 +117,7 @@ class Decoder:
     def _path(self, arcs: np.ndarray, cost: float, complete: bool) -> Path:
         emitting = arcs["label"] > 0
         sources = np.concatenate([[self.graph.start], arcs["next"][:-1]])
-        frame = np.cumsum(emitting) - emitting  # of an arc without input: the frame about to come
+        frame: np.ndarray = np.cumsum(emitting) - emitting  # of an arc without input: the frame about to come
         word = arcs["word"] > 0
         return Path(
             words=tuple(arcs["word"][word].tolist()),
@@ -139,10 +138,12 @@ class Decoder:
         final, _ = self._final()
         links = self._links[: self._spans[LINKS]]
         arcs = self.graph.arcs[links["arc"]]
+        word, label = arcs["word"], arcs["label"]
+        acoustic = (arcs["cost"] + self._limits.word_penalty * (word > 0) - links["cost"]) / self._limits.acoustic_scale
         ends = np.full(self._spans[END], np.inf)
         ends[self._spans[BEGIN] :] = final
         self._spans[FRAMES] = 0  # the pool has been cut to the lattice: start() comes next
-        return Lattice.build(links["source"], links["target"], links["cost"], arcs["word"], arcs["label"] > 0, ends)
+        return Lattice.build(links["source"], links["target"], links["cost"], acoustic, word, label > 0, ends)
 
     def decode(self, scores: np.ndarray) -> Path:
         """``start``, ``advance`` and ``path`` for one utterance."""

@@ -1,0 +1,169 @@
+"""``asr-kd decode``: audio, data directories or stored features -> words."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_kd.errors import UserError
+
+if TYPE_CHECKING:
+    from asr_kd.decode.model import Model
+    from asr_kd.decode.recognise import Bad, Hypothesis
+    from asr_kd.decode.sources import Source
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``decode``."""
+    parser.description = (
+        "Recognise audio files (any format and sample rate), data directories or stored features with a model folder,\n"
+        "one line for each on standard output; or tune the model's acoustic scale and word penalty on a data directory."
+    )
+    parser.epilog = (
+        "examples:\n  asr-kd decode exp/model speech.flac more.wav\n"
+        "  find . -name '*.opus' | asr-kd decode exp/model --list - --format ctm --jobs 8 --skip-bad > words.ctm\n"
+        "  asr-kd decode exp/model data/test --output exp/model/decode_test\n"
+        "  asr-kd decode exp/model --tune --dev data/dev"
+    )
+    parser.add_argument("model", metavar="MODEL_DIR", help="a folder of `asr-kd model build`")
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="audio files and data directories")
+    parser.add_argument("--list", metavar="FILE", help="more inputs, one path on a line; - is standard input")
+    parser.add_argument("--feats", metavar="STORE", help="decode stored features instead of audio")
+    parser.add_argument("--utterances", metavar="FILE", help="decode only the utterances listed here, one on a line")
+    parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="of each line")
+    parser.add_argument("--nbest", type=int, default=0, metavar="N", help="N distinct word sequences (text or json)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes")
+    parser.add_argument("--output", metavar="DIR", help="also write text, ctm and decode.json here")
+    parser.add_argument("--states", metavar="STORE", help="states of the utterances, for frame accuracy in decode.json")
+    parser.add_argument("--skip-bad", action="store_true", help="go on after an input that cannot be decoded; list it")
+    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a wav.scp")
+    search = parser.add_argument_group("search", "the model's own values unless given here")
+    search.add_argument("--acoustic-scale", type=float, help="multiplies the log-likelihoods")
+    search.add_argument("--word-penalty", type=float, help="cost added for each word")
+    search.add_argument("--beam", type=float, help="tokens costlier than the best by more are dropped")
+    search.add_argument("--max-active", type=int, help="about how many tokens stay in each frame")
+    tuning = parser.add_argument_group("tuning")
+    tuning.add_argument(
+        "--tune", action="store_true", help="choose acoustic scale and word penalty by WER and store them"
+    )
+    tuning.add_argument("--dev", metavar="DATADIR", help="what to tune on; --feats gives its features where stored")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Decode or tune, as the options say."""
+    from asr_kd.decode.model import load_model_folder
+
+    if options.nbest and options.format not in ("text", "json"):
+        raise UserError(f"--nbest {options.nbest} needs --format text or json, not {options.format}")
+    if options.tune != bool(options.dev):
+        raise UserError("--tune and --dev DATADIR go together")
+    model = load_model_folder(options.model)
+    if options.tune:
+        _tune(model, options)
+    else:
+        _decode(model, options)
+
+
+def _decode(model: "Model", options: argparse.Namespace) -> None:
+    import dataclasses
+
+    from asr_kd.cli.model import search_options
+    from asr_kd.decode.formats import FORMATS, summarise, write_decode_dir
+    from asr_kd.decode.recognise import Bad, Hypothesis, Wanted, in_order, recognise_all
+    from asr_kd.frames import FrameStore
+
+    search = dataclasses.replace(model.config.search, **search_options(options))  # type: ignore[arg-type]
+    timed = options.format in ("json", "ctm") or options.output is not None
+    wanted = Wanted(timed, options.nbest, FrameStore(options.states) if options.states else None)
+    sources, names = _sources(model, options)
+    good: list[Hypothesis] = []
+    bad: list[Bad] = []
+    for result in in_order(recognise_all(model, sources, search, wanted, options.jobs), names):
+        if isinstance(result, Bad):
+            _report(result, options.skip_bad)
+            bad.append(result)
+            continue
+        if not result.complete:
+            print(f"asr-kd decode: warning: {result.name}: the audio ends within a word or phrase", file=sys.stderr)
+        if line := FORMATS[options.format](result):
+            print(line, flush=True)
+        good.append(result)
+    summary = summarise(model, search, good, bad, "features" if options.feats else "audio")
+    if options.output:
+        write_decode_dir(options.output, good, summary)
+    print(
+        f"{len(good)} utterances, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of computing: "
+        f"real-time factor {summary['real_time_factor']}; {len(bad)} skipped",
+        file=sys.stderr,
+    )
+
+
+def _report(fault: "Bad", skip: bool) -> None:
+    if not skip:
+        raise UserError(f"{fault.reason} (--skip-bad goes on without it)")
+    print(f"asr-kd decode: skipped: {fault.reason}", file=sys.stderr)
+
+
+def _sources(model: "Model", options: argparse.Namespace) -> tuple[list["Source"], list[str]]:
+    """What to decode, and the names in the order in which to print them."""
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.decode.sources import AudioFile, datadir_sources, store_sources
+    from asr_kd.frames import FrameStore
+
+    chosen = _lines(options.utterances) if options.utterances else None
+    inputs = [*options.inputs, *(_lines(options.list) if options.list else ())]
+    if bool(inputs) == bool(options.feats):
+        raise UserError("give audio files or data directories (or --list), or else --feats STORE")
+    if options.feats:
+        stored = store_sources(FrameStore(options.feats), model.config.features, chosen)
+        return stored, _names(stored)
+    sources: list[Source] = []
+    names: list[str] = []
+    for path in inputs:
+        if Path(path).is_dir():
+            datadir = read_data_dir(path, options.allow_pipes)
+            group = datadir_sources(datadir, model.config.features, chosen)
+            names += sorted(_names(group))
+        else:
+            group = [AudioFile(path)]
+            names.append(path)
+        sources += group
+    return sources, names
+
+
+def _names(sources: Iterable["Source"]) -> list[str]:
+    return [name for source in sources for name in source.names]
+
+
+def _lines(path: str) -> list[str]:
+    from asr_kd.files import read_text
+
+    text = sys.stdin.read() if path == "-" else read_text(path)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _tune(model: "Model", options: argparse.Namespace) -> None:
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.decode.sources import datadir_sources, store_sources
+    from asr_kd.decode.tune import tune
+    from asr_kd.frames import FrameStore
+
+    datadir = read_data_dir(options.dev, options.allow_pipes)
+    chosen = _lines(options.utterances) if options.utterances else list(datadir.utterances)
+    features = model.config.features
+    if options.feats:
+        sources = store_sources(FrameStore(options.feats), features, chosen)
+    else:
+        sources = datadir_sources(datadir, features, chosen)
+    tuning = tune(model, sources, datadir.text, options.dev, options.jobs)
+    for number, points in enumerate(tuning.rounds, 1):
+        print(f"round {number}: dev WER around scale {points[0].acoustic_scale:g}, penalty {points[0].word_penalty:g}")
+        for scale in sorted({point.acoustic_scale for point in points}):
+            row = sorted((p.word_penalty, p.wer) for p in points if p.acoustic_scale == scale)
+            print(f"  scale {scale:<8g}" + "  ".join(f"{penalty:+.2f}:{wer:6.2f}" for penalty, wer in row))
+    best = tuning.best
+    print(
+        f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}: WER {best.wer:.2f} % on {options.dev}"
+    )

@@ -1,0 +1,64 @@
+"""``asr-kd model``: deployable model folders."""
+
+import argparse
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add ``build`` and ``info``."""
+    parser.description = "Gather all that turning audio into words needs into one folder, or look into such a folder."
+    parser.epilog = (
+        "example:\n  asr-kd model build --network exp/dnn --graph exp/graph --states-dir exp/gmm/lda "
+        "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
+    )
+    verbs = parser.add_subparsers(metavar="build|info", required=True)
+    build = verbs.add_parser("build", help="network or GMM, states and graph -> model folder")
+    source = build.add_mutually_exclusive_group(required=True)
+    source.add_argument("--network", metavar="DIR", help="folder of a trained network (config.yaml, model.safetensors)")
+    source.add_argument("--gmm", metavar="DIR", help="folder of a GMM-HMM stage (gmm.safetensors)")
+    build.add_argument("--graph", metavar="DIR", required=True, help="folder with HCLG.fst and words.txt")
+    build.add_argument(
+        "--states-dir", metavar="DIR", help="folder with states.yaml and lexicon.txt; without it (imported graph) words "
+        "are timed by when the graph emits them"
+    )  # fmt: skip
+    build.add_argument(
+        "--features", metavar="FILE|STORE", required=True, help="feature configuration, or a store of them"
+    )
+    build.add_argument(
+        "--acoustic-scale", type=float, help="multiplies log-likelihoods, until --tune finds a better one"
+    )
+    build.add_argument("--word-penalty", type=float, help="cost added for each word, until --tune finds a better one")
+    build.add_argument("--beam", type=float, help="of the search, in scaled cost")
+    build.add_argument("--max-active", type=int, help="tokens that the search keeps for each frame")
+    build.add_argument("model", metavar="OUT", help="the model folder to write")
+    build.set_defaults(run=_build)
+    info = verbs.add_parser("info", help="what a model folder holds; checks every file")
+    info.add_argument("model", metavar="MODEL_DIR")
+    info.set_defaults(run=_info)
+
+
+def search_options(options: argparse.Namespace) -> dict[str, float]:
+    """The search options that were given on the command line."""
+    names = ("acoustic_scale", "word_penalty", "beam", "max_active")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _build(options: argparse.Namespace) -> None:
+    from asr_kd.decode.model import build_model, describe, read_feature_config
+    from asr_kd.decode.search import SearchOptions
+
+    search = SearchOptions(**search_options(options))  # type: ignore[arg-type]
+    features = read_feature_config(options.features)
+    parts = options.network, options.gmm, options.states_dir
+    _show(describe(build_model(options.model, options.graph, features, *parts, search)))
+
+
+def _info(options: argparse.Namespace) -> None:
+    from asr_kd.decode.model import describe, load_model_folder
+
+    _show(describe(load_model_folder(options.model)))
+
+
+def _show(content: dict[str, object]) -> None:
+    width = max(map(len, content))
+    for name, value in content.items():
+        print(f"{name:{width}}  {value:,}" if isinstance(value, int) else f"{name:{width}}  {value}")

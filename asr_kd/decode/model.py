@@ -1,0 +1,212 @@
+"""The deployable model: one folder with all that turning audio into words needs, and nothing of the training data."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from asr_kd import __version__
+from asr_kd.config import from_dict, load_config, save_config
+from asr_kd.decode.graph import map_graph, search_graph, write_graph
+from asr_kd.decode.kernels import Graph
+from asr_kd.decode.scorer import Scorer, load_scorer
+from asr_kd.decode.search import SearchOptions
+from asr_kd.decode.times import WordAligner
+from asr_kd.errors import UserError
+from asr_kd.features.config import FeatureConfig
+from asr_kd.files import read_text, sha256, write_text
+from asr_kd.graph.fst import Fst
+from asr_kd.hmm.lexicon import UNKNOWN_WORD, read_lexicon, write_lexicon
+from asr_kd.hmm.states import StateSpace
+
+SCHEMA = 1
+CONFIG, GRAPH, WORDS, LEXICON, TUNING = "model.yaml", "HCLG.fst", "words.txt", "lexicon.txt", "tune.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """``model.yaml``: what kind of acoustic model it is, the features it wants, how to search, where it came from.
+
+    ``word_times`` says what times mean: ``aligned``, from a word's first to its last frame; or ``emitted``, where the
+    model has no lexicon (an imported graph) and only knows the frame at which the graph gives out the word. ``files``
+    holds the SHA-256 of every other file of the folder. ``tuned_on`` names the data that acoustic scale and word
+    penalty were tuned on.
+    """
+
+    schema: int = SCHEMA
+    kind: Literal["network", "gmm"] = "network"
+    features: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
+    search: SearchOptions = dataclasses.field(default_factory=SearchOptions)
+    tuned_on: str | None = None
+    word_times: Literal["aligned", "emitted"] = "aligned"
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A loaded model folder. ``words``: word id -> word; ``aligner`` is None where there is no lexicon."""
+
+    path: Path
+    config: ModelConfig
+    scorer: Scorer
+    graph: Graph
+    words: tuple[str, ...]
+    aligner: WordAligner | None
+
+
+def build_model(
+    out: str | Path,
+    graph: str | Path,
+    features: FeatureConfig,
+    network: str | Path | None = None,
+    gmm: str | Path | None = None,
+    states: str | Path | None = None,
+    search: SearchOptions | None = None,
+) -> Model:
+    """Gather a network or GMM folder, a graph folder and a folder with states and lexicon into the model ``out``.
+
+    The graph folder's own lexicon is preferred. Everything is copied, so ``out`` can be moved to another machine.
+    Raises ``UserError`` where the parts do not fit each other.
+    """
+    if (network is None) == (gmm is None):
+        raise UserError("a model has one acoustic model: give a network or a GMM")
+    out, graph = Path(out), Path(graph)
+    kind: Literal["network", "gmm"] = "network" if network is not None else "gmm"
+    source = Path(network or gmm or "")
+    (out / CONFIG).unlink(missing_ok=True)  # written last: a folder without it is not a model
+    _copy_acoustic_model(kind, source, out)
+    write_graph(search_graph(Fst.read(graph / GRAPH)), out / GRAPH)
+    write_text(out / WORDS, read_text(graph / WORDS))
+    if states is not None:
+        StateSpace.load(states).save(out)
+        own = graph / LEXICON
+        write_lexicon(read_lexicon(own if own.exists() else Path(states) / LEXICON), out / LEXICON)
+    config = ModelConfig(
+        kind=kind,
+        features=features,
+        search=search or SearchOptions(),
+        word_times="aligned" if states is not None else "emitted",
+        provenance={"asr_kd": __version__, kind: str(source), "graph": str(graph), "states": states and str(states)},
+        files={name: sha256(out / name) for name in _names(kind, states is not None)},
+    )
+    model = _load(out, config)
+    save_config(config, out / CONFIG)
+    return model
+
+
+def load_model_folder(path: str | Path, verify: bool = True) -> Model:
+    """Open a model folder; the graph is mapped, not read.
+
+    Raises ``UserError`` for a file that is missing, was changed or swapped (``verify`` compares the checksums of
+    model.yaml), or does not fit the others.
+    """
+    path = Path(path)
+    config = read_model_config(path)
+    for name in _names(config.kind, config.word_times == "aligned"):
+        if not (path / name).is_file():
+            raise UserError(f"{path / name}: no such file; the model folder is incomplete: build it again")
+        if verify and sha256(path / name) != config.files.get(name):
+            raise UserError(f"{path / name}: not the file that {CONFIG} lists: damaged, or of another model")
+    return _load(path, config)
+
+
+def read_model_config(path: str | Path) -> ModelConfig:
+    """``model.yaml`` of a model folder; ``UserError`` if the folder is not a model of this version's schema."""
+    file = Path(path) / CONFIG
+    if not Path(path).is_dir():
+        raise UserError(f"{path}: no such model folder; `asr-kd model build` makes one")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; {path} is not a finished model folder: run `asr-kd model build`")
+    config = load_config(ModelConfig, file)
+    if config.schema != SCHEMA:
+        raise UserError(f"{file}: schema {config.schema}; this version of asr-kd reads {SCHEMA}: build the model again")
+    return config
+
+
+def read_feature_config(source: str | Path) -> FeatureConfig:
+    """The feature configuration in a YAML file, or of a feature store."""
+    if not Path(source).is_dir():
+        return load_config(FeatureConfig, source)
+    from asr_kd.frames import FrameStore
+
+    store = FrameStore(source)
+    if store.kind != "features":
+        raise UserError(f"{source}: a store of {store.kind}; expected one of features")
+    return from_dict(FeatureConfig, store.config, str(source))
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """What a person wants to know of a model, as names and values."""
+    config = model.config
+    return {
+        "model": str(model.path),
+        "kind": config.kind,
+        "states": model.scorer.num_states,
+        "parameters": model.scorer.parameters,
+        "features": f"{config.features.dimension} {config.features.kind}, {config.features.sample_rate} Hz, "
+        f"normalised: {config.features.normalise}",
+        "graph": f"{len(model.graph.states):,} states, {len(model.graph.arcs):,} arcs, {len(model.words):,} words",
+        "search": ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(config.search).items()),
+        "tuned_on": config.tuned_on or "not tuned: run `asr-kd decode --tune`",
+        "word_times": config.word_times,
+        **{f"from {name}": value for name, value in config.provenance.items() if value},
+    }
+
+
+def read_words(path: str | Path) -> tuple[str, ...]:
+    """``WORD ID`` lines, ids from 0 in any order, as a tuple from id to word; ids may be absent."""
+    words: dict[int, str] = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        fields = line.split()
+        if len(fields) != 2 or not fields[1].isdecimal():
+            raise UserError(f"{path}:{number}: expected WORD ID, found {line!r}")
+        words[int(fields[1])] = fields[0]
+    if not words:
+        raise UserError(f"{path}: no words; expected lines of WORD ID")
+    return tuple(words.get(index, f"<{index}>") for index in range(max(words) + 1))
+
+
+def _load(path: Path, config: ModelConfig) -> Model:
+    scorer, graph, words = load_scorer(config.kind, path), map_graph(path / GRAPH), read_words(path / WORDS)
+    states, ids = int(graph.arcs["label"].max()), int(graph.arcs["word"].max())
+    if states > scorer.num_states:
+        raise UserError(f"{path}: the graph has {states} states, the acoustic model only {scorer.num_states}")
+    if ids >= len(words):
+        raise UserError(
+            f"{path / WORDS}: {len(words)} words, but the graph gives out word {ids}; it is another graph's"
+        )
+    if scorer.dimension != config.features.dimension:
+        found = f"{config.features.dimension} coefficients of {config.features.kind}"
+        raise UserError(f"{path}: the acoustic model expects {scorer.dimension} features for each frame, not {found}")
+    if not np.isfinite(scorer.log_prior).all():
+        raise UserError(f"{path}: a state has a prior of zero or NaN; train the network on states that all occur")
+    if config.word_times == "emitted":
+        return Model(path, config, scorer, graph, words, None)
+    space, lexicon = StateSpace.load(path), read_lexicon(path / LEXICON)
+    if space.num_states != scorer.num_states:
+        raise UserError(f"{path}: {space.num_states} states in states.yaml, {scorer.num_states} in the acoustic model")
+    used = {words[index] for index in np.unique(graph.arcs["word"]).tolist() if index} - {UNKNOWN_WORD}
+    if missing := lexicon.missing(sorted(used)):
+        raise UserError(f"{path / LEXICON}: lacks {len(missing)} words of the graph, {missing[0]!r} the first")
+    return Model(path, config, scorer, graph, words, WordAligner(space, lexicon))
+
+
+def _copy_acoustic_model(kind: str, source: Path, out: Path) -> None:
+    """Copy the files of a network or GMM, once they have proved to be one."""
+    load_scorer(kind, source)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in _acoustic_names(kind):
+        shutil.copyfile(source / name, out / name)
+
+
+def _acoustic_names(kind: str) -> tuple[str, ...]:
+    return ("config.yaml", "model.safetensors") if kind == "network" else ("gmm.safetensors",)
+
+
+def _names(kind: str, has_states: bool) -> tuple[str, ...]:
+    """The files of a model folder beside model.yaml."""
+    states = ("states.yaml", "states.safetensors", LEXICON) if has_states else ()
+    return (*_acoustic_names(kind), *states, GRAPH, WORDS)

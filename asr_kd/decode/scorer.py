@@ -1,0 +1,80 @@
+"""Features -> log-likelihoods of every state, by a network or by Gaussian mixtures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from asr_kd.errors import UserError
+
+
+class Scorer(Protocol):
+    """What the search needs to know of an acoustic model.
+
+    ``parameters`` counts trained numbers; ``log_prior`` ``[states]`` added to log-likelihoods gives log-posteriors up
+    to a constant of the frame.
+    """
+
+    num_states: int
+    dimension: int
+    parameters: int
+    log_prior: np.ndarray
+
+    def blocks(self, features: np.ndarray) -> Iterator[np.ndarray]:
+        """Natural log-likelihoods of ``[frames, dimension]``, in consecutive float32 blocks ``[some, states]``."""
+
+
+class NetworkScorer:
+    """log p(state | features) - log p(state), which is the log-likelihood up to a constant of the frame."""
+
+    def __init__(self, folder: str | Path) -> None:
+        from asr_kd.nets import load_model, num_parameters
+
+        self.network = load_model(folder)
+        self.parameters = num_parameters(self.network)
+        self.num_states, self.dimension = self.network.num_states, self.network.config.bins
+        self.log_prior: np.ndarray = self.network.log_prior.numpy()
+
+    def blocks(self, features: np.ndarray) -> Iterator[np.ndarray]:
+        """As ``Scorer``; memory is bounded by a block, whatever the length of the audio."""
+        import torch
+
+        from asr_kd.nets import logits_by_chunk
+
+        pieces = logits_by_chunk(self.network, features)
+        while True:
+            with torch.inference_mode():  # entered for each piece: the caller's code runs between them
+                piece = next(pieces, None)
+                if piece is None:
+                    return
+                block = torch.log_softmax(piece[0], -1).sub_(self.network.log_prior)
+            yield block.numpy()
+
+
+class GmmScorer:
+    """The log-likelihoods of Gaussian mixtures."""
+
+    def __init__(self, folder: str | Path) -> None:
+        from asr_kd.hmm.gmm import Gmm
+
+        self.gmm = Gmm.load(folder)
+        self.num_states, self.dimension = self.gmm.num_states, self.gmm.transform.projection.shape[2]
+        self.parameters = self.gmm.weights.size + self.gmm.means.size + self.gmm.variances.size
+        self.log_prior = np.zeros(self.num_states, np.float32)
+
+    def blocks(self, features: np.ndarray) -> Iterator[np.ndarray]:
+        """As ``Scorer``, in one block."""
+        yield self.gmm.log_likelihoods(np.asarray(features, np.float32))
+
+
+def load_scorer(kind: str, folder: str | Path) -> Scorer:
+    """The acoustic model in ``folder``; ``kind`` is ``network`` or ``gmm``."""
+    return NetworkScorer(folder) if kind == "network" else GmmScorer(folder)
+
+
+def frames_right(block: np.ndarray, scorer: Scorer, states: np.ndarray) -> int:
+    """How many frames of ``block`` have the right state, of ``states`` ``[frames]``, as their most probable one."""
+    if len(block) != len(states):
+        raise UserError(f"{len(block)} frames of features, {len(states)} of states; both must be of the same audio")
+    return int(((block + scorer.log_prior).argmax(1) == states).sum())

@@ -1,0 +1,171 @@
+"""Tuning of the acoustic scale and the word penalty on a development set."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_kd.config import save_config
+from asr_kd.decode.lattice import Lattice
+from asr_kd.decode.model import CONFIG, TUNING, Model, load_model_folder, read_model_config
+from asr_kd.decode.search import Decoder, SearchOptions
+from asr_kd.decode.sources import Source
+from asr_kd.errors import UserError
+from asr_kd.files import write_text
+from asr_kd.parallel import parallel_map
+
+LATTICE_BEAM = 10.0
+COARSE_SCALES = tuple(2.0**step for step in np.arange(-2, 2.01, 0.5))  # times the present scale
+FINE_SCALES = tuple(2.0**step for step in np.arange(-0.375, 0.376, 0.125))
+COARSE_PENALTIES = tuple(np.arange(-3.0, 3.01, 0.5).tolist())  # plus the present penalty
+FINE_PENALTIES = tuple(np.arange(-0.75, 0.76, 0.25).tolist())
+ROUNDS = 4  # coarse, then fine until nothing moves
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One setting and the word errors it makes on the development set."""
+
+    acoustic_scale: float
+    word_penalty: float
+    errors: int
+    words: int
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return 100 * self.errors / self.words
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The setting chosen, and every round's grid; a round's first point is what a full search at its centre gives."""
+
+    best: Point
+    rounds: tuple[tuple[Point, ...], ...]
+
+
+def tune(
+    model: Model, sources: Sequence[Source], references: Mapping[str, Sequence[str]], tuned_on: str, jobs: int = 1
+) -> Tuning:
+    """Choose acoustic scale and word penalty by word errors, and store them in the model folder with ``tune.json``.
+
+    Each round decodes once, at the best setting so far, and rescores the lattices at a grid around it: coarse first,
+    then fine, until the centre stays the best. Ties go to the setting nearest the centre, then the smaller numbers, so
+    the result is the same every time. Raises ``UserError`` for an utterance that cannot be decoded or has no words.
+    """
+    names = [name for source in sources for name in source.names]
+    if missing := [name for name in names if not references.get(name)]:
+        raise UserError(f"no words of {missing[0]!r} to tune on ({len(missing)} of {len(names)} utterances have none)")
+    search = dataclasses.replace(model.config.search, lattice_beam=LATTICE_BEAM)
+    rounds: list[tuple[Point, ...]] = []
+    for number in range(ROUNDS):
+        scales, penalties = (FINE_SCALES, FINE_PENALTIES) if number else (COARSE_SCALES, COARSE_PENALTIES)
+        grid = _grid(search, scales, penalties)
+        points = _evaluate(model, sources, references, search, grid, jobs)
+        rounds.append(points)
+        best = min(points, key=lambda point: point.errors)  # the first of equals: the nearest to the centre
+        moved = (best.acoustic_scale, best.word_penalty) != (search.acoustic_scale, search.word_penalty)
+        search = dataclasses.replace(search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
+        if number and not moved:
+            break
+    tuning = Tuning(best, tuple(rounds))
+    _store(model.path, tuning, tuned_on)
+    return tuning
+
+
+def _grid(search: SearchOptions, scales: Sequence[float], penalties: Sequence[float]) -> list[tuple[float, float]]:
+    """Settings around the present one, nearest first."""
+    steps = [(factor, term) for factor in scales for term in penalties]
+    steps.sort(key=lambda step: (abs(np.log2(step[0])) * 4 + abs(step[1]) * 2, step))
+    return [(round(search.acoustic_scale * factor, 5), round(search.word_penalty + term, 4)) for factor, term in steps]
+
+
+def _evaluate(
+    model: Model,
+    sources: Sequence[Source],
+    references: Mapping[str, Sequence[str]],
+    search: SearchOptions,
+    grid: list[tuple[float, float]],
+    jobs: int,
+) -> tuple[Point, ...]:
+    errors = np.zeros(len(grid), np.int64)
+    arguments = (str(model.path), search, grid, dict(references))
+    for part in parallel_map(_rescore, sources, jobs, _start, arguments):
+        errors += part
+    words = sum(len(references[name]) for source in sources for name in source.names)
+    return tuple(Point(*setting, int(count), words) for setting, count in zip(grid, errors, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Worker:
+    model: Model
+    decoder: Decoder
+    search: SearchOptions
+    grid: list[tuple[float, float]]
+    references: dict[str, Sequence[str]]
+
+    def errors(self, name: str, features: np.ndarray) -> np.ndarray:
+        """Word errors of one utterance at each setting of the grid."""
+        self.decoder.start()
+        for block in self.model.scorer.blocks(features):
+            self.decoder.advance(block)
+        self.decoder.path()
+        lattice = self.decoder.lattice()
+        memory: dict[tuple[int, ...], int] = {}  # most settings give the same words
+        counts = []
+        for words in self._best_words(lattice):
+            if words not in memory:
+                memory[words] = _word_errors(self.references[name], [self.model.words[index] for index in words])
+            counts.append(memory[words])
+        return np.array(counts)
+
+    def _best_words(self, lattice: Lattice) -> Iterator[tuple[int, ...]]:
+        for scale, penalty in self.grid:
+            yield lattice.rescored(scale - self.search.acoustic_scale, penalty - self.search.word_penalty).best()
+
+
+_worker: _Worker | None = None
+
+
+def _start(
+    path: str, search: SearchOptions, grid: list[tuple[float, float]], references: dict[str, Sequence[str]]
+) -> None:
+    import torch
+
+    global _worker
+    torch.set_num_threads(1)
+    model = load_model_folder(path, verify=False)
+    _worker = _Worker(model, Decoder(model.graph, search, lattice=True), search, grid, references)
+
+
+def _rescore(source: Source) -> np.ndarray:
+    assert _worker is not None, "_start runs first in every process"
+    total = np.zeros(len(_worker.grid), np.int64)
+    for name, features in source.features(_worker.model.config.features):
+        if isinstance(features, UserError):
+            raise features
+        total += _worker.errors(name, features)
+    return total
+
+
+def _word_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    import jiwer
+
+    output = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+    return output.substitutions + output.deletions + output.insertions
+
+
+def _store(path: Path, tuning: Tuning, tuned_on: str) -> None:
+    config = read_model_config(path)
+    best = tuning.best
+    search = dataclasses.replace(config.search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
+    grids: list[list[dict[str, Any]]] = [
+        [{**dataclasses.asdict(point), "wer": round(point.wer, 3)} for point in points] for points in tuning.rounds
+    ]
+    content = {"tuned_on": tuned_on, "best": dataclasses.asdict(best), "rounds": grids}
+    write_text(path / TUNING, json.dumps(content, indent=1) + "\n")
+    save_config(dataclasses.replace(config, search=search, tuned_on=tuned_on), path / CONFIG)
