@@ -12,7 +12,7 @@ import numpy as np
 
 DRAWS = 10_000
 LEVEL = 0.95
-_BLOCKS = [500] * (DRAWS // 500)  # bounds the memory where thousands of utterances are the clusters
+_BLOCKS = [100] * (DRAWS // 100)  # bounds the memory where thousands of utterances are the clusters
 _EXACT = 14  # up to this many clusters all 2^n exchanges are enumerated
 
 
@@ -38,8 +38,7 @@ def rate_interval(errors: np.ndarray, words: np.ndarray, clusters: Sequence[str]
     totals = _sum_by_cluster(np.stack([errors, words], axis=1), clusters)
     number = len(totals)
     generator = np.random.default_rng(seed)
-    share = np.full(number, 1 / number)
-    drawn = np.concatenate([generator.multinomial(number, share, size) @ totals for size in _BLOCKS])
+    drawn = np.concatenate([totals[generator.integers(number, size=(size, number))].sum(axis=1) for size in _BLOCKS])
     rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1)
     tail = (1 - LEVEL) / 2
     if number > 1:

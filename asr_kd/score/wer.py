@@ -75,8 +75,10 @@ class Score:
     @property
     def by_speaker(self) -> dict[str, Tally]:
         """Each speaker's utterances together, by name; empty where no speakers are known."""
-        names = np.array(self.speakers or ())
-        return {str(name): tally(self.counts[names == name]) for name in np.unique(names)}
+        rows: dict[str, list[int]] = {}
+        for row, speaker in enumerate(self.speakers or ()):
+            rows.setdefault(speaker, []).append(row)
+        return {speaker: tally(self.counts[chosen]) for speaker, chosen in sorted(rows.items())}
 
     @property
     def errors(self) -> np.ndarray:

@@ -1,0 +1,110 @@
+import argparse
+import errno
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asr_kd import __version__, cli
+from asr_kd.errors import UserError
+
+
+def _raise(error: BaseException) -> int:
+    """The exit status of a verb whose ``run`` raises ``error``."""
+
+    def run(_: argparse.Namespace) -> None:
+        raise error
+
+    class Verb:
+        @staticmethod
+        def configure(parser: argparse.ArgumentParser) -> None:
+            parser.set_defaults(run=run)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib, "import_module", lambda _: Verb)
+        return cli.main(["score"])
+
+
+def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """A verb's parser and those of its own verbs."""
+    children = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(inner for action in children for child in action.choices.values() for inner in _parsers(child))]
+
+
+def test_help_lists_every_verb_and_loads_no_heavy_library() -> None:
+    program = (
+        "import sys; from asr_kd.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'numba', 'scipy', 'jiwer'} & set(sys.modules)))\n"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+    assert all(f"  {verb} " in output for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_each_verb_explains_itself_with_an_example(verb: str) -> None:
+    parser = argparse.ArgumentParser(prog=f"asr-kd {verb}")
+    importlib.import_module(f"asr_kd.cli.{verb}").configure(parser)
+    for part in _parsers(parser):
+        assert part.description, part.prog
+        assert f"asr-kd {verb}" in (part.epilog or ""), f"{part.prog} has no example"
+        assert part.format_help()  # a stray % in a help text would raise
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_verb_s_help_does_not_wait_for_torch(verb: str) -> None:
+    program = (
+        "import sys; from asr_kd.cli import main\n"
+        "try: main([sys.argv[1], '--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, verb], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"asr-kd {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("f.wav: empty"), 1, "asr-kd score: error: f.wav: empty\n"),
+        (KeyboardInterrupt(), 130, "run the same command again"),
+        (PermissionError(errno.EACCES, "Permission denied", "out/wer.json"), 1, "out/wer.json: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left"),
+    ],
+)
+def test_a_mistake_is_one_line_without_a_traceback(
+    error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _raise(error) == status
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+
+
+def test_the_project_s_own_mistake_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        _raise(ZeroDivisionError())
+
+
+def test_wrong_options_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["transcribe"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'transcribe'" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("".join(f"u{n:05d} WORD\n" for n in range(3000)))
+    (tmp_path / "utt2spk").write_text("".join(f"u{n:05d} s{n:05d}\n" for n in range(3000)))
+    command = f"{sys.executable} -m asr_kd score --ref {tmp_path} --hyp {tmp_path}/text | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("WER 0.00 %")
+    assert done.stderr == ""

@@ -1,0 +1,72 @@
+"""The structure of CONTRIBUTING.md: which package may import which, and what a bare training machine can do without."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "asr_kd"
+ORDER = ("corpus", "frames", "features", "hmm", "graph", "nets", "targets", "train", "decode", "score")
+ROOT = {"errors", "files", "config", "progress", "parallel"}
+ONLY_WHERE_USED = {
+    "kaldifst", "kaldi_decoder", "kaldi_io", "soundfile", "soxr", "torchaudio", "librosa", "espeakng_loader", "jiwer",
+    "sklearn",
+}  # fmt: skip
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _imported(tree: ast.AST) -> set[str]:
+    """Full names of the modules that ``import`` statements below ``tree`` name."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_package_imports_only_what_comes_before_it(path: Path) -> None:
+    package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    used = {name.split(".")[1] for name in _imported(ast.parse(path.read_text())) if name.startswith("asr_kd.")}
+    if package in ("cli", "__main__"):
+        return
+    allowed = {*ROOT, "__version__", "frames"}
+    if package in ORDER:
+        allowed |= set(ORDER[: ORDER.index(package) + 1])
+    assert used <= allowed
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_audio_and_kaldi_libraries_are_imported_inside_functions(path: Path) -> None:
+    module = ast.parse(path.read_text())
+    for node in ast.walk(module):
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = []
+    assert not {name.split(".")[0] for name in _imported(module)} & ONLY_WHERE_USED
+
+
+def test_the_training_half_imports_without_audio_and_kaldi_libraries() -> None:
+    program = f"""
+import importlib, pkgutil, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {ONLY_WHERE_USED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+for name in ("frames", "nets", "train"):
+    package = importlib.import_module("asr_kd." + name)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
