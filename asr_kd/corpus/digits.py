@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 SAMPLE_RATE = 16000
 PARTS = ("train", "dev", "test")
-MEAN_SECONDS = 2.6  # of an utterance
+MEAN_SECONDS = 2.1  # of an utterance
 LEAST_EVAL_HOURS = 0.1  # of dev and of test, which are otherwise a tenth of train
 
 ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
@@ -133,13 +133,13 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-    """One utterance as made: ids, words, audio file and its length."""
+    """One utterance as made."""
 
+    part: str
     utt: str
     speaker: str
     words: tuple[str, ...]
     path: Path
-    samples: int
 
 
 def prepare_digits(out: str | Path, hours: float = 1.0, seed: int = 0, jobs: int = 1) -> dict[str, DataDir]:
@@ -150,20 +150,24 @@ def prepare_digits(out: str | Path, hours: float = 1.0, seed: int = 0, jobs: int
     if not 0 < hours < 10_000:
         raise UserError(f"--hours {hours:g}: expected a positive number of hours of training speech")
     out = Path(out)
-    datadirs = {}
-    for part in PARTS:
-        wanted = hours if part == "train" else max(hours / 10, LEAST_EVAL_HOURS)
-        count = max(1, round(wanted * 3600 / MEAN_SECONDS))
-        tasks = [Task(seed, part, number, out.resolve() / "audio" / part) for number in range(count)]
-        made = list(progress(parallel_map(speak, tasks, jobs), count, f"digits {part}"))
-        datadirs[part] = write_data_dir(
-            out / part,
-            wav={spoken.utt: spoken.path for spoken in made},
-            text={spoken.utt: spoken.words for spoken in made},
-            utt2spk={spoken.utt: spoken.speaker for spoken in made},
-        )
+    sizes = {part: hours if part == "train" else max(hours / 10, LEAST_EVAL_HOURS) for part in PARTS}
+    tasks = [
+        Task(seed, part, number, out.resolve() / "audio" / part)
+        for part in PARTS
+        for number in range(max(1, round(sizes[part] * 3600 / MEAN_SECONDS)))
+    ]
+    made = list(progress(parallel_map(speak, tasks, jobs), len(tasks), "digits"))
     write_text(out / "lexicon.txt", LEXICON)
-    return datadirs
+    return {part: _write(out / part, [spoken for spoken in made if spoken.part == part]) for part in PARTS}
+
+
+def _write(path: Path, made: list[Spoken]) -> DataDir:
+    return write_data_dir(
+        path,
+        wav={spoken.utt: spoken.path for spoken in made},
+        text={spoken.utt: spoken.words for spoken in made},
+        utt2spk={spoken.utt: spoken.speaker for spoken in made},
+    )
 
 
 def speak(task: Task) -> Spoken:
@@ -183,7 +187,7 @@ def speak(task: Task) -> Spoken:
     utt = f"{speaker}-{task.number:06d}"
     path = task.folder / f"{utt}.flac"
     write_flac(path, samples, SAMPLE_RATE)
-    return Spoken(utt, speaker, words, path, len(samples))
+    return Spoken(task.part, utt, speaker, words, path)
 
 
 @functools.cache

@@ -74,10 +74,11 @@ def _is_complete(datadir: DataDir, utt: str) -> bool:
 
 def _outside(datadir: DataDir, lexicon: Container[str]) -> list[Problem]:
     path = datadir.path / "text"
+    lines = _lines(path) if datadir.text else {}
     problems = []
-    for utt, line in _lines(path).items() if datadir.text else ():
-        if outside := [word for word in datadir.text[utt] if word not in lexicon]:
-            problems.append(Problem(path, line, f"{utt!r}: not in the lexicon: {' '.join(outside)}"))
+    for utt, words in datadir.text.items():
+        if outside := [word for word in words if word not in lexicon]:
+            problems.append(Problem(path, lines[utt], f"{utt!r}: not in the lexicon: {' '.join(outside)}"))
     return problems
 
 
@@ -99,5 +100,5 @@ def _lines(path: Path) -> dict[str, int]:
     """The line on which each id stands first."""
     lines: dict[str, int] = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        lines.setdefault(line.partition(" ")[0].partition("\t")[0], number)
+        lines.setdefault((line.split(maxsplit=1) or [""])[0], number)
     return lines

@@ -1,0 +1,137 @@
+"""Data directories: what is written is read back, and every inconsistency is refused by file and line."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_kd.corpus.datadir import read_data_dir, scan, write_data_dir
+from asr_kd.errors import UserError
+
+WAV = {"b-1": "/b1.wav", "a-2": "/a 2.wav", "a-1": "/a1.wav"}
+TEXT = {"b-1": ["ÉTÉ"], "a-2": ["TWO", "TWO"], "a-1": ["ONE"]}
+UTT2SPK = {"b-1": "b", "a-2": "a", "a-1": "a"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_data_dir(tmp_path, WAV, TEXT, UTT2SPK)
+    return tmp_path
+
+
+def append(path: Path, line: str) -> None:
+    path.write_text(path.read_text() + line + "\n")
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    datadir = read_data_dir(folder)
+    assert datadir.utterances == ("a-1", "a-2", "b-1")
+    assert datadir.wav == WAV
+    assert datadir.words("a-2") == ["TWO", "TWO"]
+    assert datadir.speakers == {"a": ["a-1", "a-2"], "b": ["b-1"]}
+    assert datadir.segments is None
+    assert (folder / "spk2utt").read_text() == "a a-1 a-2\nb b-1\n"
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=1), st.just("/x.wav")))
+def test_any_ids_come_back_sorted_by_their_bytes(tmp_path_factory: pytest.TempPathFactory, wav: dict[str, str]) -> None:
+    if not wav:
+        return
+    datadir = write_data_dir(tmp_path_factory.mktemp("data"), wav, {}, {utt: utt for utt in wav})
+    assert list(datadir.utterances) == sorted(wav, key=str.encode)
+
+
+def test_segments_are_written_to_the_microsecond(tmp_path: Path) -> None:
+    segments = {"u1": ("rec", 0.0, 12345.678901), "u2": ("rec", 12345.678901, 12346.0)}
+    datadir = write_data_dir(tmp_path, {"rec": "/r.wav"}, {}, {"u1": "s", "u2": "s"}, segments)
+    assert datadir.segments == segments
+    assert datadir.utterances == ("u1", "u2")
+
+
+def test_a_rewritten_directory_keeps_no_stale_tables(folder: Path) -> None:
+    datadir = write_data_dir(folder, {"x": "/x.wav"}, {}, {"x": "s"})
+    assert not (folder / "text").exists()
+    assert datadir.text == {}
+
+
+def test_a_transfer_set_has_no_words(tmp_path: Path) -> None:
+    datadir = write_data_dir(tmp_path, {"x": "/x.wav"}, {}, {"x": "s"})
+    with pytest.raises(UserError, match="no transcript of 'x'"):
+        datadir.words("x")
+
+
+def test_subset_keeps_only_what_it_needs(tmp_path: Path) -> None:
+    segments = {"u1": ("r1", 0.0, 1.0), "u2": ("r2", 0.0, 1.0)}
+    datadir = write_data_dir(
+        tmp_path, {"r1": "/1", "r2": "/2"}, {"u1": ["A"], "u2": []}, dict.fromkeys(segments, "s"), segments
+    )
+    part = datadir.subset(["u2"])
+    assert (part.utterances, part.wav, part.text) == (("u2",), {"r2": "/2"}, {"u2": ()})
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("wav.scp", "a-1 /again.wav", r"wav.scp:4: 'a-1' is a duplicate of line 1"),
+        ("utt2spk", "a-0 a", r"utt2spk:4: 'a-0' comes after 'b-1': not sorted"),
+        ("text", "c-1 WORD", r"text:4: 'c-1' has no audio: it is not in wav.scp"),
+        ("wav.scp", "c-1 /c.wav", r"wav.scp:4: 'c-1' is not in utt2spk"),
+        ("wav.scp", "c-1", r"wav.scp:4: 'c-1' has nothing after it"),
+        ("text", "", r"text:4: the line is empty"),
+        ("spk2utt", "c c-1", r"spk2utt:3: 'c' disagrees with utt2spk"),
+        ("segments", "a-1 rec 0 1", r"segments:1: 'a-1': recording 'rec' is not in wav.scp"),
+        ("segments", "a-1 a-1 1 one", r"segments:1: 'a-1': expected RECORDING START END"),
+        ("segments", "a-1 a-1 2 1", r"segments:1: 'a-1': expected 0 <= start < end, found 2 to 1"),
+        ("segments", "a-1 a-1 0 nan", r"segments:1: 'a-1': expected 0 <= start < end, found 0 to nan"),
+    ],
+)
+def test_a_bad_line_is_named(folder: Path, file: str, line: str, message: str) -> None:
+    (folder / file).touch()
+    append(folder / file, line)
+    with pytest.raises(UserError, match=message):
+        read_data_dir(folder)
+
+
+def test_audio_without_a_transcript_is_named(folder: Path) -> None:
+    (folder / "text").write_text("a-1 ONE\nb-1 TWO\n")
+    with pytest.raises(UserError, match=r"wav.scp:2: 'a-2' is not in text"):
+        read_data_dir(folder)
+
+
+def test_all_problems_are_found_and_counted(folder: Path) -> None:
+    (folder / "text").write_text("a-1 ONE\nc-1 X\nb-1 TWO\n")
+    _, problems = scan(folder)
+    assert len(problems) == 3  # unsorted, a-2 without text, c-1 without audio
+    with pytest.raises(UserError, match=r"\(2 more; list them with: asr-kd corpus validate"):
+        read_data_dir(folder)
+
+
+def test_an_empty_transcript_is_only_a_warning(folder: Path) -> None:
+    (folder / "text").write_text("a-1\na-2 X\nb-1 Y\n")
+    assert read_data_dir(folder).words("a-1") == []
+    _, problems = scan(folder)
+    assert [str(problem) for problem in problems] == [f"{folder}/text:1: warning: 'a-1': the transcript is empty"]
+
+
+def test_pipes_are_refused_unless_allowed(folder: Path) -> None:
+    (folder / "wav.scp").write_text("a-1 touch /tmp/pwned |\na-2 /x\nb-1 /y\n")
+    with pytest.raises(UserError, match=r"wav.scp:1: 'a-1' is a pipe.*--allow-pipes"):
+        read_data_dir(folder)
+    assert read_data_dir(folder, allow_pipes=True).wav["a-1"] == "touch /tmp/pwned |"
+
+
+@pytest.mark.parametrize("file", ["wav.scp", "utt2spk"])
+def test_a_missing_table_is_named(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    with pytest.raises(UserError, match=f"{file}: no such file"):
+        read_data_dir(folder)
+
+
+def test_an_empty_table_and_bytes_that_are_not_text_are_named(folder: Path) -> None:
+    (folder / "text").write_bytes(b"a-1 \xff\xfe\n")
+    with pytest.raises(UserError, match=r"text: not UTF-8 text"):
+        read_data_dir(folder)
+    (folder / "wav.scp").write_text("")
+    with pytest.raises(UserError, match=r"wav.scp: the file is empty"):
+        read_data_dir(folder)
