@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -220,17 +220,17 @@ def _read_compressed(stream: IO[bytes], form: bytes) -> np.ndarray:
     return np.ascontiguousarray(np.array(decoded, np.float32).T)
 
 
-def _writer(store: FrameStore, name: str):  # type: ignore[no-untyped-def]
+def _writer(store: FrameStore, name: str) -> Callable[[IO[bytes], np.ndarray], None]:
+    """What writes one utterance's array of tensor ``name`` to a stream."""
     kaldi_io = _kaldi_io()
     spec = store.tensors[name]
     kind = np.dtype(spec.dtype).kind
     if kind == "f" and len(spec.shape) < 2:
-        write, dtype = (kaldi_io.write_mat if spec.shape else kaldi_io.write_vec_flt), np.float32
-    elif kind in "iu" and not spec.shape:
-        write, dtype = kaldi_io.write_vec_int, np.int32
-    else:
-        raise UserError(f"{store.path}: {name} ({spec.dtype} {list(spec.shape)}) has no form in Kaldi")
-    return lambda stream, array: write(stream, array.astype(dtype))
+        write = kaldi_io.write_mat if spec.shape else kaldi_io.write_vec_flt
+        return lambda stream, array: write(stream, array.astype(np.float32))
+    if kind in "iu" and not spec.shape:
+        return lambda stream, array: kaldi_io.write_vec_int(stream, array.astype(np.int32))
+    raise UserError(f"{store.path}: {name} ({spec.dtype} {list(spec.shape)}) has no form in Kaldi")
 
 
 @functools.cache

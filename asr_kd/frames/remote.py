@@ -33,13 +33,13 @@ def download(url: str | Path) -> Path:
         index = files.cat_file(f"{root}/{INDEX}")
     except FileNotFoundError:
         raise UserError(f"{url}: not a frame store, or an incomplete one (no {INDEX})") from None
-    (folder / INDEX).unlink(missing_ok=True)  # no complete store until every shard is the index's
     with atomic_write(folder / f"remote-{INDEX}", "wb") as stream:
         stream.write(index)
     shards = read_index(folder, f"remote-{INDEX}").shards
     for entry in _missing(folder, shards):
-        with atomic_write(folder / entry.file, "wb") as stream:
-            files.get_file(f"{root}/{entry.file}", stream)
+        partial = folder / f".{entry.file}.{os.getpid()}.partial"
+        files.get_file(f"{root}/{entry.file}", str(partial))
+        partial.replace(folder / entry.file)
     (folder / f"remote-{INDEX}").replace(folder / INDEX)
     return folder
 

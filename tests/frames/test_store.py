@@ -1,0 +1,257 @@
+"""Reading: the arrays come back, mapped and not loaded; what is broken is named."""
+
+import itertools
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from asr_kd.errors import UserError
+from asr_kd.frames import FrameStore, TensorSpec, open_joined, write_arrays, write_store
+from asr_kd.frames.index import publish_index
+from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_arrays, make_states
+
+
+def verify(path: Path) -> None:
+    list(FrameStore(path).verify())
+
+
+def test_read_gives_what_was_written_in_the_stored_dtype(store: FrameStore, arrays: Arrays) -> None:
+    for utterance, values in arrays.items():
+        found = store.read(utterance)["fbank"]
+        assert found.dtype == np.float16
+        np.testing.assert_array_equal(found, values["fbank"].astype(np.float16))
+    assert store.frame_counts == {u: len(a["fbank"]) for u, a in arrays.items()}
+    assert store.total_frames == sum(store.frame_counts.values())
+    assert (store.kind, store.tensors, store.config) == ("features", FEATURES, {"bins": 4})
+    assert store.utterances == tuple(sorted(arrays))
+
+
+def test_shards_stream_every_frame_once(store: FrameStore, arrays: Arrays) -> None:
+    found = {}
+    for shard in store.shards():
+        assert shard.offsets[0] == 0
+        assert shard.offsets[-1] == len(shard.tensors["fbank"]) <= 100
+        for utterance, (start, end) in zip(shard.utterances, itertools.pairwise(shard.offsets), strict=True):
+            found[utterance] = shard.tensors["fbank"][start:end]
+    assert found.keys() == arrays.keys()
+    assert all((found[u] == store.read(u)["fbank"]).all() for u in found)
+
+
+def test_a_shard_is_a_safetensors_file_for_any_other_reader(store: FrameStore) -> None:
+    for header, shard in zip(store.headers, store.shards(), strict=True):
+        np.testing.assert_array_equal(load_file(header.path)["fbank"], shard.tensors["fbank"])
+
+
+def test_several_tensors_of_all_kinds_and_shapes_are_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        "top": TensorSpec("uint16", (3,)), "log_prob": TensorSpec("float16", (3,)), "exact": TensorSpec("float64"),
+        "flag": TensorSpec("bool"), "cube": TensorSpec("int32", (2, 2)), "byte": TensorSpec("uint8"),
+    }  # fmt: skip
+    arrays = {
+        f"u{n}": {k: (rng.random((n, *s.shape)) * 9).astype(s.dtype) for k, s in tensors.items()} for n in (1, 3, 8)
+    }
+    store = write_arrays(tmp_path / "s", "targets", tensors, arrays)
+    for utterance, values in arrays.items():
+        for name, array in values.items():
+            found = store.read(utterance)[name]
+            assert found.dtype == array.dtype
+            assert found.ctypes.data % found.itemsize == 0
+            np.testing.assert_array_equal(found, array)
+
+
+def test_views_are_read_only_and_a_store_can_be_pickled(store: FrameStore) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        store.read("utt00")["fbank"][:] = 0
+    again = pickle.loads(pickle.dumps(store))
+    assert again.content_hash == store.content_hash
+
+
+def _anonymous_memory() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_reading_maps_the_file_and_takes_no_memory(tmp_path: Path) -> None:
+    arrays = {f"u{i}": {"fbank": np.ones((100_000, 40), np.float32)} for i in range(6)}  # 96 MB in 6 shards
+    store = write_arrays(tmp_path / "s", "features", {"fbank": TensorSpec("float32", (40,))}, arrays)
+    del arrays
+    before = _anonymous_memory()
+    kept = list(store.shards())
+    total = sum(float(shard.tensors["fbank"].sum()) for shard in kept)
+    assert total == 6 * 100_000 * 40
+    assert _anonymous_memory() - before < 8_000_000
+
+
+def test_open_files_are_bounded_whatever_the_number_of_shards(tmp_path: Path) -> None:
+    arrays = {f"u{i:03d}": {"state": np.full(2, i)} for i in range(150)}
+    store = write_arrays(tmp_path / "s", "states", STATES, arrays, shard_frames=2)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert [int(store.read(u)["state"][0]) for u in store.utterances] == list(range(150))
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 64
+
+
+def test_content_hash_depends_on_content_only(tmp_path: Path, store: FrameStore, arrays: Arrays) -> None:
+    same = write_arrays(tmp_path / "same", "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    assert same.content_hash == store.content_hash
+    arrays["utt03"]["fbank"][0, 0] += 1
+    other = write_arrays(tmp_path / "other", "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    assert other.content_hash != store.content_hash
+
+
+def test_unknown_utterance_is_named(store: FrameStore) -> None:
+    with pytest.raises(UserError, match="no utterance nobody"):
+        store.read("nobody")
+
+
+def test_missing_index_names_the_way_on(store: FrameStore, tmp_path: Path) -> None:
+    (store.path / "index.json").unlink()
+    with pytest.raises(UserError, match=r"incomplete.*again to go on"):
+        FrameStore(store.path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="not a frame store"):
+        FrameStore(tmp_path / "empty")
+    with pytest.raises(UserError, match="no such folder"):
+        FrameStore(tmp_path / "none")
+
+
+def test_index_is_rebuilt_from_shards_to_the_same_bytes(store: FrameStore) -> None:
+    index = (store.path / "index.json").read_bytes()
+    (store.path / "index.json").write_text('{"kind": ')
+    with pytest.raises(UserError, match="damaged"):
+        FrameStore(store.path)
+    publish_index(store.path, verify=True)
+    assert (store.path / "index.json").read_bytes() == index
+    (store.path / "shard-00002.safetensors").unlink()
+    with pytest.raises(UserError, match=r"shard-00002\.safetensors: this shard is missing"):
+        publish_index(store.path)
+
+
+@pytest.mark.parametrize("left", [0, 5, 300, -1])
+def test_cut_shard_is_refused_on_opening(store: FrameStore, left: int) -> None:
+    path = store.headers[1].path
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(UserError, match=r"shard-00001.*(cut|damaged)"):
+        FrameStore(store.path)
+
+
+def test_swapped_shards_are_refused_on_opening(store: FrameStore) -> None:
+    first, second = store.headers[0].path, store.headers[1].path
+    a, b = first.read_bytes(), second.read_bytes()
+    first.write_bytes(b)
+    second.write_bytes(a)
+    with pytest.raises(UserError, match=r"holds shard 1, expected 0: shards were swapped"):
+        FrameStore(store.path)
+
+
+def test_shard_of_another_store_is_refused_on_opening(store: FrameStore, tmp_path: Path) -> None:
+    other = write_arrays(tmp_path / "o", "features", FEATURES, make_arrays(seed=3), {"bins": 4}, shard_frames=100)
+    store.headers[0].path.write_bytes(other.headers[0].path.read_bytes())
+    with pytest.raises(UserError, match="a shard of another store"):
+        FrameStore(store.path)
+
+
+def test_foreign_file_in_place_of_a_shard_is_refused(store: FrameStore) -> None:
+    for content in (b"\x89PNG" * 100, b"\xff" * 8, b"", b"\x10\0\0\0\0\0\0\0" + b"x" * 16):
+        store.headers[0].path.write_bytes(content)
+        with pytest.raises(UserError, match="not a shard"):
+            FrameStore(store.path)
+
+
+def test_any_flipped_byte_of_a_shard_is_found(store: FrameStore) -> None:
+    verify(store.path)
+    path = store.headers[1].path
+    content = bytearray(path.read_bytes())
+    header = int.from_bytes(content[:8], "little") + 8
+    for place in [*range(0, header, 97), header - 1, *range(header, len(content), 61), len(content) - 1]:
+        content[place] ^= 0x01
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="shard-00001"):
+            verify(path.parent)
+        content[place] ^= 0x01
+    path.write_bytes(content)
+    verify(path.parent)
+
+
+def test_joined_stores_read_side_by_side(store: FrameStore, tmp_path: Path, arrays: Arrays) -> None:
+    labels = make_states(arrays)
+    same_plan = write_arrays(tmp_path / "same", "states", STATES, labels, shard_frames=100)
+    other_plan = write_arrays(tmp_path / "other", "states", STATES, labels, shard_frames=37)
+    for states in (same_plan, other_plan):
+        joined = open_joined([store.path, states])
+        for utterance in arrays:
+            np.testing.assert_array_equal(joined.read(utterance)["state"], labels[utterance]["state"])
+        for shard in joined.shards():
+            expected = np.concatenate([labels[u]["state"] for u in shard.utterances])
+            np.testing.assert_array_equal(shard.tensors["state"], expected)
+            assert len(shard.tensors["fbank"]) == len(expected) == shard.offsets[-1]
+            assert shard.tensors["state"].flags.owndata == (states is other_plan)
+        assert joined.total_frames == store.total_frames
+
+
+def test_joined_subset_reads_only_the_wanted_utterances(store: FrameStore, arrays: Arrays, tmp_path: Path) -> None:
+    labels = make_states({u: arrays[u] for u in ("utt02", "utt17")})
+    states = write_arrays(tmp_path / "states", "states", STATES, labels)
+    joined = open_joined([store, states], ["utt17", "utt02"])
+    assert [u for shard in joined.shards() for u in shard.utterances] == ["utt02", "utt17"]
+    for shard in joined.shards():
+        np.testing.assert_array_equal(
+            shard.tensors["fbank"], np.concatenate([store.read(u)["fbank"] for u in shard.utterances])
+        )
+
+
+def test_join_names_the_missing_utterance(store: FrameStore, arrays: Arrays, tmp_path: Path) -> None:
+    labels = make_states(arrays)
+    del labels["utt05"]
+    states = write_arrays(tmp_path / "states", "states", STATES, labels)
+    for stores in ([store, states], [states, store]):
+        with pytest.raises(UserError, match="lacks utterance utt05"):
+            open_joined(stores)
+    with pytest.raises(UserError, match="lacks utterance nobody, which you asked for"):
+        open_joined([store], ["nobody"])
+
+
+def test_join_names_the_utterance_and_both_frame_counts(store: FrameStore, arrays: Arrays, tmp_path: Path) -> None:
+    labels = make_states(arrays)
+    frames = len(labels["utt05"]["state"])
+    labels["utt05"]["state"] = labels["utt05"]["state"][:-1]
+    states = write_arrays(tmp_path / "states", "states", STATES, labels)
+    with pytest.raises(UserError, match=rf"utt05: {frames} frames in .*store, {frames - 1} in .*states"):
+        open_joined([store, states])
+
+
+def test_join_refuses_two_tensors_of_one_name(store: FrameStore) -> None:
+    with pytest.raises(UserError, match="both hold a tensor 'fbank'"):
+        open_joined([store, store])
+
+
+def test_store_at_a_url_reads_and_writes_like_a_local_one(
+    store: FrameStore, arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = "memory://bucket/store"
+    written = write_arrays(url, "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    assert written.content_hash == store.content_hash
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    fetched = FrameStore(url)
+    assert fetched.path != written.path
+    assert files_of(fetched.path) == files_of(store.path)
+    fetched.headers[0].path.unlink()
+    np.testing.assert_array_equal(FrameStore(url).read("utt00")["fbank"], store.read("utt00")["fbank"])
+    with pytest.raises(UserError, match="not a frame store"):
+        FrameStore("memory://bucket/none")
+
+
+def test_empty_shard_of_skipped_utterances_is_read(tmp_path: Path) -> None:
+    def compute(utterances):  # type: ignore[no-untyped-def]
+        return ((u, {"state": np.arange(3)} if u == "b" else UserError("silent")) for u in utterances)
+
+    counts = dict.fromkeys("abc", 3)
+    store = write_store(tmp_path / "s", "states", STATES, counts, compute, shard_frames=3, skip_bad=True)
+    assert store.skipped == {"a": "silent", "c": "silent"}
+    assert [len(shard.tensors["state"]) for shard in store.shards()] == [0, 3, 0]
+    verify(store.path)
