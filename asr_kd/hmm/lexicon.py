@@ -53,6 +53,11 @@ def read_lexicon(path: str | Path) -> Lexicon:
     return Lexicon({word: tuple(prons) for word, prons in sorted(entries.items())})
 
 
+def with_unknown(lexicon: Lexicon) -> Lexicon:
+    """The lexicon with ``<unk>``, spoken noise, which stands for every word that it lacks."""
+    return Lexicon({UNKNOWN_WORD: ((UNKNOWN_PHONE,),), **lexicon.entries})
+
+
 def write_lexicon(lexicon: Lexicon, path: str | Path) -> None:
     """Write one line for each pronunciation, sorted by word, repeating the word."""
     lines = [f"{word} {' '.join(pron)}\n" for word, prons in lexicon.entries.items() for pron in prons]

@@ -1,0 +1,183 @@
+"""``asr-kd hmm``: features and words -> a tied state for each frame."""
+
+import argparse
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asr_kd.hmm.states import StateSpace
+    from asr_kd.hmm.store import Score
+
+_TRAIN = """\
+Train Gaussian mixture HMMs from a flat start: monophones, then triphones tied by a decision tree, then the same on
+LDA + MLLT features. OUT_DIR/{mono,tri,lda} are models to align and decode with. Run again after an interruption, it
+goes on after the last complete stage."""
+_ALIGN = """\
+Find the tied state of each frame: the best path of each utterance through its words. The likelihoods are those of
+MODEL's Gaussians, or of a trained network (--network), whose own features FEATS must then be."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add ``train``, ``align`` and ``priors``."""
+    parser.description = "GMM-HMM training, alignment of data directories, priors of the states."
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd feats data/train exp/mfcc/train --set kind=mfcc\n"
+        "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --jobs 2\n"
+        "  asr-kd hmm align exp/hmm/lda data/train exp/mfcc/train exp/states/train --jobs 2"
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _configure_train(_action(actions, "train", "features and words -> models", _TRAIN))
+    _configure_align(_action(actions, "align", "a model, features and words -> states of all frames", _ALIGN))
+    priors = _action(actions, "priors", "states of all frames -> how frequent each is", "Log priors of tied states.")
+    priors.epilog = "example:\n  asr-kd hmm priors exp/states/train exp/priors.safetensors"
+    priors.add_argument("states", metavar="STATES", help="store of states, from asr-kd hmm align")
+    priors.add_argument("out", metavar="OUT", help="safetensors file to write: log_prior, natural log")
+    priors.set_defaults(run=run_priors)
+
+
+def _action(actions: argparse._SubParsersAction, name: str, purpose: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name, help=purpose, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    return parser
+
+
+def _configure_train(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --jobs 2\n"
+        "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --set lda_states=1500 "
+        "--set lda_gaussians=12000"
+    )
+    parser.add_argument("data", metavar="DATA", help="data directory with text")
+    parser.add_argument("feats", metavar="FEATS", help="its cepstra (asr-kd feats --set kind=mfcc)")
+    parser.add_argument("lexicon", metavar="LEXICON", help="lines of WORD PHONE PHONE ...")
+    parser.add_argument("out", metavar="OUT_DIR", help="folder of the models")
+    parser.add_argument("--config", help="YAML file of a training configuration (default: the values of HmmConfig)")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one value")
+    parser.add_argument("--unknown", choices=["error", "spn"], default="error",
+                        help="words outside the lexicon: an error (default), or spoken noise")  # fmt: skip
+    parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
+    parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
+    parser.set_defaults(run=run_train)
+
+
+def _configure_align(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  asr-kd hmm align exp/hmm/lda data/train exp/mfcc/train exp/states/train --jobs 2\n"
+        "  asr-kd hmm align exp/hmm/lda data/train exp/fbank/train exp/states2/train --network exp/hard"
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder with states and lexicon.txt: a stage of asr-kd hmm train"
+    )
+    parser.add_argument("data", metavar="DATA", help="data directory with text")
+    parser.add_argument("feats", metavar="FEATS", help="its features, as the model was trained on")
+    parser.add_argument("store", metavar="STORE", help="store of states to write")
+    parser.add_argument("--lexicon", help="pronunciations (default: MODEL/lexicon.txt)")
+    parser.add_argument("--network", metavar="FOLDER", help="realign with this network's likelihoods")
+    parser.add_argument("--beam", type=float, default=200.0, help="pruning, in nats (default: 200)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
+    parser.add_argument("--force", action="store_true", help="replace a store of other alignments")
+    parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
+    parser.set_defaults(run=run_align)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train, and say where the models are."""
+    from asr_kd.config import load_config
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.frames import FrameStore
+    from asr_kd.hmm.data import load_utterances
+    from asr_kd.hmm.lexicon import read_lexicon, with_unknown
+    from asr_kd.hmm.train import HmmConfig, train
+    from asr_kd.progress import duration
+
+    began = time.monotonic()
+    config = load_config(HmmConfig, options.config, options.set)
+    lexicon = read_lexicon(options.lexicon)
+    if options.unknown == "spn":
+        lexicon = with_unknown(lexicon)
+    datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.feats)
+    utterances = load_utterances(datadir, store, config.monophones(lexicon), lexicon, options.skip_bad)
+    _list_skipped(utterances.skipped)
+    model = train(utterances, lexicon, options.out, config, options.jobs)
+    print(f"{model}: trained on {len(utterances.ids):,} utterances in {duration(time.monotonic() - began)}")
+
+
+def run_align(options: argparse.Namespace) -> None:
+    """Align, and print how many frames and how likely."""
+    from pathlib import Path
+
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.files import sha256
+    from asr_kd.frames import FrameStore
+    from asr_kd.hmm.data import load_utterances
+    from asr_kd.hmm.lexicon import read_lexicon
+    from asr_kd.hmm.states import StateSpace
+    from asr_kd.hmm.store import write_alignments
+
+    began = time.monotonic()
+    space = StateSpace.load(options.model)
+    lexicon = read_lexicon(options.lexicon or Path(options.model) / "lexicon.txt")
+    datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.feats)
+    utterances = load_utterances(datadir, store, space, lexicon, options.skip_bad)
+    _list_skipped(utterances.skipped)
+    score, source = _network_score(options.network, space) if options.network else _gmm_score(options.model)
+    inputs = {path.name: sha256(path) for path in (source, Path(options.model) / "states.safetensors")}
+    states, per_frame = write_alignments(
+        options.store, utterances, space, score, inputs, options.beam, options.jobs, options.force
+    )
+    rate = states.total_frames / (time.monotonic() - began)
+    print(
+        f"{options.store}: {len(states):,} utterances, {states.total_frames:,} frames of {space.num_states} states, "
+        f"log-likelihood {per_frame:.3f} a frame; {rate:,.0f} frames/s"
+    )
+
+
+def _gmm_score(folder: str) -> "tuple[Score, Path]":
+    from pathlib import Path
+
+    from asr_kd.hmm.gmm import Gmm
+
+    return Gmm.load(folder).log_likelihoods, Path(folder) / "gmm.safetensors"
+
+
+def _network_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":
+    from pathlib import Path
+
+    import numpy as np
+
+    from asr_kd.decode.scorer import NetworkScorer
+    from asr_kd.errors import UserError
+
+    scorer = NetworkScorer(folder)
+    if scorer.num_states != space.num_states:
+        raise UserError(f"{folder}: a network of {scorer.num_states} states; MODEL has {space.num_states}")
+
+    def score(features: np.ndarray, states: np.ndarray) -> np.ndarray:
+        return np.concatenate([block[:, states] for block in scorer.blocks(features)])
+
+    return score, Path(folder) / "model.safetensors"
+
+
+def run_priors(options: argparse.Namespace) -> None:
+    """Count states and write their log priors."""
+    import numpy as np
+
+    from asr_kd.frames import FrameStore
+    from asr_kd.hmm.priors import log_priors, save_priors
+
+    priors = log_priors(FrameStore(options.states))
+    save_priors(priors, options.out)
+    print(f"{options.out}: {len(priors)} states, the most frequent {100 * np.exp(priors.max()):.1f} % of the frames")
+
+
+def _list_skipped(skipped: dict[str, str]) -> None:
+    for utterance, reason in sorted(skipped.items()):
+        print(f"skipped {utterance}: {reason}")
+    if skipped:
+        print(f"skipped {len(skipped):,} utterances")

@@ -1,0 +1,190 @@
+"""Viterbi alignment: the best path of each utterance through the graph of its words."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numba import njit
+
+from asr_kd.errors import UserError
+from asr_kd.hmm.graphs import NO_WORD, UtteranceGraphs, build_graphs
+from asr_kd.hmm.lexicon import Lexicon
+from asr_kd.hmm.states import StateSpace
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_IMPOSSIBLE = -1e30  # a log-probability
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A word or phone and the frames ``start:end`` that it lasts."""
+
+    label: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """``states`` ``[frames]`` int32, words and phones in time, and the path's natural log-likelihood.
+
+    Silence between words belongs to no word; phones cover every frame.
+    """
+
+    states: np.ndarray
+    words: tuple[Segment, ...]
+    phones: tuple[Segment, ...]
+    log_likelihood: float
+
+
+def align(
+    space: StateSpace, lexicon: Lexicon, words: Sequence[str], log_likelihoods: np.ndarray, beam: float = np.inf
+) -> Alignment:
+    """The best alignment of ``words`` to ``log_likelihoods`` ``[frames, states]`` (natural log, scaled by the caller).
+
+    Raises ``UserError`` for a word outside the lexicon, a matrix of another number of states or one that is not
+    finite, and for fewer frames than the words need.
+    """
+    aligner = Aligner(space, build_graphs(space, lexicon, [words]))
+    if log_likelihoods.ndim != 2 or log_likelihoods.shape[1] != space.num_states:
+        shape = " x ".join(map(str, log_likelihoods.shape))
+        raise UserError(f"log-likelihoods are {shape}; expected frames x {space.num_states} states")
+    needed = int(aligner.graphs.shortest()[0])
+    if len(log_likelihoods) < needed:
+        raise UserError(f"{len(log_likelihoods)} frames are too few for {len(words)} words, which need {needed}")
+    path, score = aligner.best_path(0, log_likelihoods[:, aligner.states(0)], beam)
+    return aligner.alignment(path, words, score)
+
+
+class Aligner:
+    """Aligns the utterances of ``graphs`` with the states and self-loops of ``space``."""
+
+    def __init__(self, space: StateSpace, graphs: UtteranceGraphs) -> None:
+        self.space, self.graphs = space, graphs
+        self.node_states = graphs.states(space)
+        self._loop, self._leave = space.log_loop[self.node_states], space.log_next[self.node_states]
+
+    def states(self, utterance: int) -> np.ndarray:
+        """The distinct states that an utterance may pass through, sorted."""
+        return np.unique(self.node_states[self._nodes(utterance)])
+
+    def best_path(self, utterance: int, log_likelihoods: np.ndarray, beam: float = np.inf) -> tuple[np.ndarray, float]:
+        """The node of each frame ``[frames]`` (numbered over all graphs) and the path's log-likelihood.
+
+        ``log_likelihoods`` ``[frames, len(states(utterance))]``. Nodes at either end of the active stretch that are
+        worse than the best by more than ``beam`` are dropped; if that loses every complete path, all are searched.
+        """
+        nodes, graphs = self._nodes(utterance), self.graphs
+        if not np.isfinite(log_likelihoods).all():
+            raise UserError(f"utterance {utterance}: log-likelihoods are not finite; look for NaN in its features")
+        columns = np.searchsorted(self.states(utterance), self.node_states[nodes])
+        bounds = graphs.pred_bounds[nodes.start : nodes.stop + 1]
+        preds = graphs.preds[bounds[0] : bounds[-1]]
+        frames = np.ascontiguousarray(log_likelihoods, np.float32)
+        for width in dict.fromkeys((beam, np.inf)):
+            path, score = _viterbi(
+                frames, columns, self._loop[nodes], self._leave[nodes], preds, bounds - bounds[0],
+                graphs.final[nodes], width,
+            )  # fmt: skip
+            if score > _IMPOSSIBLE / 2:
+                return path + nodes.start, score
+        raise UserError(f"utterance {utterance}: its {len(frames)} frames are too few for its words")
+
+    def alignment(self, path: np.ndarray, words: Sequence[str], log_likelihood: float) -> Alignment:
+        """A path of nodes as states, words and phones in time."""
+        phones = [self.space.phones[phone] for phone in self.graphs.phone[path]]
+        return Alignment(
+            self.node_states[path],
+            _segments(self.graphs.word[path], lambda start, word: words[word]),
+            _segments(self.graphs.instance[path], lambda start, instance: phones[start]),
+            log_likelihood,
+        )
+
+    def _nodes(self, utterance: int) -> slice:
+        return slice(int(self.graphs.bounds[utterance]), int(self.graphs.bounds[utterance + 1]))
+
+
+LogLikelihoods = Callable[[int, np.ndarray], np.ndarray]
+
+
+def align_all(
+    aligner: Aligner, log_likelihoods: LogLikelihoods, beam: float = 200.0, jobs: int = 1
+) -> Iterator[tuple[np.ndarray, float]]:
+    """``best_path`` of every utterance, in order, on ``jobs`` threads.
+
+    ``log_likelihoods(utterance, states)`` -> ``[frames, len(states)]``, of those states only. The search and the
+    matrix products release the interpreter's lock, so that threads are as good as processes and share the features.
+    """
+
+    def one(utterance: int) -> tuple[np.ndarray, float]:
+        return aligner.best_path(utterance, log_likelihoods(utterance, aligner.states(utterance)), beam)
+
+    yield from in_threads(one, range(len(aligner.graphs)), jobs)
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
+    """``map`` on ``jobs`` threads; every matrix product inside stays on its own thread."""
+    with ThreadPoolExecutor(max(jobs, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(function, items)
+
+
+def _segments(labels: np.ndarray, name: Callable[[int, int], str]) -> tuple[Segment, ...]:
+    """Runs of equal labels; negative ones are left out."""
+    starts = np.flatnonzero(np.diff(labels, prepend=-2))
+    ends = np.append(starts[1:], len(labels))
+    runs = zip(starts.tolist(), ends.tolist(), strict=True)
+    return tuple(Segment(name(a, int(labels[a])), a, b) for a, b in runs if labels[a] != NO_WORD)
+
+
+@njit(cache=True, nogil=True)
+def _viterbi(frames, columns, loop, leave, preds, bounds, final, beam):  # type: ignore[no-untyped-def]
+    """Nodes are in topological order and visited backwards, so that one array of scores is enough."""
+    count, nodes = len(frames), len(columns)
+    came = np.empty((count, nodes), np.int16)  # 0: stayed; k: from the k-th predecessor
+    score = np.full(nodes, _IMPOSSIBLE)
+    reach = np.zeros(nodes, np.int64)  # the last node that this one, or one before it, leads to
+    high = 0
+    for node in range(nodes):
+        reach[node] = max(reach[node], node, reach[node - 1] if node else 0)
+        for k in range(bounds[node], bounds[node + 1]):
+            if preds[k] >= 0:
+                reach[preds[k]] = max(reach[preds[k]], node)
+            else:
+                score[node] = frames[0, columns[node]]
+                high = node
+    for node in range(1, nodes):
+        reach[node] = max(reach[node], reach[node - 1])
+    low = 0
+    for t in range(1, count):
+        high = reach[high]
+        best = 2 * _IMPOSSIBLE
+        for node in range(high, low - 1, -1):
+            value, choice = score[node] + loop[node], 0
+            for k in range(bounds[node], bounds[node + 1]):
+                pred = preds[k]
+                if pred >= 0 and score[pred] + leave[pred] > value:
+                    value, choice = score[pred] + leave[pred], k - bounds[node] + 1
+            score[node] = value + frames[t, columns[node]]
+            came[t, node] = choice
+            best = max(best, score[node])
+        while score[low] < best - beam:
+            score[low] = _IMPOSSIBLE
+            low += 1
+        while score[high] < best - beam:
+            score[high] = _IMPOSSIBLE
+            high -= 1
+    path = np.empty(count, np.int32)
+    end, total = -1, _IMPOSSIBLE
+    for node in range(nodes):
+        if final[node] and score[node] + leave[node] > total:
+            end, total = node, score[node] + leave[node]
+    for t in range(count - 1, -1, -1):
+        path[t] = end
+        if end >= 0 and t > 0 and came[t, end]:
+            end = preds[bounds[end] + came[t, end] - 1]
+    return path, total

@@ -1,0 +1,101 @@
+"""The frames that a GMM-HMM learns from, with the graph of each utterance's words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from asr_kd.hmm.align import Aligner, align_all, in_threads
+from asr_kd.hmm.gmm import Gmm
+from asr_kd.hmm.graphs import START, UtteranceGraphs
+from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.transform import WindowTransform, splice
+
+_BATCH = 64  # utterances spliced at once
+
+
+class Corpus:
+    """Utterances one after the other in flat arrays. A *path* is a node of ``graphs`` for each frame, ``[frames]``.
+
+    - ``features``: stored cepstra of each utterance ``[frames, cepstra]``.
+    - ``frames`` ``[frames, dim]`` float32: all of them as ``transform`` left them.
+    """
+
+    def __init__(self, features: Sequence[np.ndarray], graphs: UtteranceGraphs, jobs: int) -> None:
+        self.features, self.graphs, self.jobs = features, graphs, jobs
+        self.bounds = np.concatenate([[0], np.cumsum([len(item) for item in features])])
+        self.frames = np.empty((0, 0), np.float32)
+
+    def transform(self, transform: WindowTransform) -> None:
+        """Make ``frames`` from the stored features."""
+        self.frames = np.empty((self.bounds[-1], transform.dim), np.float32)
+
+        def one(utterance: int) -> None:
+            self.frames[self._span(utterance)] = transform(self.features[utterance])
+
+        list(in_threads(one, range(len(self.features)), self.jobs))
+
+    def equal_path(self, space: StateSpace) -> np.ndarray:
+        """The flat start: each utterance cut into equal parts, one for each node of a plain path through its graph."""
+        aligner, paths = Aligner(space, self.graphs), []
+        for utterance, frames in enumerate(np.diff(self.bounds)):
+            nodes = _plain_path(self.graphs, utterance)
+            if len(nodes) <= frames:
+                paths.append(nodes[np.arange(frames) * len(nodes) // frames])
+            else:  # only a path without its silences, or with shorter pronunciations, fits
+                flat = np.zeros((frames, len(aligner.states(utterance))), np.float32)
+                paths.append(aligner.best_path(utterance, flat)[0])
+        return np.concatenate(paths)
+
+    def best_path(self, space: StateSpace, gmm: Gmm, beam: float) -> np.ndarray:
+        """The Viterbi path under ``gmm``, whose transform has made ``frames``."""
+
+        def score(utterance: int, states: np.ndarray) -> np.ndarray:
+            return gmm.score(self.frames[self._span(utterance)], states)
+
+        aligner = Aligner(space, self.graphs)
+        return np.concatenate([path for path, _ in align_all(aligner, score, beam, self.jobs)])
+
+    def keys(self, path: np.ndarray) -> np.ndarray:
+        """Left, phone, right and position of each frame, ``[frames, 4]``."""
+        graphs = self.graphs
+        return np.stack([graphs.left[path], graphs.phone[path], graphs.right[path], graphs.position[path]], 1)
+
+    def log_loops(self, path: np.ndarray, states: np.ndarray, num_states: int) -> np.ndarray:
+        """Natural log of each state's self-loop probability, ``[states]``, from how long the path stays.
+
+        Each state is taken to have been seen five more times, for four frames each.
+        """
+        enters = np.append(True, path[1:] != path[:-1])
+        enters[self.bounds[:-1]] = True
+        frames = np.bincount(states, minlength=num_states) + 20
+        visits = np.bincount(states[enters], minlength=num_states) + 5
+        return np.log(np.clip(1 - visits / frames, 0.05, 0.99)).astype(np.float32)
+
+    def window_sums(
+        self, labels: np.ndarray, classes: int, window: int, keep: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the windows of frames that ``keep`` marks: count and sum by label, and the sum of outer products."""
+        size = window * self.features[0].shape[1]
+        first, scatter = np.zeros((classes, size)), np.zeros((size, size))
+        for start in range(0, len(self.features), _BATCH):
+            batch = self.features[start : start + _BATCH]
+            span = slice(self.bounds[start], self.bounds[start + len(batch)])
+            windows = np.concatenate([splice(item, window) for item in batch])[keep[span]].astype(np.float64)
+            np.add.at(first, labels[span][keep[span]], windows)
+            scatter += windows.T @ windows
+        return np.bincount(labels[keep], minlength=classes).astype(np.float64), first, scatter
+
+    def _span(self, utterance: int) -> slice:
+        return slice(self.bounds[utterance], self.bounds[utterance + 1])
+
+
+def _plain_path(graphs: UtteranceGraphs, utterance: int) -> np.ndarray:
+    """The nodes of silence, each word's first pronunciation, silence."""
+    base, node = int(graphs.bounds[utterance]), int(graphs.bounds[utterance + 1]) - 1  # it ends in the closing silence
+    nodes = []
+    while node >= base:
+        nodes.append(node)
+        preds = graphs.preds[graphs.pred_bounds[node] : graphs.pred_bounds[node + 1]]
+        opening = preds[0] == START and len(preds) > 1  # the first word may follow the start or, here, silence
+        node = base + int(preds[1] if opening else preds[0])
+    return np.array(nodes[::-1], np.int32)

@@ -1,0 +1,125 @@
+"""Diagonal Gaussian mixtures, one for each state, over linearly transformed windows of cepstra."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from numba import njit
+from safetensors.numpy import load_file, save
+
+from asr_kd.errors import UserError
+from asr_kd.files import write_bytes
+from asr_kd.hmm.transform import WindowTransform
+
+_BLOCK = 256  # frames whose Gaussians are scored at once, so that the scores stay in the cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Gmm:
+    """The Gaussians of all states in flat arrays; state s owns ``bounds[s]:bounds[s + 1]``.
+
+    - ``transform``: what is done to the stored features first.
+    - ``weights`` ``[gaussians]``, summing to one in each state; ``means``, ``variances`` ``[gaussians, dim]``; float32.
+    - ``bounds`` ``[states + 1]`` int32.
+    """
+
+    transform: WindowTransform
+    weights: np.ndarray
+    means: np.ndarray
+    variances: np.ndarray
+    bounds: np.ndarray
+
+    @property
+    def num_states(self) -> int:
+        """Number of states."""
+        return len(self.bounds) - 1
+
+    @property
+    def num_gaussians(self) -> int:
+        """Number of Gaussians of all states together."""
+        return len(self.weights)
+
+    @functools.cached_property
+    def constants(self) -> np.ndarray:
+        """Log of weight times the normaliser of each Gaussian, ``[gaussians]`` float32."""
+        variances = self.variances.astype(np.float64)
+        normaliser = -0.5 * np.log(2 * np.pi * variances).sum(1)
+        return (np.log(self.weights.astype(np.float64)) + normaliser).astype(np.float32)
+
+    def log_likelihoods(self, features: np.ndarray, states: np.ndarray | None = None) -> np.ndarray:
+        """Natural log-likelihood of stored features ``[frames, cepstra]``: ``[frames, states]`` float32.
+
+        ``states`` picks columns (all by default). ``UserError`` for features of another dimension.
+        """
+        return self.score(self.transform(features), states)
+
+    def score(self, frames: np.ndarray, states: np.ndarray | None = None) -> np.ndarray:
+        """``log_likelihoods`` of frames ``[frames, dim]`` that are transformed already."""
+        states = np.arange(self.num_states) if states is None else states
+        counts = np.diff(self.bounds)[states]
+        bounds = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.arange(bounds[-1]) + np.repeat(self.bounds[:-1][states] - bounds[:-1], counts)
+        centre, matrix, constants = self._quadratic
+        weights = torch.from_numpy(matrix[rows].T.copy())
+        centred = torch.from_numpy(frames - centre)
+        inputs = torch.cat([centred, centred * centred], 1)
+        scores = torch.empty(_BLOCK, len(rows))
+        result = np.empty((len(frames), len(states)), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(frames), _BLOCK):
+                block = inputs[start : start + _BLOCK]
+                torch.mm(block, weights, out=scores[: len(block)])
+                _log_sum(scores.numpy(), constants[rows], bounds, result[start : start + _BLOCK])
+        return result
+
+    @functools.cached_property
+    def _quadratic(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre, matrix ``[gaussians, 2 * dim]`` and constants, so that a product scores every Gaussian.
+
+        Frames are centred first: their squares lose less to float32.
+        """
+        centre = np.average(self.means, axis=0, weights=self.weights)
+        means, precisions = self.means - centre, 1 / self.variances.astype(np.float64)
+        matrix = np.concatenate([means * precisions, -0.5 * precisions], 1).astype(np.float32)
+        constants = self.constants - 0.5 * (means**2 * precisions).sum(1)
+        return centre.astype(np.float32), matrix, constants.astype(np.float32)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``gmm.safetensors`` into ``folder``."""
+        tensors = {
+            "projection": self.transform.projection, "weights": self.weights, "means": self.means,
+            "variances": self.variances, "bounds": self.bounds,
+        }  # fmt: skip
+        write_bytes(Path(folder) / "gmm.safetensors", save({k: np.ascontiguousarray(v) for k, v in tensors.items()}))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Gmm":
+        """Read what ``save`` wrote; ``UserError`` if it is missing or something else."""
+        path = Path(folder) / "gmm.safetensors"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; {folder} should be a stage of `asr-kd hmm train`")
+        try:
+            tensors = load_file(path)
+            transform = WindowTransform(tensors.pop("projection"))
+            return cls(transform, **tensors)
+        except Exception as error:
+            raise UserError(f"{path}: not a Gaussian mixture model: {error}") from None
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _log_sum(scores, constants, bounds, result):  # type: ignore[no-untyped-def]
+    """Log of the sum of each state's Gaussians; what is below 1e-7 of the greatest does not count in float32."""
+    for t in range(len(result)):
+        for state in range(len(bounds) - 1):
+            top = np.float32(-1e30)
+            for g in range(bounds[state], bounds[state + 1]):
+                scores[t, g] += constants[g]
+                top = max(top, scores[t, g])
+            total = np.float32(0)
+            for g in range(bounds[state], bounds[state + 1]):
+                below = scores[t, g] - top
+                if below > np.float32(-17):
+                    total += np.exp(below)
+            result[t, state] = top + np.log(total)

@@ -1,0 +1,159 @@
+"""GMM-HMM training: flat start -> monophone -> tied triphones on deltas -> LDA + MLLT, each stage a model folder."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from asr_kd.config import to_dict
+from asr_kd.files import write_text
+from asr_kd.hmm.corpus import Corpus
+from asr_kd.hmm.data import Utterances
+from asr_kd.hmm.em import single_gaussians
+from asr_kd.hmm.gmm import Gmm
+from asr_kd.hmm.graphs import build_graphs
+from asr_kd.hmm.lexicon import Lexicon, write_lexicon
+from asr_kd.hmm.stage import Estimation, Iteration, StageConfig, run_stage, space_states
+from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.topology import monophone_space
+from asr_kd.hmm.transform import WindowTransform, delta_transform, lda_transform
+from asr_kd.hmm.tree import build_tree, context_statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class HmmConfig:
+    """How ``asr-kd hmm train`` trains; the schedules are those of Kaldi's train_mono, train_deltas, train_lda_mllt."""
+
+    mono_gaussians: int = 1000
+    tri_states: int = 500  # tied states of the triphones on deltas
+    tri_gaussians: int = 3000
+    lda_states: int = 500  # tied states of the final model: what networks learn
+    lda_gaussians: int = 3000
+    mono_frames: int = 360_000  # the monophone stage learns from the shortest utterances, up to so many frames (1 h)
+    phone_positions: int = 3
+    silence_positions: int = 5
+    min_leaf_frames: float = 100
+    power: float = 0.25  # a state's share of the Gaussians grows with this power of its frames
+    variance_floor: float = 0.01  # of the variance of all frames
+    lda_window: int = 7  # frames side by side
+    lda_dim: int = 40
+    beam: float = 200.0
+    seed: int = 0
+
+    def monophones(self, lexicon: Lexicon) -> StateSpace:
+        """The state space that training starts from."""
+        return monophone_space(lexicon, self.phone_positions, self.silence_positions)
+
+    @property
+    def estimation(self) -> Estimation:
+        """What the stages share."""
+        return Estimation(self.power, self.variance_floor, self.beam, self.seed)
+
+    @property
+    def mono(self) -> StageConfig:
+        """The monophone stage."""
+        realign = (*range(1, 11), 12, 14, 16, 18, 20, 23, 26, 29, 32, 35, 38)
+        return StageConfig(self.mono_gaussians, 40, realign, grow_until=30)
+
+    @property
+    def tri(self) -> StageConfig:
+        """Triphones on deltas."""
+        return StageConfig(self.tri_gaussians, 35, (10, 20, 30), grow_until=25)
+
+    @property
+    def lda(self) -> StageConfig:
+        """Triphones on LDA + MLLT."""
+        return StageConfig(self.lda_gaussians, 35, (10, 20, 30), grow_until=25, mllt=(2, 4, 6, 12))
+
+
+def train(data: Utterances, lexicon: Lexicon, folder: str | Path, config: HmmConfig, jobs: int = 1) -> Path:
+    """Train all stages into ``folder/{mono,tri,lda}``; the last one's folder.
+
+    A stage that is complete for the same data, lexicon and configuration is not repeated.
+    """
+    folder = Path(folder)
+    space = config.monophones(lexicon)
+    model = _stage(folder / "mono", data, lexicon, config, lambda: _mono(data, lexicon, space, config, jobs))
+    corpus = Corpus(data.features, data.graphs, jobs)
+    model = _stage(folder / "tri", data, lexicon, config, lambda: _tri(corpus, *model, config))
+    _stage(folder / "lda", data, lexicon, config, lambda: _lda(corpus, *model, config))
+    return folder / "lda"
+
+
+_Trained = tuple[StateSpace, Gmm, list[Iteration]]
+
+
+def _stage(
+    folder: Path, data: Utterances, lexicon: Lexicon, config: HmmConfig, work: Callable[[], _Trained]
+) -> tuple[StateSpace, Gmm]:
+    """What ``folder`` holds from an earlier run of the same, or ``work``'s result, saved; ``training.json`` is last."""
+    report = folder / "training.json"
+    key = {"config": to_dict(config), "data": data.fingerprint}
+    if report.is_file() and json.loads(report.read_text()).get("key") == json.loads(json.dumps(key)):
+        return StateSpace.load(folder), Gmm.load(folder)
+    space, gmm, history = work()
+    report.unlink(missing_ok=True)
+    space.save(folder)
+    gmm.save(folder)
+    write_lexicon(lexicon, folder / "lexicon.txt")
+    record = {"key": key, "iterations": [dataclasses.asdict(iteration) for iteration in history]}
+    write_text(report, json.dumps(record, indent=1) + "\n")
+    return space, gmm
+
+
+def _mono(data: Utterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig, jobs: int) -> _Trained:
+    order = sorted(range(len(data.features)), key=lambda utterance: (len(data.features[utterance]), utterance))
+    total = np.cumsum([len(data.features[utterance]) for utterance in order])
+    chosen = sorted(order[: max(1, int(np.searchsorted(total, config.mono_frames, side="right")))])
+    graphs = build_graphs(space, lexicon, [data.words[utterance] for utterance in chosen])
+    corpus = Corpus([data.features[utterance] for utterance in chosen], graphs, jobs)
+    transform = delta_transform(data.features[0].shape[1])
+    corpus.transform(transform)
+    path = corpus.equal_path(space)
+    return run_stage(
+        "mono", corpus, *_start(corpus, space, transform, path, config), path, config.mono, config.estimation
+    )
+
+
+def _tri(corpus: Corpus, space: StateSpace, gmm: Gmm, config: HmmConfig) -> _Trained:
+    """Triphones on the monophones' deltas, tied by a tree."""
+    corpus.transform(gmm.transform)
+    path = corpus.best_path(space, gmm, config.beam)
+    space = _tie(corpus, space, path, config.tri_states, config)
+    return run_stage(
+        "tri", corpus, *_start(corpus, space, gmm.transform, path, config), path, config.tri, config.estimation
+    )
+
+
+def _lda(corpus: Corpus, space: StateSpace, gmm: Gmm, config: HmmConfig) -> _Trained:
+    """Triphones tied anew on LDA of a window of cepstra, with MLLT as training goes."""
+    corpus.transform(gmm.transform)
+    path = corpus.best_path(space, gmm, config.beam)
+    silence = [space.index(phone) for phone in space.silence]
+    speech = ~np.isin(corpus.graphs.phone[path], silence)
+    labels = space_states(space, corpus, path)
+    sums = corpus.window_sums(labels, space.num_states, config.lda_window, speech)
+    transform = lda_transform(*sums, config.lda_window, config.lda_dim)
+    corpus.transform(transform)
+    space = _tie(corpus, space, path, config.lda_states, config)
+    return run_stage(
+        "lda", corpus, *_start(corpus, space, transform, path, config), path, config.lda, config.estimation
+    )
+
+
+def _tie(corpus: Corpus, space: StateSpace, path: np.ndarray, leaves: int, config: HmmConfig) -> StateSpace:
+    floor = config.variance_floor * corpus.frames.var(0)
+    statistics = context_statistics(corpus.frames, corpus.keys(path))
+    return build_tree(space, statistics, leaves, config.min_leaf_frames, floor)
+
+
+def _start(
+    corpus: Corpus, space: StateSpace, transform: WindowTransform, path: np.ndarray, config: HmmConfig
+) -> tuple[StateSpace, Gmm]:
+    """One Gaussian for each state, and self-loops, from an alignment."""
+    states = space_states(space, corpus, path)
+    floor = config.variance_floor * corpus.frames.var(0)
+    space = dataclasses.replace(space, log_loop=corpus.log_loops(path, states, space.num_states))
+    return space, single_gaussians(corpus.frames, states, space.num_states, transform, floor)
