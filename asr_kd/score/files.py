@@ -87,7 +87,7 @@ def load_score(path: str | Path) -> Score:
             normaliser=content["normaliser"],
             jiwer=content["jiwer"],
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a wer.json of asr-kd score ({error!r}); score the decode folder again") from None
 
 

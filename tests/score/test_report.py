@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from asr_kd.cli import main
+from asr_kd.errors import UserError
+from asr_kd.score.bootstrap import rate_interval
+from asr_kd.score.files import save_score
+from asr_kd.score.report import Entry, read_rows, scored_entries, summarise
+from asr_kd.score.wer import score
+
+REFERENCES = {f"s{n % 5}-u{n:02d}": ["A", "B", "C", "D"] for n in range(20)}
+SPEAKERS = {utt: utt[:2] for utt in REFERENCES}
+
+
+def _decode_folder(folder: Path, wrong: int, **told: float) -> Path:
+    hypotheses = {utt: ["A", "X" if n < wrong else "B", "C", "D"] for n, utt in enumerate(REFERENCES)}
+    save_score(score(REFERENCES, hypotheses, SPEAKERS), folder / "wer.json")
+    (folder / "decode.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    gmm = _decode_folder(tmp_path / "model" / "tri" / "decode_test", 16)
+    seeds = [
+        _decode_folder(tmp_path / "model" / f"dnn_seed{seed}" / "decode_test", wrong, frame_accuracy=0.6 + seed / 100)
+        for seed, wrong in ((1, 4), (2, 6), (3, 5))
+    ]
+    return [gmm, *seeds]
+
+
+def _entries(folders: list[Path]) -> list[Entry]:
+    return scored_entries("WER", "GMM", folders[:1]) + scored_entries("WER", "DNN", folders[1:])
+
+
+def test_a_row_is_labelled_from_its_folder(folders: list[Path]) -> None:
+    rows = [entry.row for entry in _entries(folders)]
+    assert [row["seed"] for row in rows] == [None, 1, 2, 3]
+    assert {row["set"] for row in rows} == {"test"}
+    assert rows[1]["wer"] == 4 / 80
+    assert rows[1]["frame_accuracy"] == 0.61
+
+
+def test_seeds_become_a_mean_and_student_s_interval(folders: list[Path]) -> None:
+    _, dnn = summarise(_entries(folders))
+    values = [4 / 80, 6 / 80, 5 / 80]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert dnn["seeds"] == 3
+    assert dnn["wer"] == pytest.approx(np.mean(values))
+    assert dnn["wer_spread"] == pytest.approx((high - low) / 2)
+    assert dnn["frame_accuracy"] == pytest.approx(0.62)
+
+
+def test_the_mean_s_interval_is_by_speaker_and_its_test_is_paired(folders: list[Path]) -> None:
+    entries = _entries(folders)
+    gmm, dnn = summarise(entries)
+    scores = [entry.score for entry in entries[1:] if entry.score is not None]
+    errors = sum(item.errors for item in scores)
+    interval = rate_interval(np.asarray(errors), np.full(20, 12), scores[0].clusters)
+    assert (dnn["wer_low"], dnn["wer_high"]) == (interval.low, interval.high)
+    assert "p" not in gmm
+    assert dnn["p"] == 2 / 2**5  # better for each of the five speakers
+
+
+def test_sets_are_not_mixed(folders: list[Path], tmp_path: Path) -> None:
+    dev = _decode_folder(tmp_path / "model" / "dnn_seed1" / "decode_dev", 1)
+    summaries = summarise(_entries(folders) + scored_entries("WER", "DNN", [dev]))
+    assert [(line["system"], line["set"], line["seeds"]) for line in summaries] == [
+        ("GMM", "test", 1), ("DNN", "test", 3), ("DNN", "dev", 1),
+    ]  # fmt: skip
+
+
+def test_rows_without_a_score_are_averaged_too() -> None:
+    rows = [{"table": "t", "system": "s", "seed": n, "set": "x", "test_errors": 70 + n, "note": "a"} for n in (1, 2)]
+    (line,) = summarise([Entry(row) for row in rows])
+    assert line["test_errors"] == 71.5
+    assert "note" not in line
+
+
+def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench = {"name": "features", "value": 812.3, "unit": "x real time", "against": "1", "bar": ">= 500", "met": True}
+    (tmp_path / "bench.jsonl").write_text(json.dumps(bench) + "\n")
+    gmm, *dnn = map(str, folders)
+    command = ["report", "--title", "AN4", "--output", str(tmp_path), "--seconds", "130", "--remark", "One remark."]
+    command += ["--table", "Words", "--system", "GMM", gmm, "--system", "DNN", *dnn]
+    assert main([*command, "--table", "Speed", "--rows", str(tmp_path / "bench.jsonl")]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["table"], row["system"], row["seed"]) for row in results["rows"][:4]] == [
+        ("Words", "GMM", None), ("Words", "DNN", 1), ("Words", "DNN", 2), ("Words", "DNN", 3),
+    ]  # fmt: skip
+    assert {"set", "wer", "errors", "words", "frame_accuracy"} <= set(results["rows"][1])
+    assert results["rows"][4] == {"table": "Speed", **bench}
+    assert results["provenance"]["seeds"] == [1, 2, 3]
+    assert {"commit", "versions", "machine", "seconds"} <= set(results["provenance"])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert capsys.readouterr().out == text
+    for part in (
+        "# AN4",
+        "One remark.",
+        "## Words",
+        "6.25 ± ",
+        "## Speed",
+        "| yes |",
+        "normaliser: none",
+        "2 min 10 s",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("{", "rows.jsonl:1: not valid JSON"), ('{"wer": 1}', "expected an object with 'system'")]
+)
+def test_a_malformed_row_is_named(line: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=message):
+        read_rows(tmp_path / "rows.jsonl", "t")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [([], "nothing to report"), (["--system", "GMM"], "at least one decode folder")]
+)
+def test_an_empty_report_is_an_error(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--title", "T", "--output", str(tmp_path), *options]) == 1
+    assert message in capsys.readouterr().err
