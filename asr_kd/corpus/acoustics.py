@@ -10,14 +10,13 @@ NOISES = ("white", "pink", "babble")
 
 def reverberate(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """``speech`` in a room: the direct sound and an exponentially decaying tail of noise (Polack's model)."""
-    from scipy.signal import fftconvolve
-
     seconds = rng.uniform(*REVERBERATION_TIME)
     time = np.arange(1, int(seconds * sample_rate)) / sample_rate
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     tail *= 10 ** (-rng.uniform(*DIRECT_TO_REVERBERANT) / 20) / np.linalg.norm(tail)
     response = np.concatenate([[1.0], tail])
-    return np.asarray(fftconvolve(speech, response)[: len(speech)])
+    size = 1 << (len(speech) + len(response)).bit_length()  # no wrapping round
+    return np.fft.irfft(np.fft.rfft(speech, size) * np.fft.rfft(response, size))[: len(speech)]
 
 
 def add_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:

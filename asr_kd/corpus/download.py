@@ -98,7 +98,8 @@ def unpack(path: Path, folder: Path) -> None:
         raise UserError(f"{path}: unsafe archive: {error}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
         path.unlink()
-        raise UserError(f"{path}: damaged archive ({error}); removed it: run again to download it anew") from None
+        reason = str(error).split(":")[0]  # tarfile lists every format that it tried
+        raise UserError(f"{path}: damaged archive ({reason}); removed it: run again to download it anew") from None
 
 
 def _md5(path: Path) -> str:

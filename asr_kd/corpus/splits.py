@@ -15,9 +15,9 @@ def shuffled(ids: Iterable[str], seed: int) -> list[str]:
 def hold_out(amounts: Mapping[str, float], fraction: float, seed: int) -> set[str]:
     """Speakers, in shuffled order, until they hold at least ``fraction`` of the total of ``amounts``."""
     chosen: set[str] = set()
-    held = 0.0
+    held, total = 0.0, sum(amounts.values())
     for speaker in shuffled(amounts, seed):
-        if held >= fraction * sum(amounts.values()):
+        if held >= fraction * total:
             break
         chosen.add(speaker)
         held += amounts[speaker]
