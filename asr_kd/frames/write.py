@@ -155,7 +155,7 @@ class _ShardWriter:
                 if isinstance(arrays, UserError):
                     raise arrays
                 for name, spec in specs.items():
-                    tensors[name][start:end] = _checked(arrays, name, spec, end - start)
+                    tensors[name][start:end] = _checked(arrays, name, spec, int(end - start))
                 del bad[utterance]
             except UserError as error:
                 bad[utterance] = str(error)

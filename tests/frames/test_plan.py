@@ -1,5 +1,7 @@
 """The shard plan is a pure function that keeps every utterance whole and every shard small."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_plan_holds_each_utterance_once_sorted_within_the_shard_size(counts, siz
     assert [u for shard in plan for u in shard.utterances] == sorted(counts)
     assert all(counts[u] == n for shard in plan for u, n in zip(shard.utterances, shard.frame_counts, strict=True))
     assert all(shard.frames <= size or len(shard.utterances) == 1 for shard in plan)
-    for shard, after in zip(plan, plan[1:], strict=False):
+    for shard, after in itertools.pairwise(plan):
         assert shard.frames + after.frame_counts[0] > size, "the next utterance would have had room"
     items = list(counts.items())
     random.shuffle(items)
@@ -30,7 +32,9 @@ def test_plan_hash_changes_with_names_counts_and_shard_size() -> None:
     assert len(hashes) == 5
 
 
-@pytest.mark.parametrize(("counts", "size", "message"), [({}, 9, "no utterances"), ({"a": 0}, 9, "a: 0"), ({"a": 1}, 0, "at least")])
+@pytest.mark.parametrize(
+    ("counts", "size", "message"), [({}, 9, "no utterances"), ({"a": 0}, 9, "a: 0"), ({"a": 1}, 0, "at least")]
+)
 def test_plan_refuses_what_cannot_be_stored(counts: dict[str, int], size: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_shards(counts, size)
