@@ -46,7 +46,8 @@ class AcousticModel(nn.Module):
 
     def forward(self, features: Tensor, every: int = 1) -> Tensor:
         """Logits; with ``every`` above 1 of each ``every``-th output only (0, every, 2 every, ...), at less cost."""
-        logits: Tensor = self.network((features - self.mean) / self.std, every)
+        standardised = torch.addcmul(-self.mean / self.std, features, 1 / self.std)
+        logits: Tensor = self.network(standardised, every)
         return logits
 
 

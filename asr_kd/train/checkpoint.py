@@ -19,16 +19,18 @@ class Position:
     """Everything besides the weights and the optimiser's moments that going on needs.
 
     Batches, masks, dropout and learning rate are functions of the seed and of ``epoch``, ``batch`` and ``step``, so
-    there is no random state to keep. ``loss_sum``, ``correct`` and ``frames`` add up over the running epoch;
-    ``history`` has the metrics of each evaluation, and ``best`` the index of the one whose weights are kept.
+    there is no random state to keep. ``loss_sum`` over ``frames`` and ``correct`` of ``counted`` predictions add up
+    over the running epoch; ``history`` has the metrics of each evaluation, and ``best`` the index of the one whose
+    weights are kept.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
     frames: int = 0
+    correct: int = 0
+    counted: int = 0
     seconds: float = 0.0
     best: int = -1
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
