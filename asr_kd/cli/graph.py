@@ -1,0 +1,52 @@
+"""``asr-kd graph``: language model, lexicon and states -> decoding graph."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their options."""
+    parser.description = (
+        "Make the decoding graph (HCLG) that a decoder searches, or take one from Kaldi.\n"
+        "Each action explains itself: asr-kd graph ACTION --help"
+    )
+    parser.epilog = "example:\n  asr-kd graph compile exp/tri data/lm.arpa.gz exp/tri/graph"
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    make = actions.add_parser(
+        "compile",
+        help="states, lexicon and language model -> HCLG.fst and words.txt",
+        description="Write OUT/HCLG.fst (input label: state + 1), words.txt, lexicon.txt and graph.yaml.\n"
+        "Words that the lexicon or the language model lacks are left out, counted and listed in graph.yaml.",
+        epilog="example:\n  asr-kd graph compile exp/tri data/lm.arpa.gz exp/tri/graph",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    make.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder with states.yaml and lexicon.txt")
+    make.add_argument("arpa", type=Path, metavar="ARPA", help="language model, plain or .gz")
+    make.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    make.add_argument("--lexicon", type=Path, metavar="FILE", help="pronunciations (default MODEL_DIR/lexicon.txt)")
+    make.add_argument(
+        "--silence-probability", type=float, default=0.5, metavar="P", help="of a silence between words (default 0.5)"
+    )
+    make.set_defaults(run=_compile)
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from asr_kd.graph.compile import compile_graph
+    from asr_kd.hmm.lexicon import read_lexicon
+    from asr_kd.hmm.states import StateSpace
+
+    space = StateSpace.load(options.model)
+    lexicon = read_lexicon(options.lexicon or options.model / "lexicon.txt")
+    info = compile_graph(space, lexicon, options.arpa, options.out, options.silence_probability)
+    if info.not_in_lexicon:
+        shown = " ".join(info.not_in_lexicon[:10])
+        print(
+            f"warning: {len(info.not_in_lexicon)} words of the language model have no pronunciation and cannot be "
+            f"recognised: {shown}{' ...' if len(info.not_in_lexicon) > 10 else ''} (all in graph.yaml)",
+            file=sys.stderr,
+        )
+    if info.not_in_language_model:
+        print(f"{info.not_in_language_model} words of the lexicon are not in the language model", file=sys.stderr)
+    seconds = sum(info.seconds.values())
+    print(f"{options.out}: {info.words:,} words, {info.states:,} states, {info.arcs:,} arcs, {seconds:.1f} s")
