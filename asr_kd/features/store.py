@@ -1,6 +1,7 @@
 """Data directory -> feature store."""
 
 import dataclasses
+import functools
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
@@ -157,9 +158,12 @@ class _SubtractSpeakerMeans:
     utt2spk: dict[str, str]
     config: FeatureConfig
 
+    @functools.cached_property  # opened once in each process, when it is written
+    def _opened(self) -> tuple[FrameStore, dict[str, np.ndarray]]:
+        return FrameStore(self.raw), load_file(self.raw / _MEANS)
+
     def __call__(self, utterances: Sequence[str]) -> Computed:
-        store = FrameStore(self.raw)
-        means = load_file(self.raw / _MEANS)
+        store, means = self._opened
         for utterance in utterances:
             if utterance in store.skipped:
                 yield utterance, UserError(store.skipped[utterance])

@@ -201,7 +201,7 @@ def test_left_out_utterances_are_listed(tmp_path: Path) -> None:
 def test_too_little_space_is_known_before_the_first_byte(tmp_path: Path) -> None:
     huge = {"dense": TensorSpec("float16", (14_000,))}
     counts = {f"u{i}": 10**9 for i in range(1000)}
-    with pytest.raises(UserError, match=r"needs 28,000,000,\d+,\d+ more bytes \(28,000 a frame\)"):
+    with pytest.raises(UserError, match=r"needs 28,000,000,\d+,\d+,\d+ more bytes \(28,000 a frame\)"):
         write_store(tmp_path / "s", "targets", huge, counts, lambda utterances: iter(()))
     assert not (tmp_path / "s").exists()
 
