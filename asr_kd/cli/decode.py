@@ -10,7 +10,7 @@ from asr_kd.errors import UserError
 
 if TYPE_CHECKING:
     from asr_kd.decode.model import Model
-    from asr_kd.decode.recognise import Bad, Hypothesis
+    from asr_kd.decode.recognise import Bad
     from asr_kd.decode.sources import Source
 
 
@@ -164,6 +164,4 @@ def _tune(model: "Model", options: argparse.Namespace) -> None:
             row = sorted((p.word_penalty, p.wer) for p in points if p.acoustic_scale == scale)
             print(f"  scale {scale:<8g}" + "  ".join(f"{penalty:+.2f}:{wer:6.2f}" for penalty, wer in row))
     best = tuning.best
-    print(
-        f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}: WER {best.wer:.2f} % on {options.dev}"
-    )
+    print(f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}: dev WER {best.wer:.2f} %")

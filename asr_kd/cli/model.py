@@ -16,10 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--network", metavar="DIR", help="folder of a trained network (config.yaml, model.safetensors)")
     source.add_argument("--gmm", metavar="DIR", help="folder of a GMM-HMM stage (gmm.safetensors)")
     build.add_argument("--graph", metavar="DIR", required=True, help="folder with HCLG.fst and words.txt")
-    build.add_argument(
-        "--states-dir", metavar="DIR", help="folder with states.yaml and lexicon.txt; without it (imported graph) words "
-        "are timed by when the graph emits them"
-    )  # fmt: skip
+    states = "folder with states.yaml and lexicon.txt; without it (imported graph) words have no exact times"
+    build.add_argument("--states-dir", metavar="DIR", help=states)
     build.add_argument(
         "--features", metavar="FILE|STORE", required=True, help="feature configuration, or a store of them"
     )

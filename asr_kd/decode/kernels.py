@@ -62,16 +62,19 @@ def grown(items, needed):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def pruning(pool, begin, end, beam, max_active):  # type: ignore[no-untyped-def]
     """Best token of the frame, the cost above which tokens are dropped, and the beam to use for the next frame."""
-    best = begin
+    best, worst = begin, begin
     for index in range(begin + 1, end):
         if pool[index].cost < pool[best].cost:
             best = index
+        if pool[index].cost > pool[worst].cost:
+            worst = index
     lowest = pool[best].cost
-    if end - begin <= max_active:
+    spread = min(beam, pool[worst].cost - lowest)
+    if end - begin <= max_active or spread == 0:
         return best, lowest + beam, beam
     histogram = np.zeros(BINS, np.int32)
     for index in range(begin, end):
-        place = (pool[index].cost - lowest) * BINS / beam
+        place = (pool[index].cost - lowest) * BINS / spread
         if place < BINS:
             histogram[int(place)] += 1
     active = histogram[0]  # the first bin always stays, whatever max_active is
@@ -79,7 +82,7 @@ def pruning(pool, begin, end, beam, max_active):  # type: ignore[no-untyped-def]
     while place < BINS and active + histogram[place] <= max_active:
         active += histogram[place]
         place += 1
-    width = beam * place / BINS
+    width = spread * place / BINS
     return best, lowest + width, min(beam, width + WIDEN)
 
 

@@ -9,6 +9,8 @@ from asr_kd.decode.kernels import BEGIN, END, FRAMES, LIMIT, LINKS, Graph, Limit
 from asr_kd.decode.lattice import Lattice
 from asr_kd.errors import UserError
 
+COMPACT_AT = 1 << 20  # tokens or links in memory before those that lead nowhere are first dropped
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
@@ -79,7 +81,7 @@ class Decoder:
         self._slot[self.graph.start] = 0
         self._pool[0] = (0.0, self.graph.start, -1, -1, 0)
         self._spans = np.zeros(5, np.int64)
-        self._spans[END], self._spans[LIMIT] = 1, 1 << 20
+        self._spans[END], self._spans[LIMIT] = 1, COMPACT_AT
         penalty = self._limits.word_penalty
         rest = (self._spans, np.inf)
         self._pool, self._stack = kernels.close(self.graph, penalty, self._slot, self._pool, self._stack, *rest)

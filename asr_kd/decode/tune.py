@@ -18,8 +18,8 @@ from asr_kd.files import write_text
 from asr_kd.parallel import parallel_map
 
 LATTICE_BEAM = 10.0
-COARSE_SCALES = tuple(2.0**step for step in np.arange(-2, 2.01, 0.5))  # times the present scale
-FINE_SCALES = tuple(2.0**step for step in np.arange(-0.375, 0.376, 0.125))
+COARSE_SCALES = tuple(2.0**step for step in np.arange(-2, 2.01, 0.5).tolist())  # times the present scale
+FINE_SCALES = tuple(2.0**step for step in np.arange(-0.375, 0.376, 0.125).tolist())
 COARSE_PENALTIES = tuple(np.arange(-3.0, 3.01, 0.5).tolist())  # plus the present penalty
 FINE_PENALTIES = tuple(np.arange(-0.75, 0.76, 0.25).tolist())
 ROUNDS = 4  # coarse, then fine until nothing moves

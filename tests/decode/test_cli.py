@@ -1,0 +1,226 @@
+"""`asr-kd decode` and `asr-kd model`, from audio files to files of words."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from asr_kd.cli import main
+from asr_kd.corpus.audio import read_audio
+from asr_kd.corpus.datadir import write_data_dir
+from asr_kd.decode.model import Model
+from asr_kd.features.config import FeatureConfig
+from asr_kd.features.extract import compute_features
+from asr_kd.frames import TensorSpec, write_arrays
+
+FORMATS = {"a.wav": 16000, "b.flac": 44100, "c.ogg": 48000, "d.wav": 8000, "wrong-extension.txt": 16000}
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second of noise in each format."""
+    folder = tmp_path_factory.mktemp("audio")
+    for name, rate in FORMATS.items():
+        noise = np.random.default_rng(0).normal(0, 0.1, rate).clip(-1, 1)
+        stereo = np.stack([noise, noise], 1) if rate == 44100 else noise
+        kind = {"flac": "FLAC", "ogg": "OGG"}.get(name.rpartition(".")[2], "WAV")
+        soundfile.write(folder / name, stereo, rate, format=kind)
+    (folder / "broken.wav").write_bytes(b"RIFF....WAVE")
+    soundfile.write(folder / "short.wav", np.zeros(1), 16000)
+    return folder
+
+
+@pytest.fixture
+def datadir(tmp_path: Path, audio: Path) -> Path:
+    """Two speakers whose order is not that of their utterances."""
+    wav = {"u1": str(audio / "a.wav"), "u2": str(audio / "b.flac"), "u3": str(audio / "d.wav")}
+    text = {"u1": ["GO"], "u2": ["STOP", "ON"], "u3": ["NO"]}
+    write_data_dir(tmp_path / "data", wav, text, {"u1": "z", "u2": "a", "u3": "z"})
+    return tmp_path / "data"
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+def test_every_format_and_rate_gives_a_line_in_the_order_given(
+    model: Model, audio: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [str(audio / name) for name in reversed(FORMATS)]
+    assert main(["decode", str(model.path), *files, files[0]]) == 0
+    captured = capsys.readouterr()
+    assert [line.split()[0] for line in captured.out.splitlines()] == [*files, files[0]]
+    assert "6 utterances" in captured.err
+    assert "real-time factor 0." in captured.err
+
+
+def test_jobs_and_a_list_on_standard_input_change_nothing(
+    model: Model, audio: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(audio / name) for name in FORMATS]
+    assert main(["decode", str(model.path), *files]) == 0
+    expected = lines(capsys)
+    monkeypatch.setattr("sys.stdin", type("Input", (), {"read": lambda self: "\n".join(files) + "\n"})())
+    assert main(["decode", str(model.path), "--list", "-", "--jobs", "2"]) == 0
+    assert lines(capsys) == expected
+
+
+def test_json_ctm_and_trn_agree(model: Model, audio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["decode", str(model.path), str(audio / "a.wav"), "--word-penalty", "-5", "--format"]
+    assert main([*command, "json", "--nbest", "4"]) == 0
+    content = json.loads(lines(capsys)[0])
+    words = content["text"].split()
+    assert [word["word"] for word in content["words"]] == words
+    assert words
+    assert all(0 <= word["begin"] < word["end"] <= content["seconds"] + 1e-9 for word in content["words"])
+    assert all(0 < word["confidence"] <= 1 for word in content["words"])
+    assert content["nbest"][0] == {"text": content["text"], "cost": content["cost"]}
+    assert len({entry["text"] for entry in content["nbest"]}) == 4
+    assert main([*command, "ctm"]) == 0
+    rows = [line.split() for line in lines(capsys)]
+    assert [row[4] for row in rows] == words
+    assert [float(row[2]) for row in rows] == [word["begin"] for word in content["words"]]
+    assert main([*command, "trn"]) == 0
+    assert lines(capsys) == [f"{content['text']} ({audio / 'a.wav'})"]
+    assert main([*command, "text", "--nbest", "2"]) == 0
+    assert [line.split()[0][-2:] for line in lines(capsys)] == ["-1", "-2"]
+
+
+def test_a_bad_file_is_named_and_skipped_only_on_request(
+    model: Model, audio: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["decode", str(model.path)]
+    for name in ("broken.wav", "short.wav", "absent.wav"):
+        files = [str(audio / "a.wav"), str(audio / name), str(audio / "d.wav")]
+        assert main([*command, *files]) == 1
+        assert name in capsys.readouterr().err
+        assert main([*command, *files, "--skip-bad"]) == 0
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == 2
+        assert f"skipped: {audio / name}" in captured.err
+        assert captured.err.splitlines()[-1].endswith("1 skipped")
+
+
+def test_a_data_directory_is_decoded_into_a_folder(
+    model: Model, datadir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decode", str(model.path), str(datadir), "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "text").read_text()
+    assert text.splitlines() == lines(capsys)
+    assert [line.split()[0] for line in text.splitlines()] == ["u1", "u2", "u3"]
+    ctm = (tmp_path / "out" / "ctm").read_text().splitlines()
+    assert [line.split()[4] for line in ctm] == [word for line in text.splitlines() for word in line.split()[1:]]
+    told = json.loads((tmp_path / "out" / "decode.json").read_text())
+    assert told["utterances"] == 3
+    assert told["frames"] == 3 * 98
+    assert told["real_time_factor"] > 0
+    assert told["parameters"] == model.scorer.parameters
+    assert told["frame_accuracy"] is None
+
+
+def test_stored_features_give_the_same_words_and_frame_accuracy(
+    model: Model, datadir: Path, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = model.config.features
+    arrays = {
+        name: {"fbank": compute_features(read_audio(path, 16000), config)}
+        for name, path in (("u1", audio / "a.wav"), ("u3", audio / "d.wav"))
+    }
+    write_arrays(tmp_path / "feats", "features", {"fbank": TensorSpec("float32", (13,), "log-mel")}, arrays)
+    posteriors = {name: np.concatenate(list(model.scorer.blocks(x["fbank"]))) for name, x in arrays.items()}
+    states = {
+        name: {"state": (x + model.scorer.log_prior).argmax(1).astype(np.uint16)} for name, x in posteriors.items()
+    }
+    states["u3"]["state"][:49] += 1  # half of one utterance of two is wrong
+    write_arrays(tmp_path / "ali", "states", {"state": TensorSpec("uint16", (), "state")}, states)
+    assert main(["decode", str(model.path), str(datadir)]) == 0
+    expected = lines(capsys)
+    (tmp_path / "ids").write_text("u3\nu1\n")
+    options = [
+        "--feats",
+        str(tmp_path / "feats"),
+        "--utterances",
+        str(tmp_path / "ids"),
+        "--states",
+        str(tmp_path / "ali"),
+    ]
+    assert main(["decode", str(model.path), *options, "--output", str(tmp_path / "out")]) == 0
+    assert lines(capsys) == [expected[0], expected[2]]
+    assert json.loads((tmp_path / "out" / "decode.json").read_text())["frame_accuracy"] == pytest.approx(0.75)
+
+
+def test_features_of_another_kind_or_with_nan_are_refused(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = np.full((50, 13), 12.0, np.float32)
+    bad = good.copy()
+    bad[7, 3] = np.nan
+    for name, array in (("wide", np.zeros((50, 9), np.float32)), ("nan", bad)):
+        spec = {"fbank": TensorSpec("float32", array.shape[1:], "log-mel")}
+        try:
+            write_arrays(tmp_path / name, "features", spec, {"u1": {"fbank": array}})
+        except ValueError:
+            continue  # the store itself refuses NaN
+        assert main(["decode", str(model.path), "--feats", str(tmp_path / name)]) == 1
+        error = capsys.readouterr().err
+        assert ("frame 7" in error and "u1" in error) if name == "nan" else "this model needs fbank (13,)" in error
+
+
+def test_impossible_requests_are_refused(model: Model, audio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(audio / "a.wav")
+    for options, message in (
+        ([], "give audio files"),
+        ([file, "--feats", "x"], "give audio files"),
+        ([file, "--format", "ctm", "--nbest", "2"], "--nbest 2 needs"),
+        ([file, "--tune"], "go together"),
+        ([file, "--beam", "-1"], "beam is -1"),
+    ):
+        assert main(["decode", str(model.path), *options]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_speaker_means_are_those_of_all_the_speakers_utterances(
+    tmp_path: Path, parts: Path, datadir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "feats.yaml").write_text("bins: 13\nnormalise: speaker\n")
+    build = ["model", "build", "--network", str(parts / "network"), "--graph", str(parts / "graph")]
+    build += ["--states-dir", str(parts / "states"), "--features", str(tmp_path / "feats.yaml"), str(tmp_path / "m")]
+    assert main(build) == 0
+    assert main(["model", "info", str(tmp_path / "m")]) == 0
+    assert "normalised: speaker" in capsys.readouterr().out
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.decode.sources import datadir_sources
+
+    config = FeatureConfig(bins=13, normalise="speaker")
+    found = {
+        name: x for source in datadir_sources(read_data_dir(datadir), config) for name, x in source.features(config)
+    }
+    both = np.concatenate([found["u1"], found["u3"]])  # type: ignore[arg-type]
+    assert np.abs(both.mean(0)).max() < 1e-4
+    assert np.abs(found["u1"].mean(0)).max() > 1e-2  # type: ignore[union-attr]
+
+
+def test_tuning_lowers_the_errors_and_is_stored(
+    model: Model, datadir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decode", str(model.path), "--tune", "--dev", str(datadir)]) == 0
+    assert "dev WER" in capsys.readouterr().out
+    stored = yaml.safe_load((model.path / "model.yaml").read_text())
+    tuned = json.loads((model.path / "tune.json").read_text())
+    assert stored["tuned_on"] == str(datadir)
+    assert stored["search"]["word_penalty"] == tuned["best"]["word_penalty"]
+    assert tuned["best"]["errors"] == min(point["errors"] for point in tuned["rounds"][-1])
+    assert tuned["best"]["errors"] <= tuned["rounds"][0][0]["errors"]
+    assert tuned["best"]["words"] == 4
+    output = ["--output", str(tmp_path / "out")]
+    assert main(["decode", str(model.path), str(datadir), *output]) == 0
+    said = [line.split()[1:] for line in lines(capsys)]
+    import jiwer
+
+    references = ["GO", "STOP ON", "NO"]
+    counts = jiwer.process_words(references, [" ".join(words) for words in said])
+    assert counts.substitutions + counts.deletions + counts.insertions == tuned["best"]["errors"]
+    assert json.loads((tmp_path / "out" / "decode.json").read_text())["tuned_on"] == str(datadir)

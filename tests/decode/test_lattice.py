@@ -1,0 +1,125 @@
+"""Lattices against the enumeration of all their paths."""
+
+import collections
+import math
+
+import numpy as np
+import pytest
+
+from asr_kd.decode.graph import search_graph
+from asr_kd.decode.lattice import Lattice
+from asr_kd.decode.search import Decoder, SearchOptions
+from asr_kd.graph.fst import Fst
+
+OPTIONS = SearchOptions(acoustic_scale=0.8, word_penalty=-0.2, beam=1e4, max_active=10**6, lattice_beam=1e4)
+
+
+def small_graph(seed: int) -> Fst:
+    rng = np.random.default_rng(seed)
+    source, target = np.repeat(np.arange(5), 3), rng.integers(0, 5, 15)
+    label = np.where((target > source) & (rng.random(15) < 0.3), 0, rng.integers(1, 4, 15))
+    word = np.where(rng.random(15) < 0.5, rng.integers(1, 4, 15), 0)
+    final = np.array([np.inf, 0.3, np.inf, 0.1, 0.7], np.float32)
+    return Fst.from_arcs(0, final, source, label, word, rng.random(15), target).connect()
+
+
+def every_path(fst: Fst, scores: np.ndarray) -> list[tuple[tuple[int, ...], float]]:
+    """The words and the cost of each complete path through the graph, straight from the definition."""
+    paths: list[tuple[tuple[int, ...], float]] = []
+
+    def walk(state: int, frame: int, words: tuple[int, ...], cost: float) -> None:
+        if frame == len(scores) and np.isfinite(fst.final[state]):
+            paths.append((words, cost + float(fst.final[state])))
+        for arc in range(fst.offsets[state], fst.offsets[state + 1]):
+            label, word = int(fst.ilabel[arc]), int(fst.olabel[arc])
+            further = cost + float(fst.weight[arc]) + (OPTIONS.word_penalty if word else 0)
+            here = (*words, word) if word else words
+            if label == 0:
+                walk(int(fst.nextstate[arc]), frame, here, further)
+            elif frame < len(scores):
+                likelihood = OPTIONS.acoustic_scale * float(scores[frame, label - 1])
+                walk(int(fst.nextstate[arc]), frame + 1, here, further - likelihood)
+
+    walk(fst.start, 0, (), 0.0)
+    return paths
+
+
+def decoded(seed: int, frames: int = 6) -> tuple[Decoder, Fst, np.ndarray]:
+    fst = small_graph(seed)
+    scores = np.random.default_rng(seed).normal(size=(frames, 3)).astype(np.float32)
+    decoder = Decoder(search_graph(fst), OPTIONS, lattice=True)
+    decoder.start()
+    decoder.advance(scores)
+    return decoder, fst, scores
+
+
+SEEDS = [seed for seed in range(40) if small_graph(seed).num_states >= 4][:12]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nbest_is_that_of_all_paths_enumerated(seed: int) -> None:
+    decoder, fst, scores = decoded(seed)
+    path = decoder.path()
+    best: dict[tuple[int, ...], float] = {}
+    for words, cost in every_path(fst, scores):
+        best[words] = min(cost, best.get(words, math.inf))
+    expected = sorted(best.values())
+    found = decoder.lattice().nbest(30)
+    assert found[0] == (path.words, pytest.approx(path.cost, abs=1e-6))
+    assert len({words for words, _ in found}) == len(found) == min(30, len(expected))
+    assert [cost for _, cost in found] == pytest.approx(expected[: len(found)], abs=1e-4)
+    assert all(cost == pytest.approx(best[words], abs=1e-4) for words, cost in found)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:6])
+def test_posteriors_are_those_of_all_paths_enumerated(seed: int) -> None:
+    decoder, fst, scores = decoded(seed)
+    decoder.path()
+    lattice = decoder.lattice()
+    weights: collections.Counter[int] = collections.Counter()
+    total = 0.0
+    for words, cost in every_path(fst, scores):
+        total += math.exp(-cost)
+        for word, count in collections.Counter(words).items():
+            weights[word] += count * math.exp(-cost)
+    posterior = lattice.posteriors()
+    for word in (1, 2, 3):  # the expected number of times that each word is said
+        assert posterior[lattice.word == word].sum() == pytest.approx(weights[word] / total, abs=1e-5)
+    emitting = lattice.emits
+    by_frame = np.bincount(lattice.frame[lattice.source[emitting]], posterior[emitting])
+    assert by_frame == pytest.approx(np.ones(len(scores)))
+
+
+def test_a_lattice_beam_keeps_exactly_the_paths_within_it() -> None:
+    decoder, fst, scores = decoded(SEEDS[0])
+    path = decoder.path()
+    narrow = Decoder(decoder.graph, SearchOptions(**{**vars(OPTIONS), "lattice_beam": 1.5}), lattice=True)
+    narrow.decode(scores)
+    costs: dict[tuple[int, ...], float] = {}
+    for words, cost in every_path(fst, scores):
+        costs[words] = min(cost, costs.get(words, math.inf))
+    within = {words for words, cost in costs.items() if cost < path.cost + 1.5 - 1e-4}
+    found = narrow.lattice().nbest(1000, beam=1.5)
+    assert {words for words, _ in found} == within
+
+
+def test_rescoring_is_decoding_with_the_other_scale_and_penalty() -> None:
+    for seed in SEEDS:
+        decoder, _, scores = decoded(seed)
+        decoder.path()
+        lattice = decoder.lattice().rescored(0.5, 0.6)
+        other = SearchOptions(**{**vars(OPTIONS), "acoustic_scale": 1.3, "word_penalty": 0.4})
+        path = Decoder(decoder.graph, other).decode(scores)
+        assert lattice.best() == path.words
+        assert lattice.nbest(1)[0][1] == pytest.approx(path.cost, abs=1e-4)
+
+
+def test_a_word_that_every_path_has_is_certain_and_two_alike_share_the_rest() -> None:
+    # 0 -1-> 1 -(2 or 3, equally cheap)-> 2
+    arcs = [np.array(column) for column in ([0, 1, 1], [1, 2, 3], [1, 2, 3], [0.1, 0.2, 0.2], [1, 2, 2])]
+    fst = Fst.from_arcs(0, np.array([np.inf, np.inf, 0], np.float32), *arcs)
+    decoder = Decoder(search_graph(fst), OPTIONS, lattice=True)
+    path = decoder.decode(np.zeros((2, 3), np.float32))
+    lattice: Lattice = decoder.lattice()
+    assert lattice.confidences(path.words, path.frames) == pytest.approx([1.0, 0.5])
+    assert {words for words, _ in lattice.nbest(5)} == {(1, 2), (1, 3)}

@@ -1,0 +1,137 @@
+"""Model folders: complete, checked, movable."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from asr_kd.decode.model import Model, build_model, describe, load_model_folder, read_words
+from asr_kd.decode.search import Decoder
+from asr_kd.errors import UserError
+from asr_kd.features.config import FeatureConfig
+from asr_kd.hmm.gmm import Gmm
+from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.transform import WindowTransform
+from asr_kd.nets import AcousticModel, NetConfig, load_model, log_posteriors, save_model
+from tests.decode.conftest import WORDS
+
+
+def random_gmm(states: int, cepstra: int = 5) -> Gmm:
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(2 * states, cepstra)).astype(np.float32)
+    transform = WindowTransform(np.eye(cepstra, dtype=np.float32)[:, None])
+    weights = np.full(2 * states, 0.5, np.float32)
+    return Gmm(transform, weights, means, np.ones_like(means), np.arange(0, 2 * states + 1, 2, dtype=np.int32))
+
+
+def test_a_model_works_after_the_parts_are_gone_and_the_folder_has_moved(
+    tmp_path: Path, parts: Path, features: FeatureConfig
+) -> None:
+    copies = shutil.copytree(parts, tmp_path / "parts")
+    build_model(tmp_path / "a", copies / "graph", features, copies / "network", None, copies / "states")
+    shutil.rmtree(copies)
+    (tmp_path / "a").rename(tmp_path / "b")
+    model = load_model_folder(tmp_path / "b")
+    assert model.words == WORDS
+    assert model.config.features == features
+    assert model.aligner is not None
+    assert str(model.scorer.num_states) in str(describe(model)["states"])
+
+
+def test_scores_of_a_network_are_posteriors_over_priors(model: Model, parts: Path) -> None:
+    frames = np.random.default_rng(0).normal(12, 1, size=(2500, 13)).astype(np.float32)  # three blocks
+    network = load_model(parts / "network")
+    blocks = list(model.scorer.blocks(frames))
+    expected = log_posteriors(network, frames) - network.log_prior.numpy()
+    assert len(blocks) > 1
+    assert np.concatenate(blocks) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_gmm_is_an_acoustic_model_too(tmp_path: Path, parts: Path, space: StateSpace) -> None:
+    gmm = random_gmm(space.num_states)
+    gmm.save(tmp_path / "gmm")
+    cepstra = FeatureConfig(kind="mfcc", cepstra=5, bins=13)
+    model = build_model(tmp_path / "m", parts / "graph", cepstra, None, tmp_path / "gmm", parts / "states")
+    frames = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
+    (scores,) = model.scorer.blocks(frames)
+    assert scores == pytest.approx(gmm.log_likelihoods(frames))
+    assert len(Decoder(model.graph, model.config.search).decode(scores).states) == 30
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.yaml", "HCLG.fst", "words.txt", "lexicon.txt", "states.yaml", "model.yaml"]
+)
+def test_a_missing_file_is_named(model: Model, name: str) -> None:
+    (model.path / name).unlink()
+    with pytest.raises(UserError, match=name):
+        load_model_folder(model.path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "HCLG.fst", "words.txt", "lexicon.txt", "states.safetensors"])
+def test_a_foreign_or_damaged_file_is_named(model: Model, name: str) -> None:
+    content = bytearray((model.path / name).read_bytes())
+    content[-1] ^= 1
+    (model.path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}.*not the file"):
+        load_model_folder(model.path)
+
+
+def test_another_schema_or_folder_is_refused(model: Model, tmp_path: Path) -> None:
+    content = yaml.safe_load((model.path / "model.yaml").read_text())
+    (model.path / "model.yaml").write_text(yaml.safe_dump({**content, "schema": 99}))
+    with pytest.raises(UserError, match="schema 99"):
+        load_model_folder(model.path)
+    with pytest.raises(UserError, match="no such model folder"):
+        load_model_folder(tmp_path / "nowhere")
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts: Path, features: FeatureConfig) -> None:
+    space = StateSpace.load(parts / "states")
+
+    def build(**changed: object) -> Model:
+        given = {
+            "out": tmp_path / "m", "graph": parts / "graph", "features": features, "network": parts / "network",
+            "states": parts / "states", **changed,
+        }  # fmt: skip
+        return build_model(**given)  # type: ignore[arg-type]
+
+    with pytest.raises(UserError, match="expects 13 features"):
+        build(features=FeatureConfig(bins=40))
+    few = AcousticModel(NetConfig(bins=13, states=space.num_states - 1, width=4, layers=1))
+    save_model(few, tmp_path / "few")
+    with pytest.raises(UserError, match=f"graph has {space.num_states} states"):
+        build(network=tmp_path / "few")
+    many = AcousticModel(NetConfig(bins=13, states=space.num_states + 1, width=4, layers=1))
+    save_model(many, tmp_path / "many")
+    with pytest.raises(UserError, match=r"states in states\.yaml"):
+        build(network=tmp_path / "many")
+    graph = shutil.copytree(parts / "graph", tmp_path / "graph")
+    (graph / "words.txt").write_text("<eps> 0\nGO 1\n")
+    with pytest.raises(UserError, match=r"words\.txt: 2 words"):
+        build(graph=graph)
+    shutil.copy(parts / "graph" / "words.txt", graph)
+    (graph / "lexicon.txt").write_text("GO G OW\nON AA N\n")
+    with pytest.raises(UserError, match="lacks 2 words of the graph, 'NO'"):
+        build(graph=graph)
+    with pytest.raises(UserError, match="one acoustic model"):
+        build(gmm=parts / "network")
+    assert not (tmp_path / "m" / "model.yaml").exists()
+
+
+def test_a_prior_of_zero_is_refused(tmp_path: Path, parts: Path, features: FeatureConfig) -> None:
+    network = load_model(parts / "network")
+    network.log_prior[2] = -np.inf
+    save_model(network, tmp_path / "network")
+    assert np.isinf(load_file(tmp_path / "network" / "model.safetensors")["log_prior"]).any()
+    with pytest.raises(UserError, match="prior"):
+        build_model(tmp_path / "m", parts / "graph", features, tmp_path / "network", None, parts / "states")
+
+
+def test_words_txt_is_checked(tmp_path: Path) -> None:
+    for content, message in (("", "no words"), ("<eps> 0\nA\n", ":2: expected WORD ID")):
+        (tmp_path / "words.txt").write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_words(tmp_path / "words.txt")
