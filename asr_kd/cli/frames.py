@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -10,47 +11,44 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Frame stores hold numbers for each frame (features, states, soft targets) in checksummed shards.\n"
         "Look into them, check them, copy a part, and exchange them with Kaldi."
     )
-    parser.epilog = (
-        "examples:\n"
-        "  asr-kd frames info exp/feats/train\n"
-        "  asr-kd frames verify exp/feats/train\n"
-        "  asr-kd frames copy exp/feats/train exp/feats/part --utterances part.txt\n"
-        "  asr-kd frames export exp/feats/train feats.ark        (writes feats.scp too)\n"
-        "  asr-kd frames import ali.ark exp/ali --kind states"
-    )
+    parser.epilog = "example: asr-kd frames info exp/feats/train\nEach action has its own: asr-kd frames ACTION --help"
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    info = actions.add_parser("info", help="kind, tensors, sizes, provenance")
-    info.add_argument("store")
-    info.set_defaults(run=_info)
+    def add(
+        name: str, run: Callable[[argparse.Namespace], None], purpose: str, example: str
+    ) -> argparse.ArgumentParser:
+        action: argparse.ArgumentParser = actions.add_parser(
+            name, help=purpose, description=purpose, epilog=f"example: asr-kd frames {name} {example}"
+        )
+        action.set_defaults(run=run)
+        return action
 
-    verify = actions.add_parser("verify", help="read every byte and compare checksums")
+    info = add("info", _info, "kind, tensors, sizes, provenance", "exp/feats/train")
+    info.add_argument("store")
+
+    verify = add("verify", _verify, "read every byte and compare checksums", "exp/feats/train")
     verify.add_argument("store")
     verify.add_argument("--rebuild", action="store_true", help="make index.json anew from the shards, once verified")
-    verify.set_defaults(run=_verify)
 
-    copy = actions.add_parser("copy", help="copy a store, or a part of its utterances")
+    copy = add("copy", _copy, "copy a store, or a part of it", "exp/feats/train exp/part --utterances part.txt")
     copy.add_argument("store")
     copy.add_argument("out")
     copy.add_argument("--utterances", metavar="LIST", help="file whose lines begin with the utterances to copy")
     copy.add_argument("--shard-frames", type=int, help="frames of a shard (default: 100,000)")
     copy.add_argument("--force", action="store_true", help="replace another store at OUT")
-    copy.set_defaults(run=_copy)
 
-    export = actions.add_parser("export", help="write a Kaldi archive: OUT.ark and OUT.scp")
+    export = add("export", _export, "write a Kaldi archive and, beside it, its .scp", "exp/feats/train feats.ark")
     export.add_argument("store")
     export.add_argument("ark", metavar="OUT.ark")
     export.add_argument("--tensor", help="which tensor, where a store has several")
-    export.set_defaults(run=_export)
 
-    take = actions.add_parser("import", help="read a Kaldi archive: .ark or .scp")
+    take = add("import", _import, "read a Kaldi archive, .ark or .scp", "ali.ark exp/ali --kind states")
     take.add_argument("archive", metavar="ARK_OR_SCP")
     take.add_argument("store")
     take.add_argument("--kind", choices=("features", "states", "targets"), required=True)
     take.add_argument("--tensor", help="name of the tensor (default: fbank, state or log_prob)")
     take.add_argument("--skip-bad", action="store_true", help="leave out, count and list utterances with NaN")
     take.add_argument("--force", action="store_true", help="replace another store at STORE")
-    take.set_defaults(run=_import)
 
 
 def _info(options: argparse.Namespace) -> None:
