@@ -17,13 +17,14 @@ class Corpus:
     """Utterances one after the other in flat arrays. A *path* is a node of ``graphs`` for each frame, ``[frames]``.
 
     - ``features``: stored cepstra of each utterance ``[frames, cepstra]``.
-    - ``frames`` ``[frames, dim]`` float32: all of them as ``transform`` left them.
+    - ``frames`` ``[frames, dim]`` float32: all of them as ``transform`` left them; ``variance`` ``[dim]``: theirs.
     """
 
     def __init__(self, features: Sequence[np.ndarray], graphs: UtteranceGraphs, jobs: int) -> None:
         self.features, self.graphs, self.jobs = features, graphs, jobs
         self.bounds = np.concatenate([[0], np.cumsum([len(item) for item in features])])
         self.frames = np.empty((0, 0), np.float32)
+        self.variance = np.empty(0)
 
     def transform(self, transform: WindowTransform) -> None:
         """Make ``frames`` from the stored features."""
@@ -33,6 +34,7 @@ class Corpus:
             self.frames[self._span(utterance)] = transform(self.features[utterance])
 
         list(in_threads(one, range(len(self.features)), self.jobs))
+        self.variance = self.frames.var(0)
 
     def equal_path(self, space: StateSpace) -> np.ndarray:
         """The flat start: each utterance cut into equal parts, one for each node of a plain path through its graph."""

@@ -62,16 +62,18 @@ class Gmm:
         bounds = np.concatenate([[0], np.cumsum(counts)])
         rows = np.arange(bounds[-1]) + np.repeat(self.bounds[:-1][states] - bounds[:-1], counts)
         centre, matrix, constants = self._quadratic
-        weights = torch.from_numpy(matrix[rows].T.copy())
-        centred = torch.from_numpy(frames - centre)
-        inputs = torch.cat([centred, centred * centred], 1)
-        scores = torch.empty(_BLOCK, len(rows))
+        weights, constants = torch.from_numpy(matrix[rows]), constants[rows]
+        centred = torch.from_numpy(frames - centre).T.contiguous()
+        inputs = torch.cat([centred, centred * centred])
         result = np.empty((len(frames), len(states)), np.float32)
         with torch.inference_mode():
             for start in range(0, len(frames), _BLOCK):
-                block = inputs[start : start + _BLOCK]
-                torch.mm(block, weights, out=scores[: len(block)])
-                _log_sum(scores.numpy(), constants[rows], bounds, result[start : start + _BLOCK])
+                scores = weights @ inputs[:, start : start + _BLOCK]
+                tops = torch.empty(len(states), scores.shape[1])
+                _subtract_greatest(scores.numpy(), constants, bounds, tops.numpy())
+                sums = torch.empty_like(tops)
+                _add_up(scores.exp_().numpy(), bounds, sums.numpy())
+                result[start : start + _BLOCK] = sums.log_().add_(tops).T
         return result
 
     @functools.cached_property
@@ -109,17 +111,25 @@ class Gmm:
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _log_sum(scores, constants, bounds, result):  # type: ignore[no-untyped-def]
-    """Log of the sum of each state's Gaussians; what is below 1e-7 of the greatest does not count in float32."""
-    for t in range(len(result)):
-        for state in range(len(bounds) - 1):
-            top = np.float32(-1e30)
-            for g in range(bounds[state], bounds[state + 1]):
-                scores[t, g] += constants[g]
-                top = max(top, scores[t, g])
-            total = np.float32(0)
-            for g in range(bounds[state], bounds[state + 1]):
-                below = scores[t, g] - top
-                if below > np.float32(-17):
-                    total += np.exp(below)
-            result[t, state] = top + np.log(total)
+def _subtract_greatest(scores, constants, bounds, tops):  # type: ignore[no-untyped-def]
+    """``scores`` ``[gaussians, frames]`` plus constants, less the greatest of the state, which goes to ``tops``."""
+    frames = scores.shape[1]
+    for state in range(len(bounds) - 1):
+        tops[state] = np.float32(-1e30)
+        for g in range(bounds[state], bounds[state + 1]):
+            for t in range(frames):
+                scores[g, t] += constants[g]
+                tops[state, t] = max(tops[state, t], scores[g, t])
+        for g in range(bounds[state], bounds[state + 1]):
+            for t in range(frames):
+                scores[g, t] -= tops[state, t]
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _add_up(scores, bounds, sums):  # type: ignore[no-untyped-def]
+    """Sums over each state's Gaussians: ``[gaussians, frames]`` -> ``[states, frames]``."""
+    for state in range(len(bounds) - 1):
+        sums[state] = 0
+        for g in range(bounds[state], bounds[state + 1]):
+            for t in range(scores.shape[1]):
+                sums[state, t] += scores[g, t]

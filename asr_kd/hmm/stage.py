@@ -64,7 +64,7 @@ def run_stage(
             space = dataclasses.replace(space, log_loop=corpus.log_loops(path, states, space.num_states))
         if number in config.mllt:
             gmm = _rotate(gmm, corpus, states)
-        floor = how.variance_floor * corpus.frames.var(0)
+        floor = how.variance_floor * corpus.variance
         sums = accumulate(gmm, corpus.frames, states, corpus.jobs)
         history.append(Iteration(number, sums.log_likelihood / len(states), gmm.num_gaussians))
         gmm = update(gmm, sums, floor)

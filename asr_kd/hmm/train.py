@@ -144,7 +144,7 @@ def _lda(corpus: Corpus, space: StateSpace, gmm: Gmm, config: HmmConfig) -> _Tra
 
 
 def _tie(corpus: Corpus, space: StateSpace, path: np.ndarray, leaves: int, config: HmmConfig) -> StateSpace:
-    floor = config.variance_floor * corpus.frames.var(0)
+    floor = config.variance_floor * corpus.variance
     statistics = context_statistics(corpus.frames, corpus.keys(path))
     return build_tree(space, statistics, leaves, config.min_leaf_frames, floor)
 
@@ -154,6 +154,6 @@ def _start(
 ) -> tuple[StateSpace, Gmm]:
     """One Gaussian for each state, and self-loops, from an alignment."""
     states = space_states(space, corpus, path)
-    floor = config.variance_floor * corpus.frames.var(0)
+    floor = config.variance_floor * corpus.variance
     space = dataclasses.replace(space, log_loop=corpus.log_loops(path, states, space.num_states))
     return space, single_gaussians(corpus.frames, states, space.num_states, transform, floor)
