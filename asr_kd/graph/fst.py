@@ -204,7 +204,8 @@ class _Reader:
     def vector(self, start: int, states: int) -> Fst:
         """The heads of the states are found one after the other, as each says where the next one is."""
         words = np.frombuffer(self.content[self.at :], "<i4", (len(self.content) - self.at) // 4)  # a copy is aligned
-        view, at, heads = memoryview(words), 0, []
+        view, at = memoryview(words.data), 0
+        heads: list[int] = []
         limit = len(words) - 2
         while at < limit and len(heads) != states:  # a negative count of states: as many as there are
             heads.append(at)

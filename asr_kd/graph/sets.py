@@ -4,7 +4,7 @@ import numpy as np
 
 
 class PhoneSets:
-    """Sets of members ``0..size - 1``; ``bits`` ``[sets, words]`` uint64 has bit m % 64 of word m // 64 for member m."""
+    """Sets of members ``0..size - 1``; ``bits`` ``[sets, words]`` uint64: member m is bit m % 64 of word m // 64."""
 
     def __init__(self, size: int) -> None:
         self.size = size

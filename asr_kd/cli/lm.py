@@ -1,0 +1,85 @@
+"""``asr-kd lm``: n-gram language models."""
+
+import argparse
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their options."""
+    parser.description = (
+        "Estimate n-gram language models (interpolated modified Kneser-Ney, ARPA format) and measure them.\n"
+        "Each action explains itself: asr-kd lm ACTION --help"
+    )
+    parser.epilog = (
+        "examples:\n  asr-kd lm estimate data/an4/train data/an4/lm.arpa.gz --order 3\n"
+        "  asr-kd lm perplexity data/an4/lm.arpa.gz data/an4/test"
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    make = _add(
+        actions,
+        "estimate",
+        "text -> ARPA file",
+        "Estimate a language model. Its vocabulary is that of the text, or of a word list or lexicon; with --unknown,\n"
+        "<unk> stands for words outside it.",
+        "data/an4/train data/an4/lm.arpa.gz --order 3",
+    )
+    make.add_argument("text", type=Path, metavar="TEXT", help="a data directory, or a file of one sentence a line")
+    make.add_argument("out", type=Path, metavar="OUT.arpa[.gz]")
+    make.add_argument("--order", type=int, default=3, help="length of the longest n-grams (default 3)")
+    make.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="the first word of each line, as in a word list or a lexicon"
+    )
+    make.add_argument("--unknown", action="store_true", help="an open vocabulary: with <unk>")
+    make.set_defaults(run=_estimate)
+    score = _add(
+        actions,
+        "perplexity",
+        "perplexity and out-of-vocabulary rate on a text",
+        "Print a model's perplexity on a text, sentence ends counted.",
+        "data/an4/lm.arpa.gz data/an4/test",
+    )
+    score.add_argument("arpa", type=Path, metavar="ARPA")
+    score.add_argument("text", type=Path, metavar="TEXT", help="a data directory, or a file of one sentence a line")
+    score.set_defaults(run=_perplexity)
+    for child in (make, score):
+        child.add_argument("--ids", action="store_true", help="lines of TEXT begin with an utterance id (Kaldi's text)")
+
+
+def _add(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    return actions.add_parser(
+        name,
+        help=purpose,
+        description=text,
+        epilog=f"example:\n  asr-kd lm {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    from asr_kd.files import read_text
+    from asr_kd.graph.arpa import write_arpa
+    from asr_kd.graph.ngram import estimate, read_sentences
+
+    vocabulary = None
+    if options.vocabulary:
+        vocabulary = [line.split()[0] for line in read_text(options.vocabulary).splitlines() if line.strip()]
+    sentences = read_sentences(options.text, options.ids)
+    model = estimate(sentences, options.order, vocabulary, options.unknown)
+    write_arpa(model, options.out)
+    sizes = ", ".join(f"{len(grams.words):,} {order}-grams" for order, grams in enumerate(model.grams, 1))
+    print(f"{options.out}: {sizes} from {len(sentences):,} sentences")
+
+
+def _perplexity(options: argparse.Namespace) -> None:
+    from asr_kd.graph.arpa import read_arpa
+    from asr_kd.graph.ngram import measure, read_sentences
+
+    result = measure(read_arpa(options.arpa), read_sentences(options.text, options.ids))
+    with_oov = result.perplexity_with_oov
+    print(
+        f"perplexity {result.perplexity:.2f} over {result.words - result.oov:,} words and {result.sentences:,} sentence "
+        f"ends; {result.oov:,} of {result.words:,} words out of vocabulary ({100 * result.oov_rate:.2f} %)"
+        + (f"; perplexity with these as <unk> {with_oov:.2f}" if with_oov and result.oov else "")
+    )
