@@ -29,6 +29,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--silence-probability", type=float, default=0.5, metavar="P", help="of a silence between words (default 0.5)"
     )
     make.set_defaults(run=_compile)
+    take = actions.add_parser(
+        "import",
+        help="Kaldi's HCLG.fst and words.txt -> the same with tied states as input labels",
+        description="Write OUT/HCLG.fst and words.txt from a Kaldi graph, whose input labels are transition-ids of the\n"
+        "--model; without --model they are pdf-ids + 1.",
+        epilog="example:\n  asr-kd graph import graph/HCLG.fst graph/words.txt exp/kaldi/graph --model final.mdl",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    take.add_argument("graph", type=Path, metavar="HCLG.fst")
+    take.add_argument("words", type=Path, metavar="words.txt")
+    take.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    take.add_argument(
+        "--model", type=Path, metavar="FILE", help="Kaldi's final.mdl, or a text file of lines TRANSITION-ID PDF"
+    )
+    take.set_defaults(run=_import)
 
 
 def _compile(options: argparse.Namespace) -> None:
@@ -50,3 +65,12 @@ def _compile(options: argparse.Namespace) -> None:
         print(f"{info.not_in_language_model} words of the lexicon are not in the language model", file=sys.stderr)
     seconds = sum(info.seconds.values())
     print(f"{options.out}: {info.words:,} words, {info.states:,} states, {info.arcs:,} arcs, {seconds:.1f} s")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from asr_kd.graph.kaldi import import_graph
+    from asr_kd.hmm.kaldi import read_transitions
+
+    transitions = read_transitions(options.model) if options.model else None
+    fst = import_graph(options.graph, options.words, options.out, transitions)
+    print(f"{options.out}: {fst.num_states:,} states, {fst.num_arcs:,} arcs, {fst.ilabel.max():,} tied states in use")

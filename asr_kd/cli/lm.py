@@ -79,7 +79,7 @@ def _perplexity(options: argparse.Namespace) -> None:
     result = measure(read_arpa(options.arpa), read_sentences(options.text, options.ids))
     with_oov = result.perplexity_with_oov
     print(
-        f"perplexity {result.perplexity:.2f} over {result.words - result.oov:,} words and {result.sentences:,} sentence "
-        f"ends; {result.oov:,} of {result.words:,} words out of vocabulary ({100 * result.oov_rate:.2f} %)"
+        f"perplexity {result.perplexity:.2f} over {result.words - result.oov:,} words and {result.sentences:,} "
+        f"sentence ends; {result.oov:,} of {result.words:,} words out of vocabulary ({100 * result.oov_rate:.2f} %)"
         + (f"; perplexity with these as <unk> {with_oov:.2f}" if with_oov and result.oov else "")
     )

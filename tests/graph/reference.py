@@ -83,7 +83,7 @@ def all_paths(space: StateSpace, lexicon: Lexicon, arpa: Arpa, longest: int, sil
 def graph_paths(fst: Fst, words: list[str], longest: int) -> Paths:
     """The same from a graph: self-loops left out."""
     paths: Paths = {}
-    stack = [(fst.start, (), (), 0.0)]
+    stack: list[tuple[int, tuple[int, ...], tuple[str, ...], float]] = [(fst.start, (), (), 0.0)]
     while stack:
         state, states, said, cost = stack.pop()
         if np.isfinite(fst.final[state]):
