@@ -24,12 +24,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "examples:\n  asr-kd decode exp/model speech.flac more.wav\n"
         "  find . -name '*.opus' | asr-kd decode exp/model --list - --format ctm --jobs 8 --skip-bad > words.ctm\n"
         "  asr-kd decode exp/model data/test --output exp/model/decode_test\n"
-        "  asr-kd decode exp/model --tune --dev data/dev"
+        "  asr-kd decode exp/model data/dev --tune"
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="a folder of `asr-kd model build`")
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="audio files and data directories")
     parser.add_argument("--list", metavar="FILE", help="more inputs, one path on a line; - is standard input")
-    parser.add_argument("--feats", metavar="STORE", help="decode stored features instead of audio")
+    parser.add_argument(
+        "--feats", metavar="STORE", help="stored features instead of audio; alone, or of a data directory"
+    )
     parser.add_argument("--utterances", metavar="FILE", help="decode only the utterances listed here, one on a line")
     parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="of each line")
     parser.add_argument("--nbest", type=int, default=0, metavar="N", help="N distinct word sequences (text or json)")
@@ -43,11 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--word-penalty", type=float, help="cost added for each word")
     search.add_argument("--beam", type=float, help="tokens costlier than the best by more are dropped")
     search.add_argument("--max-active", type=int, help="about how many tokens stay in each frame")
-    tuning = parser.add_argument_group("tuning")
-    tuning.add_argument(
-        "--tune", action="store_true", help="choose acoustic scale and word penalty by WER and store them"
-    )
-    tuning.add_argument("--dev", metavar="DATADIR", help="what to tune on; --feats gives its features where stored")
+    tune = "choose acoustic scale and word penalty by WER on the INPUT, a data directory with text, and store them"
+    search.add_argument("--tune", action="store_true", help=tune)
     parser.set_defaults(run=run)
 
 
@@ -57,8 +56,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.nbest and options.format not in ("text", "json"):
         raise UserError(f"--nbest {options.nbest} needs --format text or json, not {options.format}")
-    if options.tune != bool(options.dev):
-        raise UserError("--tune and --dev DATADIR go together")
+    if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
+        raise UserError("--tune needs one data directory with text: asr-kd decode MODEL_DIR DATADIR --tune")
     model = load_model_folder(options.model)
     if options.tune:
         _tune(model, options)
@@ -112,23 +111,26 @@ def _sources(model: "Model", options: argparse.Namespace) -> tuple[list["Source"
     from asr_kd.decode.sources import AudioFile, datadir_sources, store_sources
     from asr_kd.frames import FrameStore
 
+    features = model.config.features
     chosen = _lines(options.utterances) if options.utterances else None
     inputs = [*options.inputs, *(_lines(options.list) if options.list else ())]
-    if bool(inputs) == bool(options.feats):
-        raise UserError("give audio files or data directories (or --list), or else --feats STORE")
-    if options.feats:
-        stored = store_sources(FrameStore(options.feats), model.config.features, chosen)
+    if not inputs and not options.feats:
+        raise UserError("nothing to decode: give audio files, data directories, --list or --feats")
+    if not inputs:
+        stored = store_sources(FrameStore(options.feats), features, chosen)
         return stored, _names(stored)
     sources: list[Source] = []
     names: list[str] = []
     for path in inputs:
+        group: list[Source] = [AudioFile(path)]
         if Path(path).is_dir():
             datadir = read_data_dir(path, options.allow_pipes)
-            group = datadir_sources(datadir, model.config.features, chosen)
-            names += sorted(_names(group))
-        else:
-            group = [AudioFile(path)]
-            names.append(path)
+            group = datadir_sources(datadir, features, chosen)
+            if options.feats:
+                group = store_sources(FrameStore(options.feats), features, sorted(_names(group)))
+        elif options.feats:
+            raise UserError(f"{path}: not a data directory, whose features --feats could hold")
+        names += sorted(_names(group))
         sources += group
     return sources, names
 
@@ -146,18 +148,11 @@ def _lines(path: str) -> list[str]:
 
 def _tune(model: "Model", options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
-    from asr_kd.decode.sources import datadir_sources, store_sources
     from asr_kd.decode.tune import tune
-    from asr_kd.frames import FrameStore
 
-    datadir = read_data_dir(options.dev, options.allow_pipes)
-    chosen = _lines(options.utterances) if options.utterances else list(datadir.utterances)
-    features = model.config.features
-    if options.feats:
-        sources = store_sources(FrameStore(options.feats), features, chosen)
-    else:
-        sources = datadir_sources(datadir, features, chosen)
-    tuning = tune(model, sources, datadir.text, options.dev, options.jobs)
+    (dev,) = options.inputs
+    sources, _ = _sources(model, options)
+    tuning = tune(model, sources, read_data_dir(dev, options.allow_pipes).text, dev, options.jobs)
     for number, points in enumerate(tuning.rounds, 1):
         print(f"round {number}: dev WER around scale {points[0].acoustic_scale:g}, penalty {points[0].word_penalty:g}")
         for scale in sorted({point.acoustic_scale for point in points}):

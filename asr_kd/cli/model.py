@@ -7,7 +7,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``build`` and ``info``."""
     parser.description = "Gather all that turning audio into words needs into one folder, or look into such a folder."
     parser.epilog = (
-        "example:\n  asr-kd model build --network exp/dnn --graph exp/graph --states-dir exp/gmm/lda "
+        "example:\n  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
     verbs = parser.add_subparsers(metavar="build|info", required=True)
@@ -16,8 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--network", metavar="DIR", help="folder of a trained network (config.yaml, model.safetensors)")
     source.add_argument("--gmm", metavar="DIR", help="folder of a GMM-HMM stage (gmm.safetensors)")
     build.add_argument("--graph", metavar="DIR", required=True, help="folder with HCLG.fst and words.txt")
-    states = "folder with states.yaml and lexicon.txt; without it (imported graph) words have no exact times"
-    build.add_argument("--states-dir", metavar="DIR", help=states)
+    states = "folder with states.yaml and lexicon.txt (default: that of --gmm); a network on an imported graph has none"
+    build.add_argument("--states", "--states-dir", metavar="DIR", help=states)
     build.add_argument(
         "--features", metavar="FILE|STORE", required=True, help="feature configuration, or a store of them"
     )
@@ -46,7 +46,7 @@ def _build(options: argparse.Namespace) -> None:
 
     search = SearchOptions(**search_options(options))  # type: ignore[arg-type]
     features = read_feature_config(options.features)
-    parts = options.network, options.gmm, options.states_dir
+    parts = options.network, options.gmm, options.states or options.gmm
     _show(describe(build_model(options.model, options.graph, features, *parts, search)))
 
 

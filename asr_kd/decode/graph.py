@@ -3,6 +3,7 @@
 import mmap
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
@@ -10,14 +11,16 @@ from numba import njit
 from asr_kd.decode.kernels import ARC, STATE, Graph
 from asr_kd.errors import UserError
 from asr_kd.files import atomic_write
-from asr_kd.graph.fst import Fst
+
+if TYPE_CHECKING:
+    from asr_kd.graph.fst import Fst
 
 _HEADER = struct.Struct("<i i5s i8s i i Q q q q")  # magic, fst type, arc type, version, flags, properties, sizes
 _MAGIC, _VERSION, _ALIGNED, _EXPANDED = 2125659606, 2, 4, 1
 _ALIGNMENT = 16
 
 
-def search_graph(fst: Fst) -> Graph:
+def search_graph(fst: "Fst") -> Graph:
     """``fst`` as the search reads it: the arcs of each state sorted by input label, so those without input lead.
 
     Raises ``UserError`` for what ``Fst.check`` refuses and for a cycle of arcs without input.
@@ -25,7 +28,7 @@ def search_graph(fst: Fst) -> Graph:
     fst.check()
     sources = fst.source
     if (np.diff(sources.astype(np.int64) << 32 | fst.ilabel) < 0).any():
-        fst = Fst.from_arcs(fst.start, fst.final, sources, fst.ilabel, fst.olabel, fst.weight, fst.nextstate)
+        fst = type(fst).from_arcs(fst.start, fst.final, sources, fst.ilabel, fst.olabel, fst.weight, fst.nextstate)
     arcs = np.empty(fst.num_arcs, ARC)
     arcs["label"], arcs["word"], arcs["cost"], arcs["next"] = fst.ilabel, fst.olabel, fst.weight, fst.nextstate
     states = np.zeros(fst.num_states, STATE)

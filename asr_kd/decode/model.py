@@ -17,7 +17,6 @@ from asr_kd.decode.times import WordAligner
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
 from asr_kd.files import read_text, sha256, write_text
-from asr_kd.graph.fst import Fst
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, read_lexicon, write_lexicon
 from asr_kd.hmm.states import StateSpace
 
@@ -71,6 +70,8 @@ def build_model(
     The graph folder's own lexicon is preferred. Everything is copied, so ``out`` can be moved to another machine.
     Raises ``UserError`` where the parts do not fit each other.
     """
+    from asr_kd.graph.fst import Fst  # brings scipy, which decoding does without
+
     if (network is None) == (gmm is None):
         raise UserError("a model has one acoustic model: give a network or a GMM")
     out, graph = Path(out), Path(graph)

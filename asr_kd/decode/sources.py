@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -81,7 +80,10 @@ class Stored:
 
     def features(self, config: FeatureConfig) -> Iterator[tuple[str, np.ndarray | UserError]]:
         for utterance in self.names:
-            yield utterance, self.store.read(utterance)[config.kind].astype(np.float32)
+            try:
+                yield utterance, self.store.read(utterance)[config.kind].astype(np.float32)
+            except UserError as error:  # not stored, perhaps because its audio was bad
+                yield utterance, error
 
 
 def datadir_sources(datadir: DataDir, config: FeatureConfig, utterances: Sequence[str] | None = None) -> list[Source]:
@@ -104,14 +106,7 @@ def store_sources(store: FrameStore, config: FeatureConfig, utterances: Sequence
         if store.config.get(key, wanted) != wanted:
             raise UserError(f"{store.path}: {key} is {store.config[key]!r}; this model was trained on {wanted!r}")
     chosen = store.utterances if utterances is None else tuple(sorted(utterances))
-    if unknown := [utterance for utterance in chosen if utterance not in store]:
-        raise UserError(f"{store.path}: no utterance {unknown[0]!r}")
     return [Stored(store, chosen[start : start + BATCH]) for start in range(0, len(chosen), BATCH)]
-
-
-def is_data_dir(path: str | Path) -> bool:
-    """Whether ``path`` is a folder, which must then be a data directory."""
-    return Path(path).is_dir()
 
 
 def _named(name: str, error: UserError) -> UserError:

@@ -43,8 +43,7 @@ def loop_graph(space: StateSpace, lexicon: Lexicon, words: tuple[str, ...], late
     columns = list(zip(*arcs, strict=True))
     final = np.full(states, np.inf, np.float32)
     final[0] = 0.5
-    source, label, word, cost, target = (np.array(column) for column in columns)
-    return Fst.from_arcs(0, final, source, label, word, cost, target)
+    return Fst.from_arcs(0, final, *(np.array(column) for column in columns))
 
 
 @pytest.fixture(scope="session")
