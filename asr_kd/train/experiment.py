@@ -5,6 +5,7 @@
 ``summary.json`` once it has ended.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _identity(data: LabelledFrames) -> dict[str, Any]:
     return {
         "features": data.features.content_hash,
         "states": data.states.content_hash,
-        "utterances": len(data.utterances),
+        "utterances": f"{len(data.utterances)}, {hashlib.sha256(' '.join(data.utterances).encode()).hexdigest()}",
         "frames": data.total_frames,
     }
 

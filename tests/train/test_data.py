@@ -1,0 +1,88 @@
+"""Joining features with states: statistics, subsets, and stores that do not fit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_kd.errors import UserError
+from asr_kd.train import LabelledFrames, read_utterance_list
+from tests.train.conftest import BINS, STATES, MakeData, speech, write_features, write_states
+
+
+def test_statistics_are_those_of_all_frames(make_data: MakeData) -> None:
+    data = make_data([30, 50, 20])
+    features = np.concatenate([data.read(u)[0] for u in data.utterances]).astype(np.float64)
+    states = np.concatenate([data.read(u)[1] for u in data.utterances])
+    found = data.statistics(STATES + 1)
+    assert np.allclose(found.mean, features.mean(0), atol=1e-6)
+    assert np.allclose(found.std, features.std(0), atol=1e-6)
+    assert found.state_counts.tolist() == np.bincount(states, minlength=STATES + 1).tolist()
+    assert found.state_counts[STATES] == 0
+    assert np.isfinite(found.log_prior).all()
+    assert np.isclose(np.exp(found.log_prior.astype(float)).sum(), 1)
+
+
+def test_a_subset_has_the_named_utterances_only(make_data: MakeData, tmp_path: Path) -> None:
+    data = make_data([30, 50, 20])
+    subset = LabelledFrames(data.features, data.states, ["u2", "u0"])
+    assert subset.utterances == ["u0", "u2"]
+    assert subset.total_frames == 50
+    assert subset.statistics(STATES).state_counts.sum() == 50
+
+
+def test_a_list_is_the_first_column_of_a_file_or_of_a_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("u2\nu0 some words\n\n")
+    (tmp_path / "utt2spk").write_text("u1 s\n")
+    assert read_utterance_list(tmp_path / "list") == ["u2", "u0"]
+    assert read_utterance_list(tmp_path) == ["u1"]
+
+
+def test_an_empty_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("\n")
+    with pytest.raises(UserError, match="lists no utterance"):
+        read_utterance_list(tmp_path / "list")
+
+
+def test_a_sample_is_about_as_long_as_asked_and_always_the_same(make_data: MakeData) -> None:
+    data = make_data([10] * 40)
+    sample = data.sample(100, seed=1)
+    assert 100 <= sample.total_frames <= 120
+    assert sample.utterances == data.sample(100, seed=1).utterances
+    assert sample.utterances != data.sample(100, seed=2).utterances
+    assert data.sample(10**6, seed=1).utterances == data.utterances
+
+
+def test_another_frame_count_is_refused_with_both(tmp_path: Path) -> None:
+    features, states = speech([20, 30])
+    states["u1"] = states["u1"][:-2]
+    with pytest.raises(UserError, match=r"u1.*30.*28"):
+        LabelledFrames(write_features(tmp_path / "f", features), write_states(tmp_path / "s", states))
+
+
+def test_a_missing_utterance_is_named(tmp_path: Path) -> None:
+    features, states = speech([20, 30])
+    del states["u1"]
+    with pytest.raises(UserError, match="u1"):
+        LabelledFrames(write_features(tmp_path / "f", features), write_states(tmp_path / "s", states))
+
+
+def test_stores_in_the_wrong_places_are_refused(make_data: MakeData) -> None:
+    data = make_data([20])
+    with pytest.raises(UserError, match="holds states; a store of features"):
+        LabelledFrames(data.states, data.features)
+
+
+def test_a_state_beyond_the_network_is_refused(make_data: MakeData) -> None:
+    data = make_data([400])
+    with pytest.raises(UserError, match=f"u0 has state {STATES - 1}, but the network has {STATES - 1} outputs"):
+        data.statistics(STATES - 1)
+
+
+def test_nan_in_features_is_refused_where_it_is(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data([20])
+    features = np.zeros((20, BINS), np.float32)
+    features[7, 2] = np.nan
+    monkeypatch.setattr(data.joined, "read", lambda _: {"fbank": features, "state": np.zeros(20, np.uint16)})
+    with pytest.raises(UserError, match="utterance u0, frame 7, bin 2 is nan"):
+        data.read("u0")

@@ -1,0 +1,242 @@
+"""Training: it learns, repeats itself bit for bit, survives kills, keeps the best, and stops at what is not finite."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asr_kd.config import save_config
+from asr_kd.errors import UserError
+from asr_kd.nets import NetConfig, load_model, log_posteriors
+from asr_kd.train import Evaluation, LabelledFrames, TrainConfig, evaluate, loop, train
+from asr_kd.train.checkpoint import Position
+from asr_kd.train.loop import learning_rate, out_of_patience
+from tests.train.conftest import BINS, CONFIG, STATES, MakeData
+
+MASKED = dataclasses.replace(
+    CONFIG, net=dataclasses.replace(CONFIG.net, dropout=0.2), frequency_masks=1, frequency_width=2, checkpoint_steps=5
+)
+
+
+@pytest.fixture
+def corpus(make_data: MakeData) -> tuple[LabelledFrames, LabelledFrames]:
+    return make_data([50] * 12), make_data([50] * 4, seed=1)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+TDNN = NetConfig(kind="tdnn", width=16, bottleneck=8, dilations=(1, 3))
+
+
+@pytest.mark.parametrize("net", [CONFIG.net, TDNN], ids=["dnn", "tdnn"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns(tmp_path: Path, corpus: Any, net: NetConfig, precision: str) -> None:
+    config = dataclasses.replace(CONFIG, net=net, precision=precision, chunk=1 if net.kind == "dnn" else 10, epochs=6)
+    summary = train(config, *corpus, tmp_path)
+    assert summary["dev_accuracy"] > 0.62  # chance is 1 in 6
+    assert summary["train_accuracy"] > 0.75
+    assert summary["dev_cross_entropy"] < 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_evaluation_is_accuracy_and_cross_entropy_of_the_saved_model(tmp_path: Path, corpus: Any) -> None:
+    summary = train(CONFIG, *corpus, tmp_path)
+    model, dev = load_model(tmp_path), corpus[1]
+    posteriors = np.concatenate([log_posteriors(model, dev.read(u)[0]) for u in dev.utterances])
+    states = np.concatenate([dev.read(u)[1] for u in dev.utterances]).astype(int)
+    found = evaluate(model, dev)
+    assert found.frame_accuracy == pytest.approx((posteriors.argmax(1) == states).mean())
+    assert found.cross_entropy == pytest.approx(-posteriors[np.arange(len(states)), states].mean(), rel=1e-5)
+    assert summary["dev_accuracy"] == found.frame_accuracy
+    assert found.frames == 200
+
+
+def test_the_model_holds_the_training_data_s_priors_and_standardisation(tmp_path: Path, corpus: Any) -> None:
+    train(CONFIG, *corpus, tmp_path)
+    model, statistics = load_model(tmp_path), corpus[0].statistics(STATES)
+    assert np.array_equal(model.log_prior.numpy(), statistics.log_prior)
+    assert np.array_equal(model.mean.numpy(), statistics.mean)
+    assert model.config.bins == BINS
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_others(tmp_path: Path, corpus: Any) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(dataclasses.replace(MASKED, seed=seed), *corpus, tmp_path / name)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 18, 19, 20, 37, 50])
+def test_killed_at_any_step_it_ends_with_the_same_weights(
+    tmp_path: Path, corpus: Any, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(MASKED, *corpus, tmp_path / "whole")
+    real = loop.training_step
+
+    def die(*arguments: Any) -> None:
+        if arguments[-1].step == step:
+            raise Killed
+        real(*arguments)
+
+    monkeypatch.setattr(loop, "training_step", die)
+    with pytest.raises(Killed):
+        train(MASKED, *corpus, tmp_path / "killed")
+    monkeypatch.setattr(loop, "training_step", real)
+    train(MASKED, *corpus, tmp_path / "killed")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    for name in ("metrics.jsonl", "train.yaml"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+EPOCHS = 15  # long enough to be caught in the middle
+
+
+def start(folder: Path, corpus: Any) -> subprocess.Popen[str]:
+    """``asr-kd train`` in a process of its own."""
+    data, dev = corpus
+    save_config(MASKED, folder.parent / "conf.yaml")
+    command = [sys.executable, "-m", "asr_kd", "train", "--feats", data.features.path, "--states", data.states.path]
+    command += ["--dev-feats", dev.features.path, "--dev-states", dev.states.path, "--out", folder, "--threads", "1"]
+    command += ["--config", folder.parent / "conf.yaml", "--set", f"epochs={EPOCHS}", "--device", "cpu"]
+    return subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_a_new_checkpoint(path: Path, process: subprocess.Popen[str], before: int) -> int:
+    while not path.exists() or path.stat().st_mtime_ns == before:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.01)
+    return path.stat().st_mtime_ns
+
+
+def test_a_process_that_was_killed_and_interrupted_ends_with_the_same_weights(tmp_path: Path, corpus: Any) -> None:
+    torch.set_num_threads(1)
+    train(dataclasses.replace(MASKED, epochs=EPOCHS), *corpus, tmp_path / "whole")
+    folder, seen, errors = tmp_path / "killed", 0, ""
+    for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        process = start(folder, corpus)
+        seen = wait_for_a_new_checkpoint(folder / "checkpoint.safetensors", process, seen)
+        os.kill(process.pid, number)
+        errors = process.communicate()[1]
+        assert process.returncode == status, errors
+        assert not (folder / "summary.json").exists()
+    assert "run the same command again" in errors
+    process = start(folder, corpus)
+    assert "going on from epoch" in process.communicate()[1]
+    assert process.returncode == 0
+    assert weights(folder) == weights(tmp_path / "whole")
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_training(
+    tmp_path: Path, corpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    accuracies = iter([0, 0.3, 0, 0.5, 0, 0.4, 0, 0.5, 0, 0.6])  # the sample's, dev's, the sample's, ...
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Evaluation(next(accuracies), 1.0, 1))
+    real = loop.save_model
+    monkeypatch.setattr(loop, "save_model", lambda model, folder: (saved.append(1), real(model, folder)))
+    summary = train(dataclasses.replace(CONFIG, epochs=9, patience=2), *corpus, tmp_path)
+    assert summary["epoch"] == 2
+    assert summary["epochs"] == 4
+    assert len(saved) == 2
+
+
+def test_patience_counts_evaluations_since_the_best() -> None:
+    def position(*accuracies: float) -> Position:
+        return Position(history=[{"dev_accuracy": accuracy} for accuracy in accuracies])
+
+    patient = dataclasses.replace(CONFIG, patience=2)
+    assert not out_of_patience(position(), patient)
+    assert not out_of_patience(position(0.1, 0.3, 0.2), patient)
+    assert out_of_patience(position(0.1, 0.3, 0.2, 0.3), patient)
+    assert not out_of_patience(position(0.5, 0.1, 0.1, 0.1), CONFIG)
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(decay: Any) -> None:
+    config = dataclasses.replace(CONFIG, warmup=0.1, decay=decay, learning_rate=2.0)
+    assert learning_rate(0.05, config) == pytest.approx(1.0)
+    assert learning_rate(0.1, config) == pytest.approx(2.0)
+    assert learning_rate(0.55, config) == pytest.approx(1.0)
+    assert learning_rate(1.0, config) == pytest.approx(0.0)
+
+
+def test_a_loss_that_is_not_finite_is_named_and_overwrites_nothing(
+    tmp_path: Path, corpus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.HardTargets.__call__
+    calls: list[int] = []
+
+    def poison(self: Any, logits: torch.Tensor, batch: Any) -> torch.Tensor:
+        calls.append(1)
+        return real(self, logits, batch) * (float("nan") if len(calls) == 24 else 1)
+
+    monkeypatch.setattr(loop.HardTargets, "__call__", poison)
+    with pytest.raises(UserError, match=r"not finite .* at step 23, epoch 2, in a batch from u\d+"):
+        train(MASKED, *corpus, tmp_path)
+    checkpoint, model = (tmp_path / "checkpoint.safetensors").read_bytes(), weights(tmp_path)
+    assert b"nan" not in (tmp_path / "metrics.jsonl").read_bytes().lower()
+    monkeypatch.setattr(loop.HardTargets, "__call__", real)
+    assert all(torch.isfinite(tensor).all() for tensor in load_model(tmp_path).state_dict().values())
+    assert weights(tmp_path) == model
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == checkpoint
+
+
+def test_a_folder_of_another_configuration_is_refused_by_key(tmp_path: Path, corpus: Any) -> None:
+    train(CONFIG, *corpus, tmp_path)
+    other = dataclasses.replace(CONFIG, learning_rate=0.1, net=dataclasses.replace(CONFIG.net, width=8))
+    with pytest.raises(UserError, match=r"learning_rate is 0.005 there and 0.1 now; net.width is 16 there and 8 now"):
+        train(other, *corpus, tmp_path)
+
+
+def test_a_folder_of_other_data_is_refused(tmp_path: Path, corpus: Any, make_data: MakeData) -> None:
+    train(CONFIG, *corpus, tmp_path)
+    with pytest.raises(UserError, match="train.features"):
+        train(CONFIG, make_data([50] * 12, seed=3), corpus[1], tmp_path)
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path, corpus: Any) -> None:
+    summary = train(CONFIG, *corpus, tmp_path)
+    before = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    assert train(CONFIG, *corpus, tmp_path) == summary == json.loads((tmp_path / "summary.json").read_text())
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, corpus: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "out_of_patience", lambda position, _: position.epoch == 1)
+    monkeypatch.setattr(loop.Experiment, "finish", lambda *_: None)
+    train(CONFIG, *corpus, tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match="not a checkpoint of this network"):
+        train(CONFIG, *corpus, tmp_path)
+
+
+def test_features_of_another_width_than_configured_are_refused(tmp_path: Path, corpus: Any) -> None:
+    config = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, bins=40))
+    with pytest.raises(UserError, match=r"net.bins is 40, but .* has 4 bins"):
+        train(config, *corpus, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epochs", 0), ("learning_rate", 0.0), ("betas", (0.9,)), ("warmup", 1.0), ("chunk", 0), ("patience", -1)],
+)
+def test_a_configuration_out_of_range_is_refused(key: str, value: object) -> None:
+    with pytest.raises(UserError, match=key):
+        dataclasses.replace(TrainConfig(), **{key: value})

@@ -1,0 +1,50 @@
+"""The objective against double-precision formulas; masks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from asr_kd.train.augment import mask
+from asr_kd.train.objective import HardTargets
+from asr_kd.train.reader import Batch, Layout
+from tests.train.conftest import CONFIG
+
+
+def batch_of(labels: list[list[int]]) -> Batch:
+    layout = Layout(["u0"], np.array([9]), 0, 0, 0)
+    return Batch(torch.zeros(0), torch.tensor(labels), 1.0, np.arange(len(labels)), layout)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_the_mean_over_labelled_frames(smoothing: float) -> None:
+    labels = [[2, -1], [0, 4]]
+    logits = torch.randn(4, 5) * 30
+    target = np.full((4, 5), smoothing / 5)
+    target[[0, 2, 3], [2, 0, 4]] += 1 - smoothing
+    x = logits.double().numpy()
+    log_probability = x - np.logaddexp.reduce(x, axis=1, keepdims=True)
+    expected = -(target * log_probability).sum(1)[[0, 2, 3]].mean()
+    assert float(HardTargets(smoothing)(logits, batch_of(labels))) == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_masks_features_are_as_they_were() -> None:
+    features = torch.randn(3, 9, 4)
+    assert mask(features, torch.zeros(4), CONFIG) is features
+
+
+def test_masks_are_stretches_of_the_mean_within_their_width() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(CONFIG, frequency_masks=1, frequency_width=3, time_masks=1, time_width=4)
+    features, mean = torch.randn(200, 20, 10), torch.arange(10.0)
+    masked = mask(features, mean, config)
+    hidden = masked == mean
+    bands, stretches = hidden.all(1).sum(1), hidden.all(2).sum(1)
+    assert set(bands.tolist()) == {0, 1, 2, 3}
+    assert set(stretches.tolist()) == {0, 1, 2, 3, 4}
+    assert torch.equal(hidden, hidden.all(1)[:, None, :] | hidden.all(2)[:, :, None])
+    assert torch.equal(masked[~hidden], features[~hidden])
+    edges = hidden.all(1).int().diff(dim=1).abs().sum(1)
+    assert edges.max() <= 2
+    assert hidden.all(1).any(0).all()

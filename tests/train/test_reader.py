@@ -1,0 +1,132 @@
+"""The reader: every frame once an epoch, with its own window, shuffled, in bounded memory, from any position on."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asr_kd.nets import pad_edges
+from asr_kd.train import LabelledFrames
+from asr_kd.train.reader import Batch, Reader
+from tests.train.conftest import CONFIG, MakeData
+
+LEFT, RIGHT = 3, 2
+LENGTHS = [17, 40, 3, 1, 29, 60, 22, 8]
+
+
+def reader(data: LabelledFrames, chunk: int = 1, **settings: Any) -> Reader:
+    """A reader over ``data`` with small batches."""
+    config = dataclasses.replace(CONFIG, **{"batch_frames": 24, **settings})
+    return Reader(data, config, LEFT, RIGHT, chunk, torch.device("cpu"))
+
+
+def examples(batches: list[Batch], every: int = 1) -> list[tuple[bytes, int]]:
+    """Each labelled output as its window's bytes and its label."""
+    span = LEFT + 1 + RIGHT
+    return [
+        (window[i * every : i * every + span].numpy().tobytes(), int(label))
+        for batch in batches
+        for window, labels in zip(batch.features, batch.labels, strict=True)
+        for i, label in enumerate(labels)
+        if label >= 0
+    ]
+
+
+def windows(data: LabelledFrames) -> list[tuple[bytes, int]]:
+    """What one epoch must hold: the window of each frame of each utterance, edges repeated, and its label."""
+    found = []
+    for utterance in data.utterances:
+        features, states = data.read(utterance)
+        padded = pad_edges(torch.tensor(features), LEFT, RIGHT).numpy()
+        for t, state in enumerate(states):
+            found.append((padded[t : t + LEFT + 1 + RIGHT].tobytes(), int(state)))
+    return found
+
+
+@pytest.mark.parametrize("pool_frames", [10**6, 70], ids=["one pool", "pools"])
+@pytest.mark.parametrize("chunk", [1, 10])
+def test_an_epoch_has_every_frame_once_with_its_window(make_data: MakeData, chunk: int, pool_frames: int) -> None:
+    data = make_data(LENGTHS)
+    found = examples(list(reader(data, chunk, pool_frames=pool_frames).epoch(0)))
+    assert sorted(found) == sorted(windows(data))
+    assert found != windows(data)
+
+
+def test_three_phases_of_every_third_frame_are_parts_of_the_whole(make_data: MakeData) -> None:
+    data = make_data(LENGTHS)
+    whole = set(windows(data))
+    seen: set[tuple[bytes, int]] = set()
+    for epoch in range(12):
+        found = examples(list(reader(data, 9, every=3).epoch(epoch)), every=3)
+        assert abs(len(found) - len(whole) / 3) <= len(LENGTHS)
+        assert set(found) <= whole
+        seen |= set(found)
+    assert seen == whole
+
+
+def test_epochs_and_seeds_have_their_own_order_and_repeat_it(make_data: MakeData) -> None:
+    data = make_data(LENGTHS)
+
+    def order(epoch: int, seed: int) -> list[tuple[bytes, int]]:
+        return examples(list(reader(data, seed=seed, pool_frames=70).epoch(epoch)))
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(2, 0)
+    assert order(1, 0) != order(1, 1)
+
+
+@pytest.mark.parametrize("chunk", [1, 10])
+def test_an_epoch_goes_on_at_any_batch(make_data: MakeData, chunk: int) -> None:
+    data = make_data(LENGTHS)
+    batches = list(reader(data, chunk, pool_frames=70).epoch(3))
+    for skip in range(len(batches) + 1):
+        rest = list(reader(data, chunk, pool_frames=70).epoch(3, skip))
+        assert examples(rest) == examples(batches[skip:])
+        assert [batch.fraction for batch in rest] == [batch.fraction for batch in batches[skip:]]
+
+
+def test_batches_mix_utterances_and_are_of_one_size(make_data: MakeData) -> None:
+    data = make_data([40] * 10)
+    batches = list(reader(data).epoch(0))
+    sizes = {len(batch.labels) for batch in batches}
+    assert max(sizes) <= 24
+    assert max(sizes) - min(sizes) <= 1
+    assert all(len(batch.utterances) >= 5 for batch in batches)
+
+
+def test_a_batch_knows_its_utterances_and_how_far_it_is(make_data: MakeData) -> None:
+    data = make_data(LENGTHS)
+    batches = list(reader(data, pool_frames=70).epoch(0))
+    of_window = {w: u for u in data.utterances for w, _ in windows(LabelledFrames(data.features, data.states, [u]))}
+    for batch in batches:
+        assert batch.utterances == sorted({of_window[window] for window, _ in examples([batch])})
+    fractions = [batch.fraction for batch in batches]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+
+
+def test_no_more_than_a_pool_is_ever_loaded(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data([20] * 50)
+    sizes: list[int] = []
+    load = Reader._load
+
+    def note(self: Reader, layout: Any) -> Any:
+        sizes.append(len(load(self, layout)[0]))
+        return load(self, layout)
+
+    monkeypatch.setattr(Reader, "_load", note)
+    assert sum(len(batch.labels) for batch in reader(data, pool_frames=100).epoch(0)) == 1000
+    assert max(sizes) == 5 * (20 + LEFT + RIGHT)
+
+
+def test_an_error_while_reading_is_raised_to_the_loop(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(LENGTHS)
+
+    def fail(_: str) -> tuple[np.ndarray, np.ndarray]:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(data, "read", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(reader(data).epoch(0))
