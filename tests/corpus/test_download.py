@@ -113,7 +113,7 @@ def test_members_outside_the_folder_are_refused(server: Server, tmp_path: Path) 
     assert not (tmp_path / "escaped.txt").exists()
 
 
-@pytest.mark.parametrize("damage", [b"no archive at all", tar()[:-30]])
+@pytest.mark.parametrize("damage", [b"no archive at all", tar()[:-30]], ids=["foreign", "cut"])
 def test_a_damaged_archive_is_removed(server: Server, tmp_path: Path, damage: bytes) -> None:
     server.content = damage
     with pytest.raises(UserError, match="damaged archive .*removed it"):
