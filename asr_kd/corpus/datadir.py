@@ -118,6 +118,13 @@ def write_data_dir(
     return read_data_dir(path, allow_pipes=True)
 
 
+def check_apart(out: str | Path, datadirs: Iterable[DataDir]) -> None:
+    """Raise ``UserError`` where ``out`` is one of the directories that it is made from, and would overwrite it."""
+    for datadir in datadirs:
+        if Path(out).resolve() == datadir.path.resolve():
+            raise UserError(f"{out}: is both an input and the output; name another folder to write")
+
+
 def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Problem]]:
     """A data directory as far as it can be read, and every problem of its tables by file and line."""
     path = Path(path)

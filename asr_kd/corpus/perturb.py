@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.corpus.audio import audio_info, load_audio, write_flac
-from asr_kd.corpus.datadir import DataDir, write_data_dir
+from asr_kd.corpus.datadir import DataDir, check_apart, write_data_dir
 from asr_kd.errors import UserError
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
@@ -21,6 +21,7 @@ def perturb_speed(datadir: DataDir, out: str | Path, speeds: Sequence[float], jo
     speeds = [speed for speed in speeds if speed != 1]
     if not speeds or min(speeds) < 0.5 or max(speeds) > 2 or len(set(speeds)) != len(speeds):
         raise UserError(f"--speeds {','.join(map(str, speeds))}: expected distinct factors from 0.5 to 2, besides 1")
+    check_apart(out, [datadir])
     out = Path(out).resolve()
     tasks = [(datadir.subset([utt]), out, tuple(speeds)) for utt in datadir.utterances]
     wav: dict[str, Path] = {}

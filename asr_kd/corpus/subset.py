@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr_kd.corpus.audio import audio_info, num_samples
-from asr_kd.corpus.datadir import DataDir, write_data_dir
+from asr_kd.corpus.datadir import DataDir, check_apart, write_data_dir
 from asr_kd.corpus.splits import shuffled
 from asr_kd.errors import UserError
 
@@ -50,6 +50,7 @@ def take_fraction(datadir: DataDir, out: str | Path, fraction: float, seed: int 
     """
     if not 0 < fraction <= 1:
         raise UserError(f"--fraction {fraction:g}: expected more than 0 and at most 1")
+    check_apart(out, [datadir])
     seconds = durations(datadir)
     wanted = fraction * sum(seconds.values())
     chosen: list[str] = []
@@ -84,6 +85,7 @@ def combine(out: str | Path, datadirs: Sequence[DataDir]) -> DataDir:
 
     Where only some have segments, the others' recordings become segments from start to end.
     """
+    check_apart(out, datadirs)
     wav: dict[str, str] = {}
     text: dict[str, tuple[str, ...]] = {}
     utt2spk: dict[str, str] = {}

@@ -8,7 +8,8 @@ import pytest
 
 from asr_kd.cli import main
 from asr_kd.corpus import subset
-from asr_kd.corpus.datadir import DataDir, write_data_dir
+from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
+from asr_kd.corpus.perturb import perturb_speed
 from asr_kd.corpus.subset import combine, contents, durations, take_fraction
 from asr_kd.errors import UserError
 
@@ -75,6 +76,18 @@ def test_a_union_holds_both_and_refuses_an_id_twice(make_dir: MakeDir, tmp_path:
     assert union.wav == first.wav | second.wav
     with pytest.raises(UserError, match=r"first: utterance 'a-1' is in an earlier directory too"):
         combine(tmp_path / "twice", [union, first])
+
+
+def test_no_action_overwrites_its_input(make_dir: MakeDir) -> None:
+    datadir = make_dir({"a-1": 0.1, "a-2": 0.1})
+    for action in (
+        lambda: take_fraction(datadir, datadir.path, 0.5),
+        lambda: combine(datadir.path, [datadir]),
+        lambda: perturb_speed(datadir, datadir.path / "." / "", [1.1]),
+    ):
+        with pytest.raises(UserError, match="is both an input and the output"):
+            action()
+    assert read_data_dir(datadir.path).utterances == datadir.utterances
 
 
 def test_recordings_become_segments_beside_segments(make_dir: MakeDir, tmp_path: Path) -> None:
