@@ -60,8 +60,6 @@ def load_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Opt
         raise UserError(f"{path}: not a checkpoint of this network ({error}); delete it to start anew") from None
     for name, parameter in model.named_parameters():
         prefix = f"optimiser/{name}/"
-        state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        optimiser.state[parameter] = {
-            key: tensor.to(parameter.device) if tensor.shape else tensor for key, tensor in state.items()
-        }
+        moments = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        optimiser.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in moments.items()}
     return position

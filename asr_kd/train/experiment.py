@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ class Experiment:
         self.checkpoint = self.folder / "checkpoint.safetensors"
         identity = {**to_dict(config), "train": _identity(train), "dev": _identity(dev)}
         record = self.folder / "train.yaml"
-        if record.exists():
+        if self.checkpoint.exists() or (self.folder / WEIGHTS).exists():
             _check_same(record, identity)
-        elif (self.folder / WEIGHTS).exists():
-            raise UserError(f"{self.folder}: holds a model that was not trained here; choose another folder")
-        else:
+        else:  # nothing is lost, even if an attempt failed here before
             write_text(record, yaml.safe_dump(identity, sort_keys=False))
         self._board: Any = None
 
@@ -72,7 +71,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("TensorBoard is not installed; the curves are in metrics.jsonl only")
+        print("TensorBoard is not installed; the curves are in metrics.jsonl only", file=sys.stderr)
         return _NoBoard()
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
@@ -87,6 +86,8 @@ def _identity(data: LabelledFrames) -> dict[str, Any]:
 
 
 def _check_same(record: Path, wanted: dict[str, Any]) -> None:
+    if not record.exists():
+        raise UserError(f"{record.parent}: holds a model that was not trained here; choose another folder")
     found, asked = _flat(yaml.safe_load(read_text(record)) or {}), _flat(wanted)
     differences = [
         f"{key} is {found.get(key)!r} there and {asked.get(key)!r} now"

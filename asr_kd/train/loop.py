@@ -48,8 +48,7 @@ def train(
     model = new_model(config, data).to(device)
     optimiser = make_optimiser(model, config)
     objective = HardTargets(config.label_smoothing)
-    chunk = config.chunk or model.network.chunk
-    reader = Reader(data, config, model.left_context, model.right_context, chunk, device)
+    reader = make_reader(data, config, model, device)
     sample = data.sample(SAMPLE_FRAMES, config.seed)
     position = Position()
     if experiment.checkpoint.exists():
@@ -178,6 +177,16 @@ def new_model(config: TrainConfig, data: LabelledFrames) -> AcousticModel:
     model.std.copy_(torch.from_numpy(statistics.std))
     model.log_prior.copy_(torch.from_numpy(statistics.log_prior))
     return model.train()
+
+
+def make_reader(data: LabelledFrames, config: TrainConfig, model: AcousticModel, device: torch.device) -> Reader:
+    """The batches that suit the network; ``UserError`` if its chunks are not whole multiples of ``every``."""
+    chunk = config.chunk or model.network.chunk
+    if chunk % config.every:
+        raise UserError(
+            f"chunk is {chunk} for this network and every is {config.every}; give a multiple (--set chunk=)"
+        )
+    return Reader(data, config, model.left_context, model.right_context, chunk, device)
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

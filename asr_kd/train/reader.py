@@ -3,7 +3,7 @@
 An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance). A pool
 is one contiguous tensor of frames in the stores' own precision; each utterance in it lies between its repeated edge
 frames, so that every window is a slice, and windows are copied only for the batch at hand. The examples of a pool are
-shuffled across all of its utterances. Memory: one pool, that is ``frames x (bins x bytes of a number + 20)`` bytes, and
+shuffled across all of its utterances. Memory: one pool, that is ``frames x (bins x bytes of a number + 40)`` bytes, and
 a few batches. All order follows from the seed, the epoch and the pool's number: a position is (epoch, batch).
 """
 

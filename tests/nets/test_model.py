@@ -1,6 +1,7 @@
 """Acoustic models: contexts, the same outputs however they are computed, standardisation, gradients."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def build(config: NetConfig) -> AcousticModel:
 
 @KINDS
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
-def test_an_utterance_gives_what_each_of_its_windows_gives_alone(config: NetConfig, norm: str) -> None:
+def test_an_utterance_gives_what_each_of_its_windows_gives_alone(config: NetConfig, norm: Any) -> None:
     model = build(dataclasses.replace(config, norm=norm, activation="silu"))
     features = torch.randn(2, 50, 5)
     together = model(features)
@@ -121,7 +122,7 @@ def test_features_of_another_width_are_refused() -> None:
 @pytest.mark.parametrize(
     ("key", "value"), [("width", 0), ("dropout", 1.0), ("left_context", -1), ("dilations", (1, 0)), ("bins", -3)]
 )
-def test_a_configuration_out_of_range_is_refused(key: str, value: object) -> None:
+def test_a_configuration_out_of_range_is_refused(key: str, value: Any) -> None:
     with pytest.raises(UserError, match=key):
         dataclasses.replace(DNN, **{key: value})
 
