@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     take = actions.add_parser(
         "import",
         help="Kaldi's HCLG.fst and words.txt -> the same with tied states as input labels",
-        description="Write OUT/HCLG.fst and words.txt from a Kaldi graph, whose input labels are transition-ids of the\n"
+        description="Write OUT/HCLG.fst and words.txt from a Kaldi graph, whose input labels are transition-ids of\n"
         "--model; without --model they are pdf-ids + 1.",
         epilog="example:\n  asr-kd graph import graph/HCLG.fst graph/words.txt exp/kaldi/graph --model final.mdl",
         formatter_class=argparse.RawDescriptionHelpFormatter,

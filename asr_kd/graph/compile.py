@@ -63,6 +63,8 @@ def compile_graph(
     Words of the language model without a pronunciation are left out, ``<unk>`` in any case. Raises ``UserError`` if
     no word is left, a phone is not one of the space's, or the ARPA file at ``arpa`` is malformed.
     """
+    if not 0 < silence_probability < 1:
+        raise UserError(f"a silence probability of {silence_probability} is not between 0 and 1")
     out = Path(out)
     (out / INFO).unlink(missing_ok=True)
     clock = _Clock()
@@ -78,7 +80,7 @@ def compile_graph(
         arcs=graph.num_arcs,
         words=len(words),
         not_in_lexicon=tuple(sorted(set(model.vocabulary) - set(words) - {BEGIN, END, UNKNOWN})),
-        not_in_language_model=len(lexicon.entries) - len(words),
+        not_in_language_model=len(set(lexicon.entries) - set(words) - {UNKNOWN}),
         silence_probability=silence_probability,
         sizes=clock.sizes,
         seconds=clock.seconds,

@@ -14,14 +14,19 @@ from asr_kd.hmm.states import StateSpace
 Paths = dict[tuple[tuple[int, ...], tuple[str, ...]], float]
 
 
-def random_space(phones: str, seed: int, positions: tuple[int, ...], states_each: int = 3) -> StateSpace:
-    """A state space with context-dependent chains at random; ``phones[0]`` is silence, which has no context."""
+def random_space(
+    phones: str, seed: int, positions: tuple[int, ...], states_each: int = 3, same_states: bool = False
+) -> StateSpace:
+    """A state space with context-dependent chains at random; ``phones[0]`` is silence, which has no context.
+
+    ``same_states``: the positions of a phone share their tied states.
+    """
     rng = np.random.default_rng(seed)
     count, longest = len(phones), max(positions)
     table = np.full((count, count, count, longest), -1, np.int32)
     for phone, length in enumerate(positions):
         for position in range(length):
-            first = (phone * longest + position) * states_each
+            first = (phone * longest + (0 if same_states else position)) * states_each
             table[:, phone, :, position] = (
                 first if phone == 0 else first + rng.integers(states_each, size=(count, count))
             )
@@ -34,9 +39,9 @@ def random_space(phones: str, seed: int, positions: tuple[int, ...], states_each
 def lm_cost(arpa: Arpa, words: tuple[str, ...]) -> float:
     """The cheapest way through the back-off model, where any n-gram may also be backed off from; natural log."""
     grams = {
-        tuple(arpa.vocabulary[w] for w in row): (p, b)
-        for g in arpa.grams
-        for row, p, b in zip(g.words.tolist(), g.log_prob, g.backoff, strict=True)
+        tuple(arpa.vocabulary[w] for w in row): (log_prob, backoff)
+        for level in arpa.grams
+        for row, log_prob, backoff in zip(level.words.tolist(), level.log_prob, level.backoff, strict=True)
     }
 
     def best(history: tuple[str, ...], rest: tuple[str, ...]) -> float:
@@ -66,6 +71,8 @@ def all_paths(space: StateSpace, lexicon: Lexicon, arpa: Arpa, longest: int, sil
     for words in _sentences(lexicon, space, longest):
         language = lm_cost(arpa, words)
         for variant in itertools.product(*(lexicon.entries[word] for word in words)):
+            if sum(int(space.lengths[space.index(phone)]) for pron in variant for phone in pron) > longest:
+                continue
             for silences in itertools.product((False, True), repeat=len(words) + 1):
                 phones: list[str] = [space.silence[0]] * silences[0]
                 for pron, quiet in zip(variant, silences[1:], strict=True):

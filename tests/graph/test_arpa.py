@@ -1,0 +1,121 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_kd.errors import UserError
+from asr_kd.graph.arpa import read_arpa, write_arpa
+
+GOOD = """a comment before the header
+\\data\\
+ngram 1=5
+ngram 2=4
+ngram 3=2
+
+\\1-grams:
+-1.1\t</s>
+-99\t<s>\t-0.3
+-0.9 B -0.2
+-1.0\tA\t-0.4
+-2 <unk>
+
+\\2-grams:
+-0.4 <s> A -0.1
+-0.5\tA B\t-0.3
+-0.9 B </s>
+-0.7 A A 0.25
+
+\\3-grams:
+-0.3 <s> A B
+-0.15 A B </s>
+
+\\end\\
+"""
+
+
+def test_an_arpa_file_is_read_sorted_with_its_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_text(GOOD)
+    arpa = read_arpa(tmp_path / "a.arpa")
+    assert arpa.vocabulary == ("</s>", "<s>", "B", "A", "<unk>")
+    assert arpa.order == 3
+    grams = {
+        " ".join(arpa.vocabulary[word] for word in row): (p, b)
+        for level in arpa.grams
+        for row, p, b in zip(level.words, level.log_prob, level.backoff, strict=True)
+    }
+    assert grams["A A"] == (-0.7, 0.25)
+    assert grams["A B </s>"] == (-0.15, 0.0)
+    assert grams["<unk>"] == (-2.0, 0.0)
+    assert grams["B </s>"] == (-0.9, 0.0)
+
+
+def test_find_gives_the_row_of_each_ngram(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_text(GOOD)
+    arpa = read_arpa(tmp_path / "a.arpa")
+    for level in arpa.grams:
+        assert arpa.find(level.words).tolist() == list(range(len(level.words)))
+    number = {word: n for n, word in enumerate(arpa.vocabulary)}
+    missing = np.array([[number["B"], number["B"]], [number["<unk>"], number["A"]], [-1, number["A"]]])
+    assert arpa.find(missing).tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("name", ["b.arpa", "b.arpa.gz"])
+def test_write_then_read_gives_the_same_model_and_the_same_bytes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.arpa").write_text(GOOD)
+    arpa = read_arpa(tmp_path / "a.arpa")
+    write_arpa(arpa, tmp_path / name)
+    again = read_arpa(tmp_path / name)
+    assert again.vocabulary == arpa.vocabulary
+    for one, other in zip(again.grams, arpa.grams, strict=True):
+        np.testing.assert_array_equal(one.words, other.words)
+        np.testing.assert_allclose(one.log_prob, other.log_prob, atol=1e-6)
+        np.testing.assert_allclose(one.backoff, other.backoff, atol=1e-6)
+    content = (tmp_path / name).read_bytes()
+    assert (content[:2] == b"\x1f\x8b") == name.endswith("gz")
+    write_arpa(arpa, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\\data\\", "data", "no .data. line"),
+        ("ngram 2=4", "ngram 2=5", "2-grams: holds 4 n-grams; the header promises 5"),
+        ("ngram 2=4", "ngram 4=4", "a.arpa:4: expected 'ngram 2=COUNT'"),
+        ("ngram 1=5", "ngram 1=0", "empty"),
+        ("-0.7 A A 0.25", "-0.7 A", "a.arpa:18: '-0.7 A'.*2 word"),
+        ("-0.7 A A 0.25", "-0.7 A A 0.25 extra", "a.arpa:18"),
+        ("-0.7 A A 0.25", "x A A 0.25", "a.arpa:18: 'x' is not a finite number"),
+        ("-0.7 A A 0.25", "nan A A 0.25", "a.arpa:18: 'nan' is not a finite number"),
+        ("-0.7 A A 0.25", "-0.7 A A inf", "a.arpa:18: 'inf' is not a finite number"),
+        ("-0.7 A A 0.25", "0.7 A A 0.25", "a.arpa:18: the log10 probability 0.7 is above 0"),
+        ("-0.7 A A 0.25", "-0.7 A C 0.25", "a.arpa:18: 'C' is not among the 1-grams"),
+        ("-0.7 A A 0.25", "-0.7 A B 0.25", "a.arpa:18: the 2-gram 'A B' is there twice"),
+        ("-1.0\tA\t-0.4", "-1.0\tB\t-0.4", "is there twice"),
+        ("-0.3 <s> A B", "-0.3 B A B", "'B A B' has no history 'B A'"),
+        ("-1.1\t</s>", "-1.1\tC", "no </s>|'</s>' is not among"),
+        ("\\3-grams:", "\\4-grams:", "no .3-grams: section"),
+        ("\\end\\", "", "truncated"),
+    ],
+)
+def test_what_is_malformed_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    (tmp_path / "a.arpa").write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        read_arpa(tmp_path / "a.arpa")
+
+
+def test_a_model_of_no_words_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-1 <s>\n-1 </s>\n\n\\end\\\n")
+    with pytest.raises(UserError, match="no words"):
+        read_arpa(tmp_path / "a.arpa")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8bnot gzip", gzip.compress(GOOD.encode())[:-20], b"\xff\xfe\0\1"])
+def test_files_of_other_kinds_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.arpa.gz").write_bytes(content)
+    with pytest.raises(UserError, match="a.arpa.gz"):
+        read_arpa(tmp_path / "a.arpa.gz")
+    with pytest.raises(UserError, match="no such file"):
+        read_arpa(tmp_path / "b.arpa")
