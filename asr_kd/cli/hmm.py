@@ -18,9 +18,13 @@ _ALIGN = """\
 Find the tied state of each frame: the best path of each utterance through its words. The likelihoods are those of
 MODEL's Gaussians, or of a trained network (--network), whose own features FEATS must then be."""
 
+_IMPORT = """\
+Take alignments from Kaldi (ali.*.gz, .ark or .scp): transition-ids of --model, or pdf-ids. The states are Kaldi's pdfs:
+decode with its graph (asr-kd graph import)."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add ``train``, ``align`` and ``priors``."""
+    """Add ``train``, ``align``, ``import-alignment`` and ``priors``."""
     parser.description = "GMM-HMM training, alignment of data directories, priors of the states."
     parser.epilog = (
         "example:\n"
@@ -31,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _configure_train(_action(actions, "train", "features and words -> models", _TRAIN))
     _configure_align(_action(actions, "align", "a model, features and words -> states of all frames", _ALIGN))
+    _configure_import(_action(actions, "import-alignment", "Kaldi's alignments -> states of all frames", _IMPORT))
     priors = _action(actions, "priors", "states of all frames -> how frequent each is", "Log priors of tied states.")
     priors.epilog = "example:\n  asr-kd hmm priors exp/states/train exp/priors.safetensors"
     priors.add_argument("states", metavar="STATES", help="store of states, from asr-kd hmm align")
@@ -84,6 +89,20 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace a store of other alignments")
     parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
     parser.set_defaults(run=run_align)
+
+
+def _configure_import(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "example:\n  asr-kd hmm import-alignment exp/states/train tri3b_ali/ali.*.gz --model tri3b_ali/final.mdl"
+    )
+    parser.add_argument("store", metavar="STORE", help="store of states to write")
+    parser.add_argument("archives", metavar="ARCHIVE", nargs="+", help="Kaldi's alignments, all parts")
+    parser.add_argument("--model", metavar="FILE", help="final.mdl, or lines of TRANSITION-ID PDF (default: pdf-ids)")
+    parser.add_argument("--features", metavar="FEATS", help="check frame counts against this store")
+    parser.add_argument("--num-states", type=int, metavar="N", help="number of pdfs (default: of the model)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what does not fit FEATS")
+    parser.add_argument("--force", action="store_true", help="replace a store of other alignments")
+    parser.set_defaults(run=run_import)
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -162,6 +181,28 @@ def _network_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":
         return np.concatenate([block[:, states] for block in scorer.blocks(features)])
 
     return score, Path(folder) / "model.safetensors"
+
+
+def run_import(options: argparse.Namespace) -> None:
+    """Import, and print how much."""
+    from asr_kd.frames import FrameStore
+    from asr_kd.hmm.kaldi import import_alignment, read_transitions
+
+    states = import_alignment(
+        options.archives,
+        options.store,
+        "transition" if options.model else "pdf",
+        read_transitions(options.model) if options.model else None,
+        FrameStore(options.features) if options.features else None,
+        options.num_states,
+        options.skip_bad,
+        options.force,
+    )
+    _list_skipped(states.skipped)
+    print(
+        f"{options.store}: {len(states):,} utterances, {states.total_frames:,} frames of "
+        f"{states.config['num_states']} states"
+    )
 
 
 def run_priors(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
 from asr_kd.frames.kaldi import _kaldi_io
@@ -123,3 +124,10 @@ def test_transition_ids_need_a_model_and_pipes_are_refused(tmp_path: Path) -> No
     with pytest.raises(UserError, match="pipe"):
         import_alignment([f"ark:touch {tmp_path}/ran|"], tmp_path / "states")
     assert not (tmp_path / "ran").exists()
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(tmp_path / "final.mdl", binary=True)
+    ark, store = str(write_ark(tmp_path / "a.ark", ALIGNMENTS)), str(tmp_path / "states")
+    assert main(["hmm", "import-alignment", store, ark, "--model", str(tmp_path / "final.mdl")]) == 0
+    assert "3 utterances, 9 frames of 7 states" in capsys.readouterr().out
