@@ -57,8 +57,8 @@ def load_utterances(
             skipped[utt] = f"{len(features[utt])} frames are too few for its {len(transcripts[utt])} words ({needed})"
         elif not np.isfinite(features[utt]).all():
             skipped[utt] = f"its features in {store.path} are not all finite"
-    _refuse(skipped, skip_bad, len(ids))
     ids = [utt for utt in ids if utt not in skipped]
+    _refuse(skipped, skip_bad, len(ids))
     if not ids:
         raise UserError(f"{datadir.path}: no utterance is left; the features are in {store.path}")
     words = [transcripts[utt] for utt in ids]

@@ -1,0 +1,88 @@
+"""State spaces, lexicons and priors as files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_kd.errors import UserError
+from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.hmm.lexicon import Lexicon, read_lexicon, with_unknown, write_lexicon
+from asr_kd.hmm.priors import load_priors, log_priors, save_priors
+from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.topology import monophone_space
+
+LEXICON = Lexicon({"go": (("G", "OW"),), "oh": (("OW",), ("AO",))})
+
+
+def test_monophones_have_chains_of_their_own_whatever_their_neighbours() -> None:
+    space = monophone_space(with_unknown(LEXICON), phone_positions=3, silence_positions=4)
+    assert space.phones == ("SIL", "AO", "G", "OW", "SPN")
+    assert space.silence == ("SIL", "SPN")
+    assert [space.chain(phone) for phone in space.phones] == [
+        [0, 1, 2, 3],
+        [4, 5, 6],
+        [7, 8, 9],
+        [10, 11, 12],
+        [13, 14, 15, 16],
+    ]
+    assert not space.is_context_dependent
+    assert space.chain("G", "OW", "AO") == space.chain("G")
+    np.testing.assert_allclose(np.exp(space.log_loop) + np.exp(space.log_next), 1, rtol=1e-6)
+
+
+def test_a_saved_space_is_the_same_space(tmp_path: Path) -> None:
+    space = monophone_space(LEXICON)
+    space.save(tmp_path)
+    loaded = StateSpace.load(tmp_path)
+    assert (loaded.phones, loaded.silence) == (space.phones, space.silence)
+    for name in ("lengths", "table", "log_loop"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(space, name))
+
+
+def test_a_missing_or_foreign_space_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"states\.yaml: no such file"):
+        StateSpace.load(tmp_path)
+    monophone_space(LEXICON).save(tmp_path / "one")
+    monophone_space(Lexicon({"a": (("A",),)})).save(tmp_path / "other")
+    (tmp_path / "one" / "states.safetensors").write_bytes((tmp_path / "other" / "states.safetensors").read_bytes())
+    with pytest.raises(UserError, match="does not fit the 4 phones"):
+        StateSpace.load(tmp_path / "one")
+    (tmp_path / "one" / "states.safetensors").unlink()
+    with pytest.raises(UserError, match=r"states\.safetensors: no such file"):
+        StateSpace.load(tmp_path / "one")
+
+
+def test_a_lexicon_reads_back_as_written(tmp_path: Path) -> None:
+    write_lexicon(LEXICON, tmp_path / "lexicon.txt")
+    assert read_lexicon(tmp_path / "lexicon.txt") == LEXICON
+    assert LEXICON.missing(["oh", "no", "go", "no"]) == ["no"]
+
+
+def test_lexicon_variants_comments_and_repeats(tmp_path: Path) -> None:
+    (tmp_path / "l").write_text(";;; CMUdict\nOH(2) AO\n\nOH OW\nOH  OW\n")
+    assert read_lexicon(tmp_path / "l") == Lexicon({"OH": (("AO",), ("OW",))})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "empty"), ("\n;;; no\n", "empty"), ("A AH\nB\n", "l:2: 'B' has no")]
+)
+def test_a_bad_lexicon_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "l").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_lexicon(tmp_path / "l")
+
+
+def test_priors_are_the_states_shares_with_one_added(tmp_path: Path) -> None:
+    spec = {"state": TensorSpec("uint16")}
+    arrays = {"a": {"state": np.array([0, 0, 1], np.uint16)}, "b": {"state": np.array([3, 0], np.uint16)}}
+    write_arrays(tmp_path / "s", "states", spec, arrays, config={"num_states": 4})
+    priors = log_priors(FrameStore(tmp_path / "s"))
+    np.testing.assert_allclose(np.exp(priors), np.array([4, 2, 1, 2]) / 9, rtol=1e-6)
+    save_priors(priors, tmp_path / "priors.safetensors")
+    np.testing.assert_array_equal(load_priors(tmp_path / "priors.safetensors"), priors)
+    write_arrays(tmp_path / "t", "states", spec, arrays)
+    with pytest.raises(UserError, match="expected the states written by"):
+        log_priors(FrameStore(tmp_path / "t"))
+    with pytest.raises(UserError, match="no such file"):
+        load_priors(tmp_path / "none")

@@ -1,0 +1,229 @@
+"""Training and alignment of a small synthetic language, through the command line."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_kd.cli import main
+from asr_kd.corpus.datadir import write_data_dir
+from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.hmm.gmm import Gmm
+from asr_kd.hmm.states import StateSpace
+
+PRONS = {"one": "A B", "two": "C A", "three": "B C B", "four": "C"}
+CENTRES = {"SIL": -4.0, "A": 0.0, "B": 4.0, "C": 8.0}
+SMALL = """
+mono_gaussians: 20
+tri_states: 20
+tri_gaussians: 30
+lda_states: 20
+lda_gaussians: 30
+silence_positions: 3
+min_leaf_frames: 20
+lda_window: 3
+lda_dim: 5
+"""
+
+Boundaries = dict[str, list[tuple[str, int, int]]]
+
+
+def speak(words: list[str], rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
+    """Cepstra ``[frames, 3]`` of ``words`` with a silence before and after, and the true frames of each word."""
+    frames: list[float] = [CENTRES["SIL"]] * int(rng.integers(5, 10))
+    spans = []
+    for word in words:
+        start = len(frames)
+        for phone in PRONS[word].split():
+            frames += [CENTRES[phone]] * int(rng.integers(5, 12))
+        spans.append((word, start, len(frames)))
+    frames += [CENTRES["SIL"]] * int(rng.integers(5, 10))
+    clean = np.stack([frames, -np.array(frames), np.zeros(len(frames))], 1)
+    return (clean + rng.normal(0, 0.7, clean.shape)).astype(np.float32), spans
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Boundaries]:
+    """A folder with ``data``, ``feats``, ``lexicon.txt`` and ``hmm.yaml``, and where the words really are."""
+    root = tmp_path_factory.mktemp("hmm")
+    rng = np.random.default_rng(0)
+    text, features, truth = {}, {}, {}
+    for number in range(40):
+        utt = f"u{number:02d}"
+        text[utt] = [str(word) for word in rng.choice(list(PRONS), int(rng.integers(2, 6)))]
+        features[utt], truth[utt] = speak(text[utt], rng)
+    write_corpus(root, text, features)
+    (root / "lexicon.txt").write_text("".join(f"{word} {pron}\n" for word, pron in PRONS.items()))
+    (root / "hmm.yaml").write_text(SMALL)
+    assert train(root, root / "out") == 0
+    return root, truth
+
+
+def write_corpus(root: Path, text: dict[str, list[str]], features: dict[str, np.ndarray]) -> None:
+    write_data_dir(root / "data", {utt: f"{utt}.wav" for utt in text}, text, dict.fromkeys(text, "s"))
+    arrays = {utt: {"mfcc": array} for utt, array in features.items()}
+    write_arrays(root / "feats", "features", {"mfcc": TensorSpec("float32", (3,))}, arrays, force=True)
+
+
+def train(root: Path, out: Path, *options: str) -> int:
+    paths = [str(root / name) for name in ("data", "feats", "lexicon.txt")]
+    return main(["hmm", "train", *paths, str(out), "--config", str(root / "hmm.yaml"), *options])
+
+
+def align(root: Path, store: Path, *options: str) -> int:
+    return main(
+        ["hmm", "align", str(root / "out" / "lda"), str(root / "data"), str(root / "feats"), str(store), *options]
+    )
+
+
+def test_likelihood_rises_and_mixtures_grow(corpus: tuple[Path, Boundaries]) -> None:
+    for stage in ("mono", "tri", "lda"):
+        report = json.loads((corpus[0] / "out" / stage / "training.json").read_text())["iterations"]
+        assert report[-1]["log_likelihood"] > report[0]["log_likelihood"]
+        assert report[-1]["gaussians"] > report[0]["gaussians"] * 0.99
+        space, gmm = StateSpace.load(corpus[0] / "out" / stage), Gmm.load(corpus[0] / "out" / stage)
+        assert space.num_states == gmm.num_states
+        assert space.is_context_dependent == (stage != "mono")
+
+
+def test_alignments_find_the_words(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
+    root, truth = corpus
+    assert align(root, tmp_path / "states") == 0
+    store, space = FrameStore(tmp_path / "states"), StateSpace.load(root / "out" / "lda")
+    assert store.kind == "states"
+    assert store.config["num_states"] == space.num_states
+    assert store.frame_counts == FrameStore(root / "feats").frame_counts
+    silence = np.unique(space.table[:, space.index("SIL")])
+    wrong = total = 0
+    for utt, spans in truth.items():
+        states = store.read(utt)["state"]
+        spoken = np.zeros(len(states), bool)
+        for _, start, end in spans:
+            spoken[start:end] = True
+        wrong += int((np.isin(states, silence) == spoken).sum())
+        total += len(states)
+    assert wrong / total < 0.03
+
+
+def test_the_number_of_jobs_does_not_change_a_byte(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
+    root, _ = corpus
+    assert train(root, tmp_path / "out", "--jobs", "2") == 0
+    for stage in ("mono", "tri", "lda"):
+        for name in ("gmm.safetensors", "states.safetensors", "training.json", "lexicon.txt"):
+            assert (tmp_path / "out" / stage / name).read_bytes() == (root / "out" / stage / name).read_bytes()
+
+
+def test_training_goes_on_after_the_last_complete_stage(
+    corpus: tuple[Path, Boundaries], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = corpus
+    assert train(root, tmp_path / "out") == 0
+    (tmp_path / "out" / "lda" / "training.json").unlink()  # as after a kill in the last stage
+    (tmp_path / "out" / "lda" / "gmm.safetensors").unlink()
+    capsys.readouterr()
+    assert train(root, tmp_path / "out") == 0
+    assert set(re.findall(r"^(mono|tri|lda) ", capsys.readouterr().err, re.MULTILINE)) == {"lda"}
+    same = (tmp_path / "out" / "lda" / "gmm.safetensors", root / "out" / "lda" / "gmm.safetensors")
+    assert same[0].read_bytes() == same[1].read_bytes()
+    assert train(root, tmp_path / "out", "--set", "seed=1") == 0  # another configuration: nothing is kept
+    assert same[0].read_bytes() != same[1].read_bytes()
+
+
+@pytest.fixture
+def bad(corpus: tuple[Path, Boundaries], tmp_path: Path) -> Path:
+    """A corpus in which u1 is too short, u2 has NaN, u3 an unknown word, u4 no features, u5 no transcript."""
+    rng = np.random.default_rng(1)
+    for name in ("lexicon.txt", "hmm.yaml"):
+        (tmp_path / name).write_text((corpus[0] / name).read_text())
+    text = {f"u{number}": ["one", "two"] for number in range(5)}
+    features = {f"u{number}": speak(["one", "two"], rng)[0] for number in (0, 1, 2, 3, 5)}
+    features["u1"] = features["u1"][:5]
+    text["u3"] = ["one", "zebra"]
+    write_corpus(tmp_path, text, features)
+    (tmp_path / "out").symlink_to(corpus[0] / "out")
+    shard = next((tmp_path / "feats").glob("shard-*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    at = content.find(features["u2"][0].tobytes())
+    content[at : at + 4] = np.float32(np.nan).tobytes()
+    shard.write_bytes(content)
+    return tmp_path
+
+
+REASONS = {
+    "u1": "5 frames are too few for its 2 words (12)",
+    "u2": "not all finite",
+    "u3": "'zebra' not in the lexicon",
+    "u4": "no features in",
+    "u5": "no transcript in",
+}
+
+
+def test_utterances_that_cannot_be_aligned_are_an_error(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert align(bad, bad / "states") == 1
+    message = capsys.readouterr().err
+    assert "5 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in message
+    assert not (bad / "states").exists()
+
+
+def test_skipping_bad_utterances_counts_and_lists_them(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert align(bad, bad / "states", "--skip-bad") == 0
+    printed = capsys.readouterr().out
+    for utt, reason in REASONS.items():
+        assert re.search(f"^skipped {utt}: .*{re.escape(reason)}", printed, re.MULTILINE)
+    assert "skipped 5 utterances" in printed
+    store = FrameStore(bad / "states")
+    assert store.utterances == ("u0",)
+    assert set(store.skipped) == set(REASONS)
+
+
+def test_unknown_words_can_be_spoken_noise(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
+    root, _ = corpus
+    (tmp_path / "lexicon.txt").write_text("one A B\ntwo C A\nthree B C B\n")
+    paths = [str(root / "data"), str(root / "feats"), str(tmp_path / "lexicon.txt"), str(tmp_path / "out")]
+    config = ["--config", str(root / "hmm.yaml")]
+    assert main(["hmm", "train", *paths, *config]) == 1
+    assert main(["hmm", "train", *paths, *config, "--unknown", "spn"]) == 0
+    space = StateSpace.load(tmp_path / "out" / "lda")
+    assert space.silence == ("SIL", "SPN")
+    assert "<unk> SPN\n" in (tmp_path / "out" / "lda" / "lexicon.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("lexicon.txt", "", "the lexicon is empty"),
+        ("hmm.yaml", "lda_state: 5\n", "did you mean 'lda_states'"),
+        ("data/text", "u0 one\n", "u1"),
+    ],
+)
+def test_bad_files_are_named(
+    bad: Path, file: str, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bad / file).write_text(content)
+    assert train(bad, bad / "fresh") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert file.rpartition("/")[2] in error
+
+
+def test_features_of_another_dimension_are_refused(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    features = {f"u{number}": {"fbank": np.zeros((60, 8), np.float32)} for number in range(5)}
+    write_arrays(bad / "feats", "features", {"fbank": TensorSpec("float32", (8,))}, features, force=True)
+    (bad / "data" / "text").write_text("".join(f"u{number} one\n" for number in range(5)))
+    assert align(bad, bad / "states") == 1
+    assert "60 x 8; this model expects frames x 3 cepstra" in capsys.readouterr().err
+
+
+def test_states_are_not_taken_for_features(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert align(bad, bad / "states", "--skip-bad") == 0
+    arguments = [str(bad / "out" / "lda"), str(bad / "data"), str(bad / "states"), str(bad / "again")]
+    assert main(["hmm", "align", *arguments]) == 1
+    assert "a store of states; expected one tensor of features" in capsys.readouterr().err
+
+
+def test_priors_are_written(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
+    assert align(corpus[0], tmp_path / "states") == 0
+    assert main(["hmm", "priors", str(tmp_path / "states"), str(tmp_path / "priors.safetensors")]) == 0
+    assert (tmp_path / "priors.safetensors").is_file()
