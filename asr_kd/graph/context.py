@@ -18,7 +18,7 @@ import numpy as np
 
 from asr_kd.graph.columns import Columns
 from asr_kd.graph.expand import Chains
-from asr_kd.graph.fst import EPSILON, NOT_FINAL, Fst, ranges
+from asr_kd.graph.fst import EPSILON, NOT_FINAL, Fst, distinct, ranges
 from asr_kd.graph.rights import RightContexts
 from asr_kd.graph.sets import PhoneSets
 from asr_kd.hmm.states import StateSpace
@@ -38,7 +38,7 @@ def add_context(fst: Fst, space: StateSpace) -> tuple[Fst, Chains]:
     layers = []
     while len(frontier):
         layers.append(composer.leave(frontier))
-        reached = np.unique(layers[-1].target)
+        reached = distinct(layers[-1].target)
         place = np.searchsorted(keys, reached)
         new = keys[np.minimum(place, len(keys) - 1)] != reached
         frontier, keys = reached[new], np.insert(keys, place[new], reached[new])

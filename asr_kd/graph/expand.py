@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from asr_kd.graph.fst import NOT_FINAL, Fst
+from asr_kd.graph.fst import NOT_FINAL, Fst, distinct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +88,12 @@ class _Suffixes:
     def arcs(self, tails: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sources, labels and targets of the arcs of ``tails`` and of all tails that they lead to."""
         found = []
-        frontier = np.unique(tails[tails >= self.states])
+        frontier = distinct(tails[tails >= self.states])
         while len(frontier):
             found.append(frontier)
             ahead = self.rest[frontier // self.states] * self.states + frontier % self.states
-            frontier = np.unique(ahead[ahead >= self.states])
-        source = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+            frontier = distinct(ahead[ahead >= self.states])
+        source = distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
         suffix, state = np.divmod(source, self.states)
         return source, self.label[suffix], self.rest[suffix] * self.states + state
 

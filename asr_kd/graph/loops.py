@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from asr_kd.graph.fst import EPSILON, Fst, ranges
+from asr_kd.graph.fst import EPSILON, Fst, distinct, ranges
 
 
 def add_self_loops(fst: Fst, log_loop: np.ndarray, log_next: np.ndarray) -> Fst:
@@ -14,7 +14,7 @@ def add_self_loops(fst: Fst, log_loop: np.ndarray, log_next: np.ndarray) -> Fst:
     """
     labels = len(log_loop) + 1
     key = fst.nextstate.astype(np.int64) * labels + fst.ilabel  # a state and the label that enters it
-    keys = np.unique(np.append(key, fst.start * labels + EPSILON))
+    keys = distinct(np.append(key, fst.start * labels + EPSILON))
     state, label = np.divmod(keys, labels)
     source, arc = ranges(fst.offsets[state], np.diff(fst.offsets)[state])
     leave = np.concatenate([[0], -log_next])[fst.ilabel[arc]]  # paid on entering; every entry leaves once
