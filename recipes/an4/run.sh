@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# AN4 (CMU "census", 42 minutes of spelled words and numbers): from audio to a table of word error rates.
+# Monophone, triphone and LDA+MLLT GMM systems, then the paper's kind of network on the states they align, from
+# several seeds. About 15 minutes on 2 cores, 200 MB of disk.
+#   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
+corpus_dir="" seeds="1 2 3" options="seeds" network=dnn
+source "$(dirname "$0")/../lib.sh"
+parse_options "$@"
+
+prepare() {
+  asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
+  asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds 0.9,1.1 --jobs "$jobs"
+  asr-kd corpus combine "$work/data/train_speeds" "$work/data/train" "$work/data/speeds"
+}
+run_stage 0 "data directories, training audio at three speeds" "${corpus_dir:-the official release}" "$work/data" prepare
+
+sets="train train_speeds dev test"
+extract() { features mfcc; features fbank; }
+run_stage 1 "features" "$work/data" "$work/feats" extract
+
+run_stage 2 "GMM-HMM training, alignment" "$work/data, $work/feats/mfcc" "$work/gmm, $work/states" train_hmm
+
+build_graphs() {   # a bigram of the training transcripts, as everyone uses on this corpus
+  asr-kd lm estimate "$work/data/train" "$work/bigram.arpa" --order 2
+  for system in mono tri lda; do
+    asr-kd graph compile "$work/gmm/$system" "$work/bigram.arpa" "$work/graph/$system"
+  done
+}
+run_stage 3 "language model, decoding graphs" "$work/data/train, $work/gmm" "$work/graph" build_graphs
+
+test_gmms() { for system in mono tri lda; do test_gmm "$system"; done; }
+run_stage 4 "GMM systems: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
+
+train_networks() { for seed in $seeds; do train_network "$seed" train_speeds; done; }
+run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/$network" train_networks
+
+test_networks() { for seed in $seeds; do test_network "$seed"; done; }
+run_stage 6 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
+
+results() {
+  report "AN4" \
+    --remark "130 test utterances of 10 speakers; bigram of the training transcripts; states and dev (8 speakers) from
+      the official training part. Reference figures: Kaldi's egs/an4 10.6 % (monophones), 9.1 % (tri3,
+      speaker-independent pass); PocketSphinx 9.3 %." \
+    --table "Word error rate on test" \
+    --system "GMM monophones" "$work/model/mono/decode_test" \
+    --system "GMM triphones" "$work/model/tri/decode_test" \
+    --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
+    --system "DNN 4x512, hard targets" "$work/model/$network"/seed*/decode_test
+}
+run_stage 7 "table" "$work/model" "$recipe/RESULTS.md" results

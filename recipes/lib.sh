@@ -1,0 +1,142 @@
+# What the recipes share: options, stages that are skipped when done, and the word error rate of a trained model.
+# A recipe sets its option variables, sources this file, calls `parse_options "$@"`, then `run_stage` for each stage.
+set -euo pipefail
+
+recipe=$(cd "$(dirname "$0")" && pwd)   # recipes/NAME
+root=$(cd "$recipe/../.." && pwd)
+command_line="${0}${*:+ $*}"
+export OMP_WAIT_POLICY=PASSIVE          # threads that spin take the cores from the other processes
+[[ -x $root/.venv/bin/python ]] && PATH="$root/.venv/bin:$PATH"
+
+stage=0 stop_stage=99 force=false jobs=$(nproc) work=$recipe/exp
+
+usage() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  cat <<END
+Options (with their values now):
+  --stage N --stop-stage N   first and last stage ($stage, $stop_stage)
+  --force                    repeat stages that are done
+END
+  local name
+  for name in $options; do printf '  --%-24s (%s)\n' "${name//_/-} VALUE" "${!name}"; done
+}
+
+# parse_options "$@": sets the variable of each --name VALUE; only names in $options are known.
+parse_options() {
+  options="corpus_dir jobs work ${options:-}"
+  while (($#)); do
+    local name=${1#--}; name=${name//-/_}
+    case $1 in
+      --help | -h) usage; exit 0 ;;
+      --force) force=true; shift; continue ;;
+      --small) small=true; shift; continue ;;
+      --stage | --stop-stage) ;;
+      --*) [[ " $options " == *" $name "* ]] || { echo "$0: unknown option $1; see $0 --help" >&2; exit 2; } ;;
+      *) echo "$0: $1 is not an option; see $0 --help" >&2; exit 2 ;;
+    esac
+    (($# > 1)) || { echo "$0: $1 needs a value" >&2; exit 2; }
+    printf -v "$name" %s "$2"
+    shift 2
+  done
+  mkdir -p "$work/.stages"
+  chain=$(for name in $options; do [[ $name == jobs ]] || echo "$name=${!name:-}"; done; echo "small=${small:-}")
+  started=$SECONDS
+  trap finish EXIT
+}
+
+# run_stage N "what it does" "inputs" "outputs" FUNCTION: a stage is done when its marker holds the digest of the
+# function's text, the options, the configuration files and all stages before it.
+run_stage() {
+  local number=$1 title=$2 inputs=$3 outputs=$4 function=$5 begun=$SECONDS marker digest
+  marker=$work/.stages/$number-$function
+  chain=$({ echo "$chain"; declare -f "$function" features train_hmm train_network \
+    test_gmm test_network tune_and_test report; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
+  digest=$chain
+  ((number < stage || number > stop_stage)) && return
+  if [[ $force == false && -f $marker && $(head -n 1 "$marker") == "$digest" ]]; then
+    echo "== stage $number: $title: done before"
+    return
+  fi
+  running="$number ($title)" running_number=$number
+  printf '== stage %s: %s\n   from %s\n   to   %s\n' "$number" "$title" "$inputs" "$outputs"
+  "$function"
+  printf '%s\n' "$digest" $((SECONDS - begun)) > "$marker.partial" && mv "$marker.partial" "$marker"
+  running=
+  echo "   $((SECONDS - begun)) s"
+}
+
+finish() {
+  local status=$?
+  if ((status)) && [[ -n ${running:-} ]]; then
+    local again
+    again=$(sed -E 's/ --(stage|force)( [0-9]+)?//g' <<< "$command_line")
+    printf '\nstage %s failed with status %s. Mend what the message above says, then go on with:\n  %s --stage %s\n' \
+      "$running" $status "$again" "$running_number" >&2
+  elif ((status == 0)); then
+    echo "== finished in $((SECONDS - started)) s"
+  fi
+}
+
+asr-kd() { python -m asr_kd "$@"; }
+
+
+# ---- stages that recipes share: they read $work/data/{train,dev,test} and conf/, and write below $work ----
+
+sets="train dev test"
+
+# features KIND: $work/feats/KIND/SET of each set, as conf/KIND.yaml says.
+features() {
+  local set
+  for set in $sets; do
+    asr-kd feats "$work/data/$set" "$work/feats/$1/$set" --config "$recipe/conf/$1.yaml" --jobs "$jobs"
+  done
+}
+
+# train_hmm [OPTION...]: $work/gmm/{mono,tri,lda} from train; $work/states/SET, the state of each frame, by the last.
+train_hmm() {
+  local set
+  asr-kd hmm train "$work/data/train" "$work/feats/mfcc/train" "$work/data/lexicon.txt" "$work/gmm" \
+    --config "$recipe/conf/hmm.yaml" --jobs "$jobs" "$@"
+  for set in $sets; do
+    asr-kd hmm align "$work/gmm/lda" "$work/data/$set" "$work/feats/mfcc/$set" "$work/states/$set" --jobs "$jobs"
+  done
+}
+
+# train_network SEED [SET]: $work/NETWORK/seedN from SET (train), the best epoch by dev; conf/NETWORK.yaml.
+train_network() {
+  local set=${2:-train}
+  asr-kd train --feats "$work/feats/fbank/$set" --states "$work/states/$set" \
+    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" \
+    --config "$recipe/conf/$network.yaml" --seed "$1" --threads "$jobs" --out "$work/$network/seed$1"
+}
+
+# test_gmm SYSTEM, test_network SEED: a deployable folder in $work/model, tuned on dev, and its words on test.
+test_gmm() {
+  asr-kd model build --gmm "$work/gmm/$1" --states-dir "$work/gmm/$1" --graph "$work/graph/$1" \
+    --features "$work/feats/mfcc/train" "$work/model/$1" > /dev/null
+  tune_and_test "$work/model/$1" mfcc
+}
+
+test_network() {
+  asr-kd model build --network "$work/$network/seed$1" --states-dir "$work/gmm/lda" --graph "$work/graph/lda" \
+    --features "$work/feats/fbank/train" "$work/model/$network/seed$1" > /dev/null
+  tune_and_test "$work/model/$network/seed$1" fbank --states "$work/states/test"
+}
+
+# tune_and_test MODEL KIND [OPTION...]: acoustic scale and word penalty on dev, then the words and error rate of test.
+tune_and_test() {
+  local model=$1 kind=$2
+  shift 2
+  asr-kd decode "$model" "$work/data/dev" --tune --feats "$work/feats/$kind/dev" --jobs "$jobs" | tail -n 1
+  asr-kd decode "$model" "$work/data/test" --feats "$work/feats/$kind/test" --jobs "$jobs" "$@" \
+    --output "$model/decode_test" > /dev/null
+  asr-kd score --ref "$work/data/test" --hyp "$model/decode_test" | sed -n 1,2p
+}
+
+# report TITLE ARGUMENT...: RESULTS.md and results.json, in the recipe's folder, or in $work for a --small run.
+report() {
+  local title=$1 results=$recipe
+  shift
+  [[ -z ${small:-} ]] || results=$work
+  asr-kd report --title "$title" --output "$results" --seconds "$(cat "$work"/.stages/* | awk 'NR % 2 == 0 {s += $1} END {print s}')" "$@"
+}
