@@ -59,6 +59,9 @@ def _configure_prepare(actions: "Actions") -> None:
     parser.add_argument("--hours", type=float, default=1.0, help="digits: hours of training speech (default 1)")
     parser.add_argument("--train-part", default="train-clean-5", help="librispeech (default train-clean-5)")
     parser.add_argument("--eval-part", default="test-clean", help="librispeech: dev and test (default test-clean)")
+    parser.add_argument(
+        "--lm-dir", type=Path, metavar="DIR", help="librispeech: holds lexicon.txt and a *.arpa.gz (else downloaded)"
+    )
     parser.add_argument("--dev-speakers", type=int, default=6, help="librispeech: of the eval part (default 6)")
     parser.set_defaults(run=prepare)
 
@@ -134,7 +137,7 @@ def prepare(options: argparse.Namespace) -> None:
     from asr_kd.corpus.an4 import prepare_an4
     from asr_kd.corpus.digits import prepare_digits
     from asr_kd.corpus.fsdd import prepare_fsdd
-    from asr_kd.corpus.librispeech import prepare_librispeech
+    from asr_kd.corpus.librispeech import prepare_language, prepare_librispeech
 
     out = options.out
     if options.corpus == "digits":
@@ -147,6 +150,7 @@ def prepare(options: argparse.Namespace) -> None:
         parts = prepare_librispeech(
             _release(options), out, options.train_part, options.eval_part, options.dev_speakers, options.seed
         )
+        prepare_language(_language(options), out)
     for datadir in parts.values():
         _print_contents(datadir)
 
@@ -161,6 +165,19 @@ def _release(options: argparse.Namespace) -> Path:
     folder = Path("data") / "corpora" / options.corpus
     for archive in {"an4": an4, "fsdd": fsdd, "librispeech": librispeech}[options.corpus].RELEASE:
         fetch(archive, folder)
+    return folder
+
+
+def _language(options: argparse.Namespace) -> Path:
+    """The folder of a language model and lexicon: the user's, or downloaded."""
+    from asr_kd.corpus.download import download
+    from asr_kd.corpus.librispeech import LANGUAGE
+
+    folder = options.lm_dir or Path("data") / "corpora" / "librispeech-lm"
+    if options.lm_dir is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for archive in LANGUAGE:
+            download(archive, folder)
     return folder
 
 

@@ -6,11 +6,15 @@ from asr_kd.corpus.datadir import DataDir, write_data_dir
 from asr_kd.corpus.download import Archive
 from asr_kd.corpus.splits import find_root, shuffled
 from asr_kd.errors import UserError
-from asr_kd.files import read_text
+from asr_kd.files import read_text, write_bytes, write_text
 
 RELEASE = (  # sums: md5sum.txt of the two resource pages
     Archive("https://www.openslr.org/resources/31/train-clean-5.tar.gz", "5df7d4e78065366204ca6845bb08f490"),
     Archive("https://www.openslr.org/resources/12/test-clean.tar.gz", "32fa31d27d2e1cad72775fee3f4849a9"),
+)
+LANGUAGE = (  # no sums are published for these
+    Archive("https://www.openslr.org/resources/11/3-gram.pruned.3e-7.arpa.gz"),
+    Archive("https://www.openslr.org/resources/11/librispeech-lexicon.txt"),
 )
 SUFFIXES = (".flac", ".opus", ".wav")
 
@@ -33,6 +37,26 @@ def prepare_librispeech(
     train = {path.name for path in _folders(root / train_part)}
     parts = {"train": (train_part, train), "dev": (eval_part, dev), "test": (eval_part, test)}
     return {name: _write(root / part, speakers, Path(out) / name) for name, (part, speakers) in parts.items()}
+
+
+def prepare_language(lm_dir: str | Path, out: str | Path) -> None:
+    """``lexicon.txt`` and ``lm.arpa.gz`` in ``out``, from the ``*lexicon*.txt`` and ``*.arpa.gz`` of a folder.
+
+    Stress is taken off the phones (``AH0`` -> ``AH``): five hours of speech do not bear three of each vowel.
+    """
+    lexicon, model = (_only(Path(lm_dir), pattern) for pattern in ("*lexicon*.txt", "*.arpa.gz"))
+    lines = (line.split() for line in read_text(lexicon).splitlines() if line.strip())
+    bare = dict.fromkeys(" ".join([word, *(phone.rstrip("012") for phone in phones)]) for word, *phones in lines)
+    write_text(Path(out) / "lexicon.txt", "".join(f"{entry}\n" for entry in bare))
+    write_bytes(Path(out) / "lm.arpa.gz", model.read_bytes())
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"{folder}: expected one {pattern}, found {names}")
+    return found[0]
 
 
 def _dev_speakers(root: Path, part: str, count: int, seed: int) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_kd.corpus.librispeech import prepare_librispeech
+from asr_kd.corpus.librispeech import prepare_language, prepare_librispeech
 from asr_kd.errors import UserError
 
 
@@ -68,3 +68,19 @@ def test_the_real_corpus_splits_into_6_and_14_speakers(corpora: Path, tmp_path: 
     parts = prepare_librispeech(corpora / "LibriSpeech", tmp_path)
     assert [len(parts[name].speakers) for name in ("train", "dev", "test")] == [28, 6, 14]
     assert len(parts["train"].utterances) == 1519
+
+
+def test_language_has_phones_without_stress_and_the_model_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "librispeech-lexicon.txt").write_text("A\tAH0\nA\tAH1\nA\tEY1\nB2B\tB IY1\n")
+    (tmp_path / "small.arpa.gz").write_bytes(b"model")
+    prepare_language(tmp_path, tmp_path / "out")
+    assert (tmp_path / "out" / "lexicon.txt").read_text() == "A AH\nA EY\nB2B B IY\n"
+    assert (tmp_path / "out" / "lm.arpa.gz").read_bytes() == b"model"
+
+
+def test_a_language_folder_with_two_models_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lexicon.txt").write_text("A AH0\n")
+    for name in ("large.arpa.gz", "small.arpa.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="large.arpa.gz, small.arpa.gz"):
+        prepare_language(tmp_path, tmp_path / "out")
