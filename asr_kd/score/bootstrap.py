@@ -52,8 +52,8 @@ def permutation_p(difference: np.ndarray, clusters: Sequence[str], seed: int = 0
 
     The paired permutation test: were the systems alike, exchanging them on any speaker would not matter, so the total
     difference is compared with that under all exchanges (all 2^n for up to 14 clusters, else ``DRAWS`` random ones,
-    the observed one counted too). It needs no distribution, and p is at least 2^(1 - n). The matched-pairs test of
-    Gillick and Cox (ICASSP 1989) would take segments of one speaker as independent.
+    the observed one counted too). It assumes no distribution, and few clusters bound p from below: ``least_p``. The
+    matched-pairs test of Gillick and Cox (ICASSP 1989) would take segments of one speaker as independent.
     """
     totals = _sum_by_cluster(difference[:, None], clusters)[:, 0]
     number = len(totals)
@@ -63,6 +63,11 @@ def permutation_p(difference: np.ndarray, clusters: Sequence[str], seed: int = 0
     generator = np.random.default_rng(seed)
     drawn = np.concatenate([generator.choice([-1, 1], (size, number)) @ totals for size in _BLOCKS])
     return float((1 + (np.abs(drawn) >= abs(totals.sum())).sum()) / (1 + DRAWS))
+
+
+def least_p(clusters: int) -> float:
+    """The smallest value that ``permutation_p`` can have: that of a system better for every cluster."""
+    return 2.0 ** (1 - clusters) if clusters <= _EXACT else 1 / (1 + DRAWS)
 
 
 def _sum_by_cluster(values: np.ndarray, clusters: Sequence[str]) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.score.bootstrap import Interval, permutation_p, rate_interval
+from asr_kd.score.bootstrap import Interval, least_p, permutation_p, rate_interval
 from asr_kd.score.files import TUNING, load_score, read_told
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain
 from asr_kd.score.wer import WORDS, Score
@@ -81,7 +81,7 @@ def notes(comparison: Comparison) -> list[str]:
     if len(comparison.systems) > 1:
         lines.append(
             f"Change of WER and p against {first.name}: paired bootstrap and two-sided paired permutation test over"
-            f" {count} {score.cluster_unit}s (least possible p: {2.0 ** (1 - count):.2g}); not corrected for"
+            f" {count} {score.cluster_unit}s (least possible p: {least_p(count):.2g}); not corrected for"
             " the number of systems."
         )
     for system in comparison.systems:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from asr_kd.score.bootstrap import permutation_p, rate_interval
+from asr_kd.score.bootstrap import least_p, permutation_p, rate_interval
 
 
 def _names(number: int) -> list[str]:
@@ -73,8 +73,8 @@ def test_many_clusters_are_sampled_close_to_the_normal_limit() -> None:
 
 def test_equal_systems_have_p_of_one_and_a_consistent_gain_the_least() -> None:
     assert permutation_p(np.zeros(8, int), _names(8)) == 1
-    assert permutation_p(np.full(8, -2), _names(8)) == 2 / 2**8
-    assert permutation_p(np.full(60, -2), _names(60)) == 1 / 10_001
+    assert permutation_p(np.full(8, -2), _names(8)) == least_p(8) == 2 / 2**8
+    assert permutation_p(np.full(60, -2), _names(60)) == least_p(60) == 1 / 10_001
 
 
 def test_under_the_null_p_is_below_five_percent_no_more_often_than_that() -> None:
