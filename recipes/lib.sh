@@ -16,6 +16,7 @@ usage() {
 Options (with their values now):
   --stage N --stop-stage N   first and last stage ($stage, $stop_stage)
   --force                    repeat stages that are done
+  --small                    a quick run that shows that all works; its table goes to the --work folder
 END
   local name
   for name in $options; do printf '  --%-24s (%s)\n' "${name//_/-} VALUE" "${!name}"; done
@@ -107,7 +108,8 @@ train_network() {
   local set=${2:-train}
   asr-kd train --feats "$work/feats/fbank/$set" --states "$work/states/$set" \
     --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" \
-    --config "$recipe/conf/$network.yaml" --seed "$1" --threads "$jobs" --out "$work/$network/seed$1"
+    --config "$recipe/conf/$network.yaml" --seed "$1" --threads "$jobs" --out "$work/$network/seed$1" \
+    ${small:+--set epochs=3}
 }
 
 # test_gmm SYSTEM, test_network SEED: a deployable folder in $work/model, tuned on dev, and its words on test.

@@ -3,12 +3,17 @@
 # Monophone, triphone and LDA+MLLT GMM systems, then the paper's kind of network on the states they align, from
 # several seeds. About 15 minutes on 2 cores, 200 MB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
-corpus_dir="" seeds="1 2 3" options="seeds" network=dnn
+corpus_dir="" seeds="" options="seeds" network=dnn
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
+seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
+  if [[ -n ${small:-} ]]; then   # a quarter of the training part
+    mv "$work/data/train" "$work/data/whole"
+    asr-kd corpus subset "$work/data/whole" "$work/data/train" --fraction 0.25
+  fi
   asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds 0.9,1.1 --jobs "$jobs"
   asr-kd corpus combine "$work/data/train_speeds" "$work/data/train" "$work/data/speeds"
 }

@@ -1,0 +1,65 @@
+"""Features from compressed audio to the frame store, on one core: speed, and memory against the size of the corpus."""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+from measuring import ASR_KD, Cost, row, run
+
+from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
+
+COPIES = 4
+
+
+def main() -> None:
+    """Measure the corpus once and ``COPIES`` times; the speed is that of the latter, the program's start included."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="of the corpus and its audio format")
+    parser.add_argument("data", type=Path, help="data directory")
+    parser.add_argument("work", type=Path, help="folder for the stores, removed in the end")
+    options = parser.parse_args()
+    data = read_data_dir(options.data)
+    large = repeat(data, options.work / "data")
+    once, often = (extract(folder, options.work / "store") for folder in (data.path, large.path))
+    decoding, seconds = decode(large)
+    shutil.rmtree(options.work)
+    name = f"features, {options.name}"
+    row(name, seconds / often.cpu, "times real time on one core", "the length of the audio", least=500)
+    row(name, often.cpu / decoding, "times as long", "bare decoding of the audio by soundfile")
+    row(
+        f"{name}: {COPIES} times the corpus",
+        often.memory / once.memory,
+        f"times the peak memory ({often.memory:.0f} MB)",
+        "the corpus once",
+        most=1.1,
+    )
+
+
+def repeat(data: DataDir, path: Path) -> DataDir:
+    """``COPIES`` of a corpus of whole recordings, as so many times the speakers."""
+    copies = range(COPIES)
+    wav = {f"copy{i}-{utt}": file for i in copies for utt, file in data.wav.items()}
+    speakers = {f"copy{i}-{utt}": f"copy{i}-{speaker}" for i in copies for utt, speaker in data.utt2spk.items()}
+    return write_data_dir(path, wav, {}, speakers)
+
+
+def extract(data: Path, store: Path) -> Cost:
+    """The cost of ``asr-kd feats``."""
+    shutil.rmtree(store, ignore_errors=True)
+    return run(*ASR_KD, "feats", data, store, "--jobs", "1")
+
+
+def decode(data: DataDir) -> tuple[float, float]:
+    """Computing time of decoding every file and nothing else, and the length of the audio, in seconds."""
+    import soundfile
+
+    began, seconds = time.process_time(), 0.0
+    for path in data.wav.values():
+        samples, rate = soundfile.read(path, dtype="float32")
+        seconds += len(samples) / rate
+    return time.process_time() - began, seconds
+
+
+if __name__ == "__main__":
+    main()

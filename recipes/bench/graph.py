@@ -1,0 +1,26 @@
+"""A decoding graph for a large vocabulary: time and memory of ``asr-kd graph compile``."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from measuring import ASR_KD, row, run
+
+
+def main() -> None:
+    """Compile the graph and throw it away."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="folder with states and lexicon")
+    parser.add_argument("arpa", type=Path, help="language model")
+    parser.add_argument("work", type=Path, help="folder for the graph, removed in the end")
+    options = parser.parse_args()
+    cost = run(*ASR_KD, "graph", "compile", options.model, options.arpa, options.work)
+    words = len((options.work / "words.txt").read_text().splitlines()) - 1
+    shutil.rmtree(options.work)
+    name = f"decoding graph of {words:,} words"
+    row(name, cost.wall, "s", "the clock", most=180)
+    row(name, cost.memory / 1000, "GB of memory at the peak", "the machine", most=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What the scripts of the bench share: rows on standard output, and what a process costs."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ASR_KD = (sys.executable, "-m", "asr_kd")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a process took, start included: ``wall`` and computing time ``cpu`` in seconds, peak ``memory`` in MB."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def row(
+    name: str, value: float, unit: str, against: str, most: float | None = None, least: float | None = None
+) -> None:
+    """Print a row of the results; it is met where ``value`` is at most ``most``, or at least ``least``."""
+    bar, met = "", None
+    if most is not None:
+        bar, met = f"at most {most:g}", value <= most
+    elif least is not None:
+        bar, met = f"at least {least:g}", value >= least
+    content = {"name": name, "value": value, "unit": unit, "against": against, "bar": bar, "met": met}
+    print(json.dumps(content, ensure_ascii=False), flush=True)
+
+
+def run(*command: str | Path, threads: int = 1) -> Cost:
+    """Run a command, all it prints on standard error, with so many OpenMP threads; if it fails, so does the script.
+
+    Peak memory is at least that of the calling process, which therefore imports nothing large.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    began = time.perf_counter()
+    process = subprocess.Popen([str(word) for word in command], stdout=sys.stderr, env=environment)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(process.returncode)  # the last line of standard error is its reason
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)

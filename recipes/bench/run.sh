@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Speed and memory: each row is measured against a peer or a physical limit in the same run, on the parts of a finished
+# AN4 system. The figures mean something only on a machine that does nothing else. About 15 minutes on 2 cores.
+#   recipes/an4/run.sh --corpus-dir CORPORA/an4
+#   recipes/bench/run.sh --exp-dir recipes/an4/exp --libri-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm \
+#     --gmm-dir recipes/mini_librispeech/exp/gmm/lda
+# Without --libri-dir the rows on Opus are left out; without --lm-dir or --gmm-dir those of the large graph.
+exp_dir="" libri_dir="" lm_dir="" gmm_dir="" options="exp_dir libri_dir lm_dir gmm_dir"
+source "$(dirname "$0")/../lib.sh"
+exp_dir=$root/recipes/an4/exp
+parse_options "$@"
+for part in data/train feats/mfcc/train feats/fbank/train states/train bigram.arpa model/dnn/seed1/model.yaml; do
+  [[ -e $exp_dir/$part ]] && continue
+  echo "$0: no $exp_dir/$part; --exp-dir names a finished AN4 system: recipes/an4/run.sh --work $exp_dir" >&2
+  exit 1
+done
+rounds=$([[ -n ${small:-} ]] && echo 1 || echo 8)
+rows=$work/rows log=$work/log failed=""
+mkdir -p "$rows"
+
+# measure N "what" SCRIPT ARGUMENT...: the rows that SCRIPT prints. A failure is reported, and the next stage follows.
+measure() {
+  local number=$1 title=$2 script=$3
+  ((number < stage || number > stop_stage)) && return
+  echo "== stage $number: $title"
+  rm -f "$rows/$number".*
+  if ! python "$recipe/$script.py" "${@:4}" 2>&1 > "$rows/$number.jsonl" | tee "$log" >&2; then
+    echo "Not measured: $title. $(tail -n 1 "$log")" > "$rows/$number.remark"
+    failed+=" $number"
+  fi
+}
+
+# skip N "what" "why": a remark in place of the rows.
+skip() {
+  ((${1} < stage || ${1} > stop_stage)) && return
+  echo "== stage $1: $2: left out: $3"
+  rm -f "$rows/$1".*
+  echo "Left out: $2. $3" > "$rows/$1.remark"
+}
+
+measure 1 "features from FLAC" features "AN4 (FLAC)" "$exp_dir/data/train" "$work/features"
+
+opus="features from Opus"
+if [[ -n $libri_dir ]]; then
+  prepare='import sys; from asr_kd.corpus.librispeech import prepare_librispeech as prepare; prepare(*sys.argv[1:])'
+  python -c "$prepare" "$libri_dir" "$work/librispeech"
+  measure 2 "$opus" features "LibriSpeech (Opus)" "$work/librispeech/test" "$work/features"
+else
+  skip 2 "$opus" "It needs --libri-dir."
+fi
+
+corpus=("$exp_dir/data/train" "$exp_dir/feats/mfcc/train" "$exp_dir/data/lexicon.txt")
+measure 3 "GMM-HMM training" hmm "${corpus[@]}" "$work/hmm" --jobs "$jobs"
+
+peer=$work/peer   # kaldi-hmm-gmm does not work beside the Kaldi wheels that asr_kd uses
+install_peer() {
+  [[ -e $peer/ready ]] && return
+  uv venv --quiet --clear "$peer" --python "$(command -v python)" &&
+    uv pip install --quiet --python "$peer/bin/python" --constraint <(grep -E '^(torch|numpy)==' "$root/constraints.txt") \
+      kaldi-hmm-gmm==1.1.4 kaldifst==1.7.17 kaldi-decoder==0.2.11 torch numpy && touch "$peer/ready"
+}
+if ((stage > 4 || stop_stage < 4)) || install_peer; then
+  measure 4 "monophone training" monophones "${corpus[@]}" "$work/monophones" --peer "$peer/bin/python"
+else
+  skip 4 "monophone training against kaldi-hmm-gmm" "kaldi-hmm-gmm could not be installed here."
+fi
+
+stores=("$exp_dir/feats/fbank/train" "$exp_dir/states/train" --threads "$jobs" --rounds "$rounds")
+measure 5 "network training in fp32" training "${stores[@]}" --precision fp32
+measure 6 "network training in bf16" training "${stores[@]}" --precision bf16
+
+model=$exp_dir/model/dnn/seed1
+measure 7 "search" search "$model" "$exp_dir/feats/fbank/test" --rounds "$rounds"
+measure 8 "from audio to words" recognisers "$model" "$exp_dir/data/test" "$exp_dir/bigram.arpa" \
+  "$exp_dir/data/lexicon.txt" "$work/words"
+
+if [[ -n $lm_dir && -n $gmm_dir ]]; then
+  measure 9 "graph of a large vocabulary" graph "$gmm_dir" "$lm_dir"/*.arpa.gz "$work/graph"
+else
+  skip 9 "graph of a large vocabulary" "It needs --lm-dir and --gmm-dir."
+fi
+
+arguments=()
+for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
+for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Decoding:7 8" "Graphs:9"; do
+  arguments+=(--table "${group%:*}")
+  for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
+done
+results=$([[ -n ${small:-} ]] && echo "$work" || echo "$recipe")
+asr-kd report --title "Speed and memory" --output "$results" --seconds $((SECONDS - started)) \
+  --remark "Each value is measured against what its row names, in the same run. On one core: computing time, one thread." \
+  "${arguments[@]}"
+[[ -z $failed ]] || { echo "$0: these stages failed:$failed; see above" >&2; exit 1; }

@@ -1,0 +1,102 @@
+"""Training from the stores against the same steps on one batch in memory, and against the peak of matrix products."""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from measuring import row
+from torch import nn
+
+from asr_kd.frames import FrameStore
+from asr_kd.train import LabelledFrames, TrainConfig
+from asr_kd.train.checkpoint import Position
+from asr_kd.train.evaluate import autocast
+from asr_kd.train.loop import fit_to_data, make_optimiser, make_reader, new_model, training_step
+from asr_kd.train.objective import HardTargets
+from asr_kd.train.reader import Batch
+
+STEPS, PRODUCTS = 100, 8  # in one turn
+
+
+def main() -> None:
+    """Take turns, so that all meet the same machine, and compare the best turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("feats", type=Path, help="features, as networks learn from them")
+    parser.add_argument("states", type=Path)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=8)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    data = LabelledFrames(FrameStore(options.feats), FrameStore(options.states))
+    config = fit_to_data(TrainConfig(precision=options.precision), data)
+    model = new_model(config, data)
+    optimiser = make_optimiser(model, config)
+    reader = make_reader(data, config, model, torch.device("cpu"))
+    batches = itertools.chain.from_iterable(reader.epoch(number) for number in itertools.count())
+    fixed = next(batches)
+
+    def bare() -> int:
+        for _ in range(STEPS):
+            with autocast(torch.device("cpu"), config.precision):
+                logits = model(fixed.features).flatten(0, 1)
+            loss = nn.functional.cross_entropy(logits.float(), fixed.labels.flatten())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return STEPS * len(fixed.labels)
+
+    def stored() -> int:
+        return sum(len(batch.labels) for batch in trained(batches))
+
+    def trained(source: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in itertools.islice(source, STEPS):
+            training_step(model, batch, HardTargets(), optimiser, config, Position())
+            yield batch
+
+    frames_bare, frames_stored, peak = best((bare, stored, products(config.precision)), options.rounds)
+    name = f"training 4x512, batches of {config.batch_frames}, {config.precision}, {options.threads} threads"
+    against = f"one batch in memory ({frames_bare:,.0f} frames/s)"
+    row(name, frames_stored / frames_bare, f"times the frames/s ({frames_stored:,.0f})", against, least=0.85)
+    rate = operations(model) * frames_stored
+    against = f"matrix products in {config.precision} ({peak / 1e9:,.0f} GFLOP/s)"
+    row(name, rate / peak, f"times the FLOP/s ({rate / 1e9:,.0f} GFLOP/s)", against)
+
+
+def best(works: tuple[Callable[[], int], ...], rounds: int) -> list[float]:
+    """The most that each of ``works`` got done in a second of its turns, after one turn to warm up."""
+    rates = [0.0] * len(works)
+    for turn in range(rounds + 1):
+        for number, work in enumerate(works):
+            began = time.perf_counter()
+            done = work()
+            rate = done / (time.perf_counter() - began)
+            rates[number] = max(rates[number], rate) if turn else 0.0
+    return rates
+
+
+def products(precision: str) -> Callable[[], int]:
+    """A turn of large matrix products; it returns its floating-point operations."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.randn(2048, 2560).to(kind), torch.randn(2560, 2560).to(kind)
+
+    def turn() -> int:
+        for _ in range(PRODUCTS):
+            left @ right
+        return PRODUCTS * 2 * left.numel() * right.shape[1]
+
+    return turn
+
+
+def operations(model: nn.Module) -> int:
+    """Floating-point operations to learn from a frame: two for a weight forward and four backward, where the first
+    layer has no need of its inputs' gradient."""
+    sizes = [parameter.numel() for parameter in model.parameters() if parameter.ndim > 1]
+    return 6 * sum(sizes) - 2 * sizes[0]
+
+
+if __name__ == "__main__":
+    main()

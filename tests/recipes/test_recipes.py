@@ -1,0 +1,59 @@
+"""The recipes themselves, small: the commands that users run, on synthesised and on real speech."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def _run(recipe: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    command = ["bash", RECIPES / recipe / "run.sh", *options]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+
+
+def _word_error_rates(work: Path) -> dict[str, float]:
+    rows = json.loads((work / "results.json").read_text())["rows"]
+    return {row["system"]: row["wer"] for row in rows if row["set"] == "test"}
+
+
+@pytest.mark.timeout(900)
+def test_digits_from_nothing_to_a_table_and_a_second_run_repeats_no_stage(tmp_path: Path) -> None:
+    first = _run("digits", "--small", "--hours", "0.1", "--work", tmp_path)
+    assert first.returncode == 0, first.stderr
+    rates = _word_error_rates(tmp_path)
+    assert len(rates) == 2
+    assert all(rate < 0.5 for rate in rates.values()), rates
+    assert "| DNN" in (tmp_path / "RESULTS.md").read_text()
+    second = _run("digits", "--small", "--hours", "0.1", "--work", tmp_path)
+    assert second.stdout.count("done before") == first.stdout.count("== stage")
+    other = _run("digits", "--small", "--hours", "0.1", "--work", tmp_path, "--seeds", "2", "--stop-stage", "0")
+    assert "done before" not in other.stdout  # another configuration
+
+
+@pytest.mark.timeout(900)
+def test_an4_recognises_real_speech(tmp_path: Path, corpora: Path) -> None:
+    run = _run("an4", "--small", "--corpus-dir", corpora / "an4", "--work", tmp_path)
+    assert run.returncode == 0, run.stderr
+    rates = _word_error_rates(tmp_path)
+    assert len(rates) == 4
+    assert all(rate < 0.5 for rate in rates.values()), rates
+
+
+@pytest.mark.parametrize("recipe", sorted(path.parent.name for path in RECIPES.glob("*/run.sh")))
+def test_every_recipe_explains_itself_and_refuses_what_it_does_not_know(recipe: str, tmp_path: Path) -> None:
+    assert "--stop-stage" in _run(recipe, "--help").stdout
+    refused = _run(recipe, "--sede", "1")
+    assert refused.returncode == 2
+    assert "unknown option --sede" in refused.stderr
+
+
+def test_a_failed_stage_ends_with_the_command_that_goes_on(tmp_path: Path) -> None:
+    run = _run("an4", "--corpus-dir", tmp_path / "nowhere", "--work", tmp_path / "exp", "--force")
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.split()[-2:] == ["--stage", "0"]
+    assert "--force" not in last
+    assert str(tmp_path / "nowhere") in last
