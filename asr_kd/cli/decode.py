@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--word-penalty", type=float, help="cost added for each word")
     search.add_argument("--beam", type=float, help="tokens costlier than the best by more are dropped")
     search.add_argument("--max-active", type=int, help="about how many tokens stay in each frame")
-    tune = "choose acoustic scale and word penalty by WER on the INPUT, a data directory with text, and store them"
+    tune = "choose acoustic scale, word penalty and beam by WER on INPUT, a data directory with text, and store them"
     search.add_argument("--tune", action="store_true", help=tune)
     parser.set_defaults(run=run)
 
@@ -158,5 +158,7 @@ def _tune(model: "Model", options: argparse.Namespace) -> None:
         for scale in sorted({point.acoustic_scale for point in points}):
             row = sorted((p.word_penalty, p.wer) for p in points if p.acoustic_scale == scale)
             print(f"  scale {scale:<8g}" + "  ".join(f"{penalty:+.2f}:{wer:6.2f}" for penalty, wer in row))
+    print("beams: " + "  ".join(f"{point.beam:g}:{point.wer:6.2f}" for point in tuning.beams))
     best = tuning.best
-    print(f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}: dev WER {best.wer:.2f} %")
+    chosen = f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}, beam {best.beam:g}"
+    print(f"{chosen}: dev WER {best.wer:.2f} %")

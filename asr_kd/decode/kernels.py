@@ -130,7 +130,7 @@ def emit(graph, limits, slot, pool, links, spans, row):  # type: ignore[no-untyp
                 pool[target].cost = cost
                 pool[target].back = index
                 pool[target].arc = place
-            if keep:
+            if cost <= pool[target].cost + limits.lattice_beam:  # else no path over it is within the beam
                 links[count].source = index
                 links[count].target = target
                 links[count].arc = place
@@ -187,7 +187,7 @@ def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-u
 
 
 @njit(cache=True, nogil=True)
-def link_closure(graph, penalty, slot, pool, links, spans, bound):  # type: ignore[no-untyped-def]
+def link_closure(graph, limits, slot, pool, links, spans, bound):  # type: ignore[no-untyped-def]
     """Record the arcs without input between the tokens of a frame, whose costs are final by now."""
     begin, end, count = spans[BEGIN], spans[END], spans[LINKS]
     states, arcs = graph.states, graph.arcs
@@ -198,13 +198,15 @@ def link_closure(graph, penalty, slot, pool, links, spans, bound):  # type: igno
         links = grown(links, count + high - low)
         for place in range(low, high):
             arc = arcs[place]
-            cost = arc.cost + penalty if arc.word != 0 else arc.cost + 0.0
+            cost = source + arc.cost
+            if arc.word != 0:
+                cost += limits.word_penalty
             target = slot[arc.next]
-            if target >= begin and source + cost < bound:
+            if target >= begin and cost < bound and cost <= pool[target].cost + limits.lattice_beam:
                 links[count].source = index
                 links[count].target = target
                 links[count].arc = place
-                links[count].cost = cost
+                links[count].cost = cost - source
                 count += 1
     spans[LINKS] = count
     return links
@@ -223,7 +225,7 @@ def advance(graph, limits, slot, pool, links, stack, spans, scores):  # type: ig
             break
         pool, stack = close(graph, limits.word_penalty, slot, pool, stack, spans, bound)
         if limits.lattice_beam >= 0:
-            links = link_closure(graph, limits.word_penalty, slot, pool, links, spans, bound)
+            links = link_closure(graph, limits, slot, pool, links, spans, bound)
         spans[FRAMES] += 1
     return pool, links, stack
 

@@ -86,7 +86,7 @@ class Decoder:
         rest = (self._spans, np.inf)
         self._pool, self._stack = kernels.close(self.graph, penalty, self._slot, self._pool, self._stack, *rest)
         if self._limits.lattice_beam >= 0:
-            self._links = kernels.link_closure(self.graph, penalty, self._slot, self._pool, self._links, *rest)
+            self._links = kernels.link_closure(self.graph, self._limits, self._slot, self._pool, self._links, *rest)
 
     def advance(self, scores: np.ndarray) -> None:
         """Consume log-likelihoods ``[frames, states]``, natural log; -inf forbids a state at a frame.

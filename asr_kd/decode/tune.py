@@ -1,4 +1,4 @@
-"""Tuning of the acoustic scale and the word penalty on a development set."""
+"""Tuning of the acoustic scale, the word penalty and the beam on a development set."""
 
 import dataclasses
 import json
@@ -23,6 +23,9 @@ FINE_SCALES = tuple(2.0**step for step in np.arange(-0.375, 0.376, 0.125).tolist
 COARSE_PENALTIES = tuple(np.arange(-3.0, 3.01, 0.5).tolist())  # plus the present penalty
 FINE_PENALTIES = tuple(np.arange(-0.75, 0.76, 0.25).tolist())
 ROUNDS = 4  # coarse, then fine until nothing moves
+WIDEST = 24.0  # the beam while scale and penalty are chosen: a good beam grows with the scale
+BEAMS = (20.0, 17.0, 15.0, 13.0, 11.0, 9.0)
+TOLERATED = 0.1  # points of WER that a narrower, faster beam may cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Point:
 
     acoustic_scale: float
     word_penalty: float
+    beam: float
     errors: int
     words: int
 
@@ -42,37 +46,43 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """The setting chosen, and every round's grid; a round's first point is what a full search at its centre gives."""
+    """The setting chosen, every round's grid, of which the first point is searched in full, and the beams tried."""
 
     best: Point
     rounds: tuple[tuple[Point, ...], ...]
+    beams: tuple[Point, ...]
 
 
 def tune(
     model: Model, sources: Sequence[Source], references: Mapping[str, Sequence[str]], tuned_on: str, jobs: int = 1
 ) -> Tuning:
-    """Choose acoustic scale and word penalty by word errors, and store them in the model folder with ``tune.json``.
+    """Choose acoustic scale and word penalty by word errors, then the narrowest beam that hardly adds any.
 
-    Each round decodes once, at the best setting so far, and rescores the lattices at a grid around it: coarse first,
-    then fine, until the centre stays the best. Ties go to the setting nearest the centre, then the smaller numbers, so
-    the result is the same every time. Raises ``UserError`` for an utterance that cannot be decoded or has no words.
+    They are stored in the model folder, with ``tune.json``. Each round decodes once, at the best setting so far, and
+    rescores the lattices at a grid around it: coarse first, then fine, until the centre stays the best. Ties go to
+    the setting nearest the centre, then the smaller numbers, so the result is the same every time. Raises
+    ``UserError`` for an utterance that cannot be decoded or has no words.
     """
     names = [name for source in sources for name in source.names]
     if missing := [name for name in names if not references.get(name)]:
         raise UserError(f"no words of {missing[0]!r} to tune on ({len(missing)} of {len(names)} utterances have none)")
-    search = dataclasses.replace(model.config.search, lattice_beam=LATTICE_BEAM)
+    search = dataclasses.replace(model.config.search, beam=WIDEST, lattice_beam=LATTICE_BEAM)
     rounds: list[tuple[Point, ...]] = []
     for number in range(ROUNDS):
         scales, penalties = (FINE_SCALES, FINE_PENALTIES) if number else (COARSE_SCALES, COARSE_PENALTIES)
-        grid = _grid(search, scales, penalties)
-        points = _evaluate(model, sources, references, search, grid, jobs)
-        rounds.append(points)
-        best = min(points, key=lambda point: point.errors)  # the first of equals: the nearest to the centre
-        moved = (best.acoustic_scale, best.word_penalty) != (search.acoustic_scale, search.word_penalty)
-        search = dataclasses.replace(search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
-        if number and not moved:
+        rounds.append(_evaluate(model, sources, references, search, _grid(search, scales, penalties), jobs))
+        best = min(rounds[-1], key=lambda point: point.errors)  # the first of equals: the nearest to the centre
+        if number and best is rounds[-1][0]:
             break
-    tuning = Tuning(best, tuple(rounds))
+        search = dataclasses.replace(search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
+    centre = [(search.acoustic_scale, search.word_penalty)]
+    beams: list[Point] = []
+    for beam in (WIDEST, *BEAMS):
+        beams += _evaluate(model, sources, references, dataclasses.replace(search, beam=beam), centre, jobs)
+        if beams[-1].wer > beams[0].wer + TOLERATED:
+            break
+    within = [point for point in beams if point.wer <= beams[0].wer + TOLERATED]
+    tuning = Tuning(within[-1], tuple(rounds), tuple(beams))
     _store(model.path, tuning, tuned_on)
     return tuning
 
@@ -97,7 +107,7 @@ def _evaluate(
     for part in parallel_map(_rescore, sources, jobs, _start, arguments):
         errors += part
     words = sum(len(references[name]) for source in sources for name in source.names)
-    return tuple(Point(*setting, int(count), words) for setting, count in zip(grid, errors, strict=True))
+    return tuple(Point(*setting, search.beam, int(count), words) for setting, count in zip(grid, errors, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,11 +171,18 @@ def _word_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
 
 def _store(path: Path, tuning: Tuning, tuned_on: str) -> None:
     config = read_model_config(path)
-    best = tuning.best
-    search = dataclasses.replace(config.search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
-    grids: list[list[dict[str, Any]]] = [
-        [{**dataclasses.asdict(point), "wer": round(point.wer, 3)} for point in points] for points in tuning.rounds
-    ]
-    content = {"tuned_on": tuned_on, "best": dataclasses.asdict(best), "rounds": grids}
+    chosen = {name: getattr(tuning.best, name) for name in ("acoustic_scale", "word_penalty", "beam")}
+
+    def rows(points: Sequence[Point]) -> list[dict[str, Any]]:
+        return [{**dataclasses.asdict(point), "wer": round(point.wer, 3)} for point in points]
+
+    (best,) = rows([tuning.best])
+    content = {
+        "tuned_on": tuned_on,
+        "best": best,
+        "rounds": [rows(points) for points in tuning.rounds],
+        "beams": rows(tuning.beams),
+    }
     write_text(path / TUNING, json.dumps(content, indent=1) + "\n")
+    search = dataclasses.replace(config.search, **chosen)
     save_config(dataclasses.replace(config, search=search, tuned_on=tuned_on), path / CONFIG)

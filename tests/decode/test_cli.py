@@ -217,7 +217,8 @@ def test_tuning_lowers_the_errors_and_is_stored(
     tuned = json.loads((model.path / "tune.json").read_text())
     assert stored["tuned_on"] == str(datadir)
     assert stored["search"]["word_penalty"] == tuned["best"]["word_penalty"]
-    assert tuned["best"]["errors"] == min(point["errors"] for point in tuned["rounds"][-1])
+    assert tuned["best"]["errors"] == tuned["beams"][0]["errors"]
+    assert stored["search"]["beam"] == tuned["best"]["beam"] <= tuned["beams"][0]["beam"]
     assert tuned["best"]["errors"] <= tuned["rounds"][0][0]["errors"]
     assert tuned["best"]["words"] == 4
     output = ["--output", str(tmp_path / "out")]
