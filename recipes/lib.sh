@@ -103,13 +103,14 @@ train_hmm() {
   done
 }
 
-# train_network SEED [SET]: $work/NETWORK/seedN from SET (train), the best epoch by dev; conf/NETWORK.yaml.
+# train_network SEED [SET]: $work/NETWORK/seedN from SET (train), the best epoch by dev; conf/NETWORK.yaml, and with
+# --small what the recipe's $quick says.
 train_network() {
   local set=${2:-train}
   asr-kd train --feats "$work/feats/fbank/$set" --states "$work/states/$set" \
     --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" \
     --config "$recipe/conf/$network.yaml" --seed "$1" --threads "$jobs" --out "$work/$network/seed$1" \
-    ${small:+--set epochs=3}
+    ${small:+${quick:-}}
 }
 
 # test_gmm SYSTEM, test_network SEED: a deployable folder in $work/model, tuned on dev, and its words on test.

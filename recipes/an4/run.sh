@@ -3,7 +3,7 @@
 # Monophone, triphone and LDA+MLLT GMM systems, then the paper's kind of network on the states they align, from
 # several seeds. About 15 minutes on 2 cores, 200 MB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
-corpus_dir="" seeds="" options="seeds" network=dnn
+corpus_dir="" seeds="" options="seeds" network=dnn quick="--set epochs=3"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}

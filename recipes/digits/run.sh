@@ -5,7 +5,7 @@
 hours="" seeds="" options="hours seeds" network=dnn
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
-hours=${hours:-$([[ -n ${small:-} ]] && echo 0.3 || echo 2)}
+hours=${hours:-$([[ -n ${small:-} ]] && echo 0.5 || echo 2)}
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo "1 2 3")}
 
 prepare() { asr-kd corpus prepare digits "$work/data" --hours "$hours" --jobs "$jobs"; }
