@@ -113,16 +113,17 @@ train_network() {
     ${small:+${quick:-}}
 }
 
-# test_gmm SYSTEM, test_network SEED: a deployable folder in $work/model, tuned on dev, and its words on test.
+# test_gmm SYSTEM, test_network SEED: a deployable folder in $work/model, tuned on dev, and its words on test. A recipe
+# may set $build_options and $tune_options.
 test_gmm() {
   asr-kd model build --gmm "$work/gmm/$1" --states-dir "$work/gmm/$1" --graph "$work/graph/$1" \
-    --features "$work/feats/mfcc/train" "$work/model/$1" > /dev/null
+    --features "$work/feats/mfcc/train" "$work/model/$1" ${build_options:-} > /dev/null
   tune_and_test "$work/model/$1" mfcc
 }
 
 test_network() {
   asr-kd model build --network "$work/$network/seed$1" --states-dir "$work/gmm/lda" --graph "$work/graph/lda" \
-    --features "$work/feats/fbank/train" "$work/model/$network/seed$1" > /dev/null
+    --features "$work/feats/fbank/train" "$work/model/$network/seed$1" ${build_options:-} > /dev/null
   tune_and_test "$work/model/$network/seed$1" fbank --states "$work/states/test"
 }
 
@@ -130,7 +131,8 @@ test_network() {
 tune_and_test() {
   local model=$1 kind=$2
   shift 2
-  asr-kd decode "$model" "$work/data/dev" --tune --feats "$work/feats/$kind/dev" --jobs "$jobs" | tail -n 1
+  asr-kd decode "$model" "$work/data/dev" --tune --feats "$work/feats/$kind/dev" ${tune_options:-} --jobs "$jobs" |
+    tail -n 1
   asr-kd decode "$model" "$work/data/test" --feats "$work/feats/$kind/test" --jobs "$jobs" "$@" \
     --output "$model/decode_test" > /dev/null
   asr-kd score --ref "$work/data/test" --hyp "$model/decode_test" | sed -n 1,2p

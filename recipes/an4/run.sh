@@ -11,7 +11,7 @@ seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
   if [[ -n ${small:-} ]]; then   # a quarter of the training part
-    mv "$work/data/train" "$work/data/whole"
+    rm -rf "$work/data/whole" && mv "$work/data/train" "$work/data/whole"
     asr-kd corpus subset "$work/data/whole" "$work/data/train" --fraction 0.25
   fi
   asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds 0.9,1.1 --jobs "$jobs"

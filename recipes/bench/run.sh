@@ -56,8 +56,8 @@ peer=$work/peer   # kaldi-hmm-gmm does not work beside the Kaldi wheels that asr
 install_peer() {
   [[ -e $peer/ready ]] && return
   uv venv --quiet --clear "$peer" --python "$(command -v python)" &&
-    uv pip install --quiet --python "$peer/bin/python" --constraint <(grep -E '^(torch|numpy)==' "$root/constraints.txt") \
-      kaldi-hmm-gmm==1.1.4 kaldifst==1.7.17 kaldi-decoder==0.2.11 torch numpy && touch "$peer/ready"
+    uv pip install --quiet --python "$peer/bin/python" kaldi-hmm-gmm==1.1.4 kaldifst==1.7.17 kaldi-decoder==0.2.11 \
+      $(grep -E '^(torch|numpy)==' "$root/constraints.txt") && touch "$peer/ready"
 }
 if ((stage > 4 || stop_stage < 4)) || install_peer; then
   measure 4 "monophone training" monophones "${corpus[@]}" "$work/monophones" --peer "$peer/bin/python"
@@ -88,6 +88,6 @@ for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Decoding:7 8" "Graphs:
 done
 results=$([[ -n ${small:-} ]] && echo "$work" || echo "$recipe")
 asr-kd report --title "Speed and memory" --output "$results" --seconds $((SECONDS - started)) \
-  --remark "Each value is measured against what its row names, in the same run. On one core: computing time, one thread." \
+  --remark "Values are measured against what their rows name, in one run. On one core: computing time of one thread." \
   "${arguments[@]}"
 [[ -z $failed ]] || { echo "$0: these stages failed:$failed; see above" >&2; exit 1; }
