@@ -75,7 +75,7 @@ def train(data: Utterances, lexicon: Lexicon, folder: str | Path, config: HmmCon
     """
     folder = Path(folder)
     space = config.monophones(lexicon)
-    model = _stage(folder / "mono", data, lexicon, config, lambda: _mono(data, lexicon, space, config, jobs))
+    model = _stage(folder / "mono", data, lexicon, config, lambda: train_monophones(data, lexicon, space, config, jobs))
     corpus = Corpus(data.features, data.graphs, jobs)
     model = _stage(folder / "tri", data, lexicon, config, lambda: _tri(corpus, *model, config))
     _stage(folder / "lda", data, lexicon, config, lambda: _lda(corpus, *model, config))
@@ -103,7 +103,10 @@ def _stage(
     return space, gmm
 
 
-def _mono(data: Utterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig, jobs: int) -> _Trained:
+def train_monophones(
+    data: Utterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig, jobs: int = 1
+) -> _Trained:
+    """The first stage, from a flat start: the space with its self-loops, the model, what each iteration did."""
     order = sorted(range(len(data.features)), key=lambda utterance: (len(data.features[utterance]), utterance))
     total = np.cumsum([len(data.features[utterance]) for utterance in order])
     chosen = sorted(order[: max(1, int(np.searchsorted(total, config.mono_frames, side="right")))])
