@@ -152,7 +152,9 @@ def _tune(model: "Model", options: argparse.Namespace) -> None:
 
     (dev,) = options.inputs
     sources, _ = _sources(model, options)
-    tuning = tune(model, sources, read_data_dir(dev, options.allow_pipes).text, dev, options.jobs)
+    count = sum(len(source.names) for source in sources)
+    tuned_on = f"{Path(dev).resolve().name} ({count} utterances)"  # a shipped model names no path of this machine
+    tuning = tune(model, sources, read_data_dir(dev, options.allow_pipes).text, tuned_on, options.jobs)
     for number, points in enumerate(tuning.rounds, 1):
         print(f"round {number}: dev WER around scale {points[0].acoustic_scale:g}, penalty {points[0].word_penalty:g}")
         for scale in sorted({point.acoustic_scale for point in points}):

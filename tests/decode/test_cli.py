@@ -215,7 +215,7 @@ def test_tuning_lowers_the_errors_and_is_stored(
     assert "dev WER" in capsys.readouterr().out
     stored = yaml.safe_load((model.path / "model.yaml").read_text())
     tuned = json.loads((model.path / "tune.json").read_text())
-    assert stored["tuned_on"] == str(datadir)
+    assert stored["tuned_on"] == f"{datadir.name} (3 utterances)"
     assert stored["search"]["word_penalty"] == tuned["best"]["word_penalty"]
     assert tuned["best"]["errors"] == tuned["beams"][0]["errors"]
     assert stored["search"]["beam"] == tuned["best"]["beam"] <= tuned["beams"][0]["beam"]
@@ -229,4 +229,4 @@ def test_tuning_lowers_the_errors_and_is_stored(
     references = ["GO", "STOP ON", "NO"]
     counts = jiwer.process_words(references, [" ".join(words) for words in said])
     assert counts.substitutions + counts.deletions + counts.insertions == tuned["best"]["errors"]
-    assert json.loads((tmp_path / "out" / "decode.json").read_text())["tuned_on"] == str(datadir)
+    assert json.loads((tmp_path / "out" / "decode.json").read_text())["tuned_on"] == f"{datadir.name} (3 utterances)"
