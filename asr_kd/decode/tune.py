@@ -2,20 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asr_kd.config import save_config
-from asr_kd.decode.lattice import Lattice
 from asr_kd.decode.model import CONFIG, TUNING, Model, load_model_folder, read_model_config
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.decode.sources import Source
 from asr_kd.errors import UserError
 from asr_kd.files import write_text
-from asr_kd.parallel import parallel_map
+from asr_kd.parallel import Workers
 
 LATTICE_BEAM = 10.0
 COARSE_SCALES = tuple(2.0**step for step in np.arange(-2, 2.01, 0.5).tolist())  # times the present scale
@@ -66,11 +65,36 @@ def tune(
     names = [name for source in sources for name in source.names]
     if missing := [name for name in names if not references.get(name)]:
         raise UserError(f"no words of {missing[0]!r} to tune on ({len(missing)} of {len(names)} utterances have none)")
-    search = dataclasses.replace(model.config.search, beam=WIDEST, lattice_beam=LATTICE_BEAM)
+    with Workers(jobs, _start, (str(model.path), dict(references))) as workers:
+        tuning = _choose(model.config.search, _Dev(workers, sources, sum(len(references[name]) for name in names)))
+    _store(model.path, tuning, tuned_on)
+    return tuning
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dev:
+    """The development set, spread over processes."""
+
+    workers: Workers
+    sources: Sequence[Source]
+    words: int
+
+    def evaluate(self, search: SearchOptions, grid: list[tuple[float, float]]) -> tuple[Point, ...]:
+        """Search once with ``search``; the word errors of the lattices at each scale and penalty of ``grid``."""
+        errors = np.zeros(len(grid), np.int64)
+        for part in self.workers.map(_rescore, [(source, search, grid) for source in self.sources]):
+            errors += part
+        return tuple(
+            Point(*setting, search.beam, int(count), self.words) for setting, count in zip(grid, errors, strict=True)
+        )
+
+
+def _choose(search: SearchOptions, dev: _Dev) -> Tuning:
+    search = dataclasses.replace(search, beam=WIDEST, lattice_beam=LATTICE_BEAM)
     rounds: list[tuple[Point, ...]] = []
     for number in range(ROUNDS):
         scales, penalties = (FINE_SCALES, FINE_PENALTIES) if number else (COARSE_SCALES, COARSE_PENALTIES)
-        rounds.append(_evaluate(model, sources, references, search, _grid(search, scales, penalties), jobs))
+        rounds.append(dev.evaluate(search, _grid(search, scales, penalties)))
         best = min(rounds[-1], key=lambda point: point.errors)  # the first of equals: the nearest to the centre
         if number and best is rounds[-1][0]:
             break
@@ -78,13 +102,11 @@ def tune(
     centre = [(search.acoustic_scale, search.word_penalty)]
     beams: list[Point] = []
     for beam in (WIDEST, *BEAMS):
-        beams += _evaluate(model, sources, references, dataclasses.replace(search, beam=beam), centre, jobs)
+        beams += dev.evaluate(dataclasses.replace(search, beam=beam), centre)
         if beams[-1].wer > beams[0].wer + TOLERATED:
             break
     within = [point for point in beams if point.wer <= beams[0].wer + TOLERATED]
-    tuning = Tuning(within[-1], tuple(rounds), tuple(beams))
-    _store(model.path, tuning, tuned_on)
-    return tuning
+    return Tuning(within[-1], tuple(rounds), tuple(beams))
 
 
 def _grid(search: SearchOptions, scales: Sequence[float], penalties: Sequence[float]) -> list[tuple[float, float]]:
@@ -94,71 +116,49 @@ def _grid(search: SearchOptions, scales: Sequence[float], penalties: Sequence[fl
     return [(round(search.acoustic_scale * factor, 5), round(search.word_penalty + term, 4)) for factor, term in steps]
 
 
-def _evaluate(
-    model: Model,
-    sources: Sequence[Source],
-    references: Mapping[str, Sequence[str]],
-    search: SearchOptions,
-    grid: list[tuple[float, float]],
-    jobs: int,
-) -> tuple[Point, ...]:
-    errors = np.zeros(len(grid), np.int64)
-    arguments = (str(model.path), search, grid, dict(references))
-    for part in parallel_map(_rescore, sources, jobs, _start, arguments):
-        errors += part
-    words = sum(len(references[name]) for source in sources for name in source.names)
-    return tuple(Point(*setting, search.beam, int(count), words) for setting, count in zip(grid, errors, strict=True))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Worker:
     model: Model
-    decoder: Decoder
-    search: SearchOptions
-    grid: list[tuple[float, float]]
     references: dict[str, Sequence[str]]
 
-    def errors(self, name: str, features: np.ndarray) -> np.ndarray:
+    def errors(self, name: str, features: np.ndarray, decoder: Decoder, grid: list[tuple[float, float]]) -> np.ndarray:
         """Word errors of one utterance at each setting of the grid."""
-        self.decoder.start()
+        decoder.start()
         for block in self.model.scorer.blocks(features):
-            self.decoder.advance(block)
-        self.decoder.path()
-        lattice = self.decoder.lattice()
+            decoder.advance(block)
+        decoder.path()
+        lattice = decoder.lattice()
         memory: dict[tuple[int, ...], int] = {}  # most settings give the same words
         counts = []
-        for words in self._best_words(lattice):
+        for scale, penalty in grid:
+            rescored = lattice.rescored(scale - decoder.options.acoustic_scale, penalty - decoder.options.word_penalty)
+            words = rescored.best()
             if words not in memory:
                 memory[words] = _word_errors(self.references[name], [self.model.words[index] for index in words])
             counts.append(memory[words])
         return np.array(counts)
 
-    def _best_words(self, lattice: Lattice) -> Iterator[tuple[int, ...]]:
-        for scale, penalty in self.grid:
-            yield lattice.rescored(scale - self.search.acoustic_scale, penalty - self.search.word_penalty).best()
-
 
 _worker: _Worker | None = None
 
 
-def _start(
-    path: str, search: SearchOptions, grid: list[tuple[float, float]], references: dict[str, Sequence[str]]
-) -> None:
+def _start(path: str, references: dict[str, Sequence[str]]) -> None:
     import torch
 
     global _worker
     torch.set_num_threads(1)
-    model = load_model_folder(path, verify=False)
-    _worker = _Worker(model, Decoder(model.graph, search, lattice=True), search, grid, references)
+    _worker = _Worker(load_model_folder(path, verify=False), references)
 
 
-def _rescore(source: Source) -> np.ndarray:
+def _rescore(task: tuple[Source, SearchOptions, list[tuple[float, float]]]) -> np.ndarray:
     assert _worker is not None, "_start runs first in every process"
-    total = np.zeros(len(_worker.grid), np.int64)
+    source, search, grid = task
+    decoder = Decoder(_worker.model.graph, search, lattice=True)
+    total = np.zeros(len(grid), np.int64)
     for name, features in source.features(_worker.model.config.features):
         if isinstance(features, UserError):
             raise features
-        total += _worker.errors(name, features)
+        total += _worker.errors(name, features, decoder, grid)
     return total
 
 
