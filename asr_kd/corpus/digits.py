@@ -34,7 +34,7 @@ ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-
 ACCENTS_PER_VOICE = 3
 UNUSED_VOICES = (
     *("Demonic", "UniRobot", "Tweaky", "anikaRobot", "whisper", "whisperf"),  # not voices of people
-    *("kaukovalta", "travis", "zac"),  # nor these: a first formant at half its place, all of them half as high again
+    *("Alicia", "kaukovalta", "travis", "zac"),  # nor these: formants at half their places, or half as high again
     *("Reed", "caleb"),  # they draw from the C library's random numbers: other samples each time
 )
 
