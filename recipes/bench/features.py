@@ -26,7 +26,7 @@ def main() -> None:
     shutil.rmtree(options.work)
     name = f"features, {options.name}"
     row(name, seconds / often.cpu, "times real time on one core", "the length of the audio", least=500)
-    row(name, often.cpu / decoding, "times as long", "bare decoding of the audio by soundfile")
+    row(f"{name}: all of it", often.cpu / decoding, "times as long", "bare decoding of the audio by soundfile")
     row(
         f"{name}: {COPIES} times the corpus",
         often.memory / once.memory,

@@ -25,7 +25,7 @@ def main() -> None:
     row(
         "GMM-HMM on AN4: monophones, triphones, LDA+MLLT, alignment",
         training.wall + aligning.wall,
-        f"s on {options.jobs} cores",
+        f"s with --jobs {options.jobs}",
         "the clock",
         most=180,
     )

@@ -14,6 +14,7 @@ for part in data/train feats/mfcc/train feats/fbank/train states/train bigram.ar
   echo "$0: no $exp_dir/$part; --exp-dir names a finished AN4 system: recipes/an4/run.sh --work $exp_dir" >&2
   exit 1
 done
+export PYTHONPATH=$root   # this checkout is measured, whatever is installed
 rounds=$([[ -n ${small:-} ]] && echo 1 || echo 8)
 rows=$work/rows log=$work/log failed=""
 mkdir -p "$rows"

@@ -38,7 +38,13 @@ def main() -> None:
     unit = f"times as long on one core (real-time factor {ours / length:.5f})"
     row("search on the AN4 graph", ours / theirs, unit, against, most=1.2)
     unit = f"of {len(scores)} utterances with the same words"
-    row("search on the AN4 graph", same, unit, f"kaldi-decoder's FasterDecoder, {how}", least=min(100, len(scores)))
+    row(
+        "search on the AN4 graph: words",
+        same,
+        unit,
+        f"kaldi-decoder's FasterDecoder, {how}",
+        least=min(100, len(scores)),
+    )
 
 
 def scored(model: Model, store: FrameStore, scale: float) -> list[tuple[np.ndarray, np.float32]]:

@@ -63,7 +63,7 @@ def main() -> None:
     row(name, frames_stored / frames_bare, f"times the frames/s ({frames_stored:,.0f})", against, least=0.85)
     rate = operations(model) * frames_stored
     against = f"matrix products in {config.precision} ({peak / 1e9:,.0f} GFLOP/s)"
-    row(name, rate / peak, f"times the FLOP/s ({rate / 1e9:,.0f} GFLOP/s)", against)
+    row(f"{name}: arithmetic", rate / peak, f"times the FLOP/s ({rate / 1e9:,.0f} GFLOP/s)", against)
 
 
 def best(works: tuple[Callable[[], int], ...], rounds: int) -> list[float]:

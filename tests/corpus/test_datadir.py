@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_kd.corpus.datadir import read_data_dir, scan, write_data_dir
@@ -34,6 +34,7 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
     assert (folder / "spk2utt").read_text() == "a a-1 a-2\nb b-1\n"
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.dictionaries(st.text(st.characters(codec="utf-8", categories=("L", "N")), min_size=1), st.just("/x.wav")))
 def test_any_ids_come_back_sorted_by_their_bytes(tmp_path_factory: pytest.TempPathFactory, wav: dict[str, str]) -> None:
     if not wav:

@@ -14,7 +14,6 @@ from asr_kd.corpus.digits import (
     PARTS,
     UNUSED_VOICES,
     Task,
-    accents,
     families,
     prepare_digits,
     sentence,
@@ -27,7 +26,7 @@ WORDS = {line.split()[0] for line in LEXICON.splitlines()}
 
 
 def test_every_voice_speaks_the_same_samples_whatever_was_said_before() -> None:
-    voices = [f"{accents(voice)[0]}+{voice}" for part in PARTS for voice in VOICES[part]]
+    voices = [f"{ACCENTS[n % 6]}+{voice}" for part in PARTS for n, voice in enumerate(VOICES[part])]
     assert {voice.split("+")[1] for voice in voices} == set(espeak.variants()) - set(UNUSED_VOICES)
     first = [espeak.synthesise("five", voice) for voice in voices]
     assert min(map(len, first)) > 0.1 * espeak.SAMPLE_RATE
@@ -80,11 +79,6 @@ def test_voices_of_the_parts_are_disjoint_and_do_not_sound_alike() -> None:
     for stem in ("klatt", "robosoft", "iven", "steph", "mike"):
         assert sum(any(voice.lower().startswith(stem) for voice in voices) for voices in VOICES.values()) == 1
     assert sum("m" + digit in VOICES["train"] for digit in "12345678") < 8
-
-
-def test_every_part_has_every_accent() -> None:
-    for part in PARTS:
-        assert {accent for voice in VOICES[part] for accent in accents(voice)} == set(ACCENTS)
 
 
 def test_sentences_use_the_whole_lexicon_and_nothing_else() -> None:
