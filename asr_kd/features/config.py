@@ -33,7 +33,7 @@ class FeatureConfig:
             raise UserError(
                 f"filters from {self.low_hz:g} to {self.top_hz:g} Hz do not fit {self.sample_rate} Hz audio"
             )
-        if not 1 <= self.cepstra <= self.bins:
+        if self.kind == "mfcc" and not 1 <= self.cepstra <= self.bins:
             raise UserError(f"{self.cepstra} cepstra of {self.bins} bins: expected 1 to {self.bins}")
         if self.energy and self.kind == "fbank":
             raise UserError("energy: true is for kind: mfcc; a filter bank has no energy coefficient here")
