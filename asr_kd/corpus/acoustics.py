@@ -4,7 +4,7 @@ import numpy as np
 
 REVERBERATION_TIME = (0.1, 0.4)  # seconds until the room's echo has fallen by 60 dB
 DIRECT_TO_REVERBERANT = (3.0, 15.0)  # decibels
-SIGNAL_TO_NOISE = (10.0, 30.0)  # decibels
+SIGNAL_TO_NOISE = (12.0, 30.0)  # decibels
 NOISES = ("white", "pink", "babble")
 
 
