@@ -14,7 +14,7 @@ from asr_kd.frames.index import check_content, check_place, entry_of, read_index
 from asr_kd.frames.remote import download, is_url
 from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
 
-_MAPPED = 64  # shards that stay mapped; each holds a file descriptor
+_MAPPED = 2  # shards that stay mapped: their pages count as memory of the process, and mapping one anew is cheap
 
 
 class FrameStore:

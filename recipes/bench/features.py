@@ -8,6 +8,7 @@ from pathlib import Path
 from measuring import ASR_KD, Cost, row, run
 
 from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
+from asr_kd.corpus.librispeech import prepare_librispeech
 
 COPIES = 4
 
@@ -16,11 +17,15 @@ def main() -> None:
     """Measure the corpus once and ``COPIES`` times; the speed is that of the latter, the program's start included."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="of the corpus and its audio format")
-    parser.add_argument("data", type=Path, help="data directory")
+    parser.add_argument("data", type=Path, help="data directory, longer than a shard of a store (17 minutes)")
     parser.add_argument("work", type=Path, help="folder for the stores, removed in the end")
+    parser.add_argument("--librispeech", action="store_true", help="DATA is a release; most of its test-clean is taken")
     options = parser.parse_args()
-    data = read_data_dir(options.data)
-    large = repeat(data, options.work / "data")
+    if options.librispeech:
+        data = prepare_librispeech(options.data, options.work)["test"]
+    else:
+        data = read_data_dir(options.data)
+    large = repeat(data, options.work / "large")
     once, often = (extract(folder, options.work / "store") for folder in (data.path, large.path))
     decoding, seconds = decode(large)
     shutil.rmtree(options.work)

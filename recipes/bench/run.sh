@@ -43,9 +43,7 @@ measure 1 "features from FLAC" features "AN4 (FLAC)" "$exp_dir/data/train" "$wor
 
 opus="features from Opus"
 if [[ -n $libri_dir ]]; then
-  prepare='import sys; from asr_kd.corpus.librispeech import prepare_librispeech as prepare; prepare(*sys.argv[1:])'
-  python -c "$prepare" "$libri_dir" "$work/librispeech"
-  measure 2 "$opus" features "LibriSpeech (Opus)" "$work/librispeech/test" "$work/features"
+  measure 2 "$opus" features "LibriSpeech (Opus)" "$libri_dir" "$work/features" --librispeech
 else
   skip 2 "$opus" "It needs --libri-dir."
 fi

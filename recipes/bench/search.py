@@ -37,14 +37,8 @@ def main() -> None:
     against = f"kaldi-decoder's FasterDecoder, {how} (real-time factor {theirs / length:.5f})"
     unit = f"times as long on one core (real-time factor {ours / length:.5f})"
     row("search on the AN4 graph", ours / theirs, unit, against, most=1.2)
-    unit = f"of {len(scores)} utterances with the same words"
-    row(
-        "search on the AN4 graph: words",
-        same,
-        unit,
-        f"kaldi-decoder's FasterDecoder, {how}",
-        least=min(100, len(scores)),
-    )
+    unit, enough = f"of {len(scores)} utterances with the same words", min(100, len(scores))
+    row("search on the AN4 graph: words", same, unit, f"kaldi-decoder's FasterDecoder, {how}", least=enough)
 
 
 def scored(model: Model, store: FrameStore, scale: float) -> list[tuple[np.ndarray, np.float32]]:
