@@ -10,7 +10,7 @@ from asr_kd import __version__
 from asr_kd.errors import UserError
 
 VERBS = {
-    "corpus": "audio and transcripts -> data directories: prepare, validate, subset",
+    "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, combine",
     "feats": "data directory -> feature store (log-mel frames or cepstra)",
     "frames": "look into, check and convert frame stores: info, verify, copy, export, import",
     "hmm": "GMM-HMM training and alignment: features and words -> a tied state for each frame",
