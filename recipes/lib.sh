@@ -138,10 +138,14 @@ tune_and_test() {
   asr-kd score --ref "$work/data/test" --hyp "$model/decode_test" | sed -n 1,2p
 }
 
-# report TITLE ARGUMENT...: RESULTS.md and results.json, in the recipe's folder, or in $work for a --small run.
+# report TITLE ARGUMENT...: RESULTS.md and results.json, in the recipe's folder, or in $work for a --small run. The wall
+# time is that of all stages, so it is left out where one of them was not run here.
 report() {
-  local title=$1 results=$recipe
+  local title=$1 results=$recipe seconds=""
   shift
   [[ -z ${small:-} ]] || results=$work
-  asr-kd report --title "$title" --output "$results" --seconds "$(cat "$work"/.stages/* | awk 'NR % 2 == 0 {s += $1} END {print s}')" "$@"
+  if (($(ls "$work/.stages" | wc -l) >= running_number)); then
+    seconds="--seconds $(cat "$work"/.stages/* | awk 'NR % 2 == 0 {sum += $1} END {print sum + 0}')"
+  fi
+  asr-kd report --title "$title" --output "$results" $seconds "$@"
 }

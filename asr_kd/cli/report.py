@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> None:
     from asr_kd.score.report import write_report
 
     entries = _entries(options.parts)
-    print(write_report(options.output, options.title, entries, provenance(options.seconds), options.remark), end="")
+    remarks = [" ".join(remark.split()) for remark in options.remark]  # a shell script breaks its long lines
+    print(write_report(options.output, options.title, entries, provenance(options.seconds), remarks), end="")
 
 
 def _entries(parts: Sequence[tuple[str, Any]]) -> list[Any]:
