@@ -61,7 +61,8 @@ run_stage() {
   running="$number ($title)" running_number=$number
   printf '== stage %s: %s\n   from %s\n   to   %s\n' "$number" "$title" "$inputs" "$outputs"
   "$function"
-  printf '%s\n' "$digest" $((SECONDS - begun)) > "$marker.partial" && mv "$marker.partial" "$marker"
+  echo "$digest" > "$marker.partial" && mv "$marker.partial" "$marker"
+  echo $((SECONDS - begun)) >> "$work/.seconds"   # adds up over repetitions, in which the verbs skip what is done
   running=
   echo "   $((SECONDS - begun)) s"
 }
@@ -139,13 +140,13 @@ tune_and_test() {
 }
 
 # report TITLE ARGUMENT...: RESULTS.md and results.json, in the recipe's folder, or in $work for a --small run. The wall
-# time is that of all stages, so it is left out where one of them was not run here.
+# time is that of all attempts at all stages; it is left out where a stage was not timed in $work.
 report() {
   local title=$1 results=$recipe seconds=""
   shift
   [[ -z ${small:-} ]] || results=$work
-  if (($(ls "$work/.stages" | wc -l) >= running_number)); then
-    seconds="--seconds $(cat "$work"/.stages/* | awk 'NR % 2 == 0 {sum += $1} END {print sum + 0}')"
+  if [[ -f $work/.seconds ]] && (($(wc -l < "$work/.seconds") >= running_number)); then
+    seconds="--seconds $(awk '{sum += $1} END {print sum + 0}' "$work/.seconds")"
   fi
   asr-kd report --title "$title" --output "$results" $seconds "$@"
 }
