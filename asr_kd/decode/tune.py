@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.ndimage
 
 from asr_kd.config import save_config
 from asr_kd.decode.model import CONFIG, TUNING, Model, load_model_folder, read_model_config
@@ -21,6 +22,7 @@ COARSE_SCALES = tuple(2.0**step for step in np.arange(-2, 2.01, 0.5).tolist())  
 FINE_SCALES = tuple(2.0**step for step in np.arange(-0.375, 0.376, 0.125).tolist())
 COARSE_PENALTIES = tuple(np.arange(-3.0, 3.01, 0.5).tolist())  # plus the present penalty
 FINE_PENALTIES = tuple(np.arange(-0.75, 0.76, 0.25).tolist())
+SMOOTHING = np.array([1, 2, 3, 2, 1]) / 9  # weights of neighbouring settings
 ROUNDS = 4  # coarse, then fine until nothing moves
 WIDEST = 24.0  # the beam while scale and penalty are chosen: a good beam grows with the scale
 BEAMS = (20.0, 17.0, 15.0, 13.0, 11.0, 9.0)
@@ -58,9 +60,10 @@ def tune(
     """Choose acoustic scale and word penalty by word errors, then the narrowest beam that hardly adds any.
 
     They are stored in the model folder, with ``tune.json``. Each round decodes once, at the best setting so far, and
-    rescores the lattices at a grid around it: coarse first, then fine, until the centre stays the best. Ties go to
-    the setting nearest the centre, then the smaller numbers, so the result is the same every time. Raises
-    ``UserError`` for an utterance that cannot be decoded or has no words.
+    rescores the lattices at a grid around it: coarse first, then fine, until the centre stays the best: the setting
+    with the fewest errors averaged over those around it. Ties go to the setting nearest the centre, then the smaller
+    numbers, so the result is the same every time. Raises ``UserError`` for an utterance that cannot be decoded or has
+    no words.
     """
     names = [name for source in sources for name in source.names]
     if missing := [name for name in names if not references.get(name)]:
@@ -95,7 +98,7 @@ def _choose(search: SearchOptions, dev: _Dev) -> Tuning:
     for number in range(ROUNDS):
         scales, penalties = (FINE_SCALES, FINE_PENALTIES) if number else (COARSE_SCALES, COARSE_PENALTIES)
         rounds.append(dev.evaluate(search, _grid(search, scales, penalties)))
-        best = min(rounds[-1], key=lambda point: point.errors)  # the first of equals: the nearest to the centre
+        best = rounds[-1][int(np.argmin(_smoothed(rounds[-1])))]  # the first of equals: the nearest to the centre
         if number and best is rounds[-1][0]:
             break
         search = dataclasses.replace(search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
@@ -107,6 +110,21 @@ def _choose(search: SearchOptions, dev: _Dev) -> Tuning:
             break
     within = [point for point in beams if point.wer <= beams[0].wer + TOLERATED]
     return Tuning(within[-1], tuple(rounds), tuple(beams))
+
+
+def _smoothed(points: Sequence[Point]) -> np.ndarray:
+    """Word errors ``[points]`` of a full grid, each averaged with those of the settings around it.
+
+    The fewest errors of a noisy surface are mostly luck, which does not carry over to another set; the middle of a
+    valley does.
+    """
+    scales, rows = np.unique([point.acoustic_scale for point in points], return_inverse=True)
+    penalties, columns = np.unique([point.word_penalty for point in points], return_inverse=True)
+    errors = np.zeros((len(scales), len(penalties)))
+    errors[rows, columns] = [point.errors for point in points]
+    for axis in (0, 1):
+        errors = scipy.ndimage.correlate1d(errors, SMOOTHING, axis, mode="nearest")
+    return errors[rows, columns].round(6)
 
 
 def _grid(search: SearchOptions, scales: Sequence[float], penalties: Sequence[float]) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ import torch
 
 from asr_kd.errors import UserError
 from asr_kd.nets import AcousticModel, NetConfig, log_posteriors, num_parameters, pad_edges
+from asr_kd.nets.layers import ByteDropout
 from asr_kd.nets.tdnn import BYPASS, FactoredLayer
 
 DNN = NetConfig(bins=5, states=7, width=16, layers=2, left_context=4, right_context=2)
@@ -130,3 +131,14 @@ def test_a_configuration_out_of_range_is_refused(key: str, value: Any) -> None:
 def test_a_network_without_outputs_is_refused() -> None:
     with pytest.raises(UserError, match=r"net\.states"):
         AcousticModel(NetConfig(bins=40))
+
+
+@pytest.mark.parametrize("shape", [(4000,), (3, 7, 211), (1,), (0, 5)])
+def test_byte_dropout_drops_its_share_and_keeps_the_mean(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(shape)
+    y = ByteDropout(0.25).train()(x)
+    assert y.shape == x.shape and set(y.unique().tolist()) <= {0.0, pytest.approx(4 / 3)}
+    if x.numel() > 1000:
+        assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(ByteDropout(0.25).eval()(x), x) and torch.equal(ByteDropout(0.001).train()(x), x)
