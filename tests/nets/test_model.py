@@ -138,7 +138,9 @@ def test_byte_dropout_drops_its_share_and_keeps_the_mean(shape: tuple[int, ...])
     torch.manual_seed(0)
     x = torch.ones(shape)
     y = ByteDropout(0.25).train()(x)
-    assert y.shape == x.shape and set(y.unique().tolist()) <= {0.0, pytest.approx(4 / 3)}
+    assert y.shape == x.shape
+    torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 4 / 3))
     if x.numel() > 1000:
         assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
-    assert torch.equal(ByteDropout(0.25).eval()(x), x) and torch.equal(ByteDropout(0.001).train()(x), x)
+    assert torch.equal(ByteDropout(0.25).eval()(x), x)
+    assert torch.equal(ByteDropout(0.001).train()(x), x)  # a share below half a byte's step rounds to none
