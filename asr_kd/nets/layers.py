@@ -1,7 +1,10 @@
 """The pieces that every kind of network is built from."""
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from asr_kd.nets.config import NetConfig
 
@@ -16,19 +19,23 @@ class FrameBatchNorm(nn.BatchNorm1d):
 
 
 class ByteDropout(nn.Dropout):
-    """``nn.Dropout`` to the nearest 1/256, from one random byte for each element.
+    """Dropout to the nearest 1/256; of ``[examples, frames, width]`` all frames of an example lose the same units.
 
-    On a CPU ``nn.Dropout`` draws a 64-bit number for each: a quarter of the time of a training step.
+    Neighbouring frames would tell the network what a mask of their own hides from one of them (Povey et al. 2018,
+    section 3.3). On a CPU ``nn.Dropout`` draws a 64-bit number for each element, a quarter of the time of a training
+    step; here it is a random byte.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         dropped = min(round(256 * self.p), 255)
         if not self.training or not dropped:
             return x
+        shape = (x.shape[0], 1, x.shape[2]) if x.ndim == 3 else x.shape
         if x.device.type != "cpu":
-            return super().forward(x)
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+            return x * functional.dropout(torch.ones(shape, dtype=x.dtype, device=x.device), self.p)
+        number = math.prod(shape)
+        words = torch.empty(-(-number // 8), dtype=torch.int64).random_(-(2**63), None)
+        keep = words.view(torch.uint8)[:number].view(shape) >= dropped
         return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
 
 

@@ -133,7 +133,7 @@ def test_a_network_without_outputs_is_refused() -> None:
         AcousticModel(NetConfig(bins=40))
 
 
-@pytest.mark.parametrize("shape", [(4000,), (3, 7, 211), (1,), (0, 5)])
+@pytest.mark.parametrize("shape", [(4000,), (37, 211), (30, 7, 211), (1,), (0, 5)])
 def test_byte_dropout_drops_its_share_and_keeps_the_mean(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     x = torch.ones(shape)
@@ -144,3 +144,10 @@ def test_byte_dropout_drops_its_share_and_keeps_the_mean(shape: tuple[int, ...])
         assert (y == 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(ByteDropout(0.25).eval()(x), x)
     assert torch.equal(ByteDropout(0.001).train()(x), x)  # a share below half a byte's step rounds to none
+
+
+def test_dropout_takes_the_same_units_from_all_frames_of_an_example_and_others_from_the_next() -> None:
+    torch.manual_seed(0)
+    kept = ByteDropout(0.5).train()(torch.ones(4, 9, 64)) > 0
+    assert (kept == kept[:, :1]).all()
+    assert not (kept[0] == kept[1]).all()
