@@ -25,10 +25,10 @@ run_stage 1 "features" "$work/data" "$work/feats" extract
 
 run_stage 2 "GMM-HMM training, alignment" "$work/data, $work/feats/mfcc" "$work/gmm, $work/states" train_hmm
 
-build_graphs() {   # a bigram of the training transcripts, as everyone uses on this corpus
-  asr-kd lm estimate "$work/data/train" "$work/bigram.arpa" --order 2
+build_graphs() {   # of the training transcripts; on dev a trigram's perplexity is 15.0, a bigram's 18.3
+  asr-kd lm estimate "$work/data/train" "$work/trigram.arpa" --order 3
   for system in mono tri lda; do
-    asr-kd graph compile "$work/gmm/$system" "$work/bigram.arpa" "$work/graph/$system"
+    asr-kd graph compile "$work/gmm/$system" "$work/trigram.arpa" "$work/graph/$system"
   done
 }
 run_stage 3 "language model, decoding graphs" "$work/data/train, $work/gmm" "$work/graph" build_graphs
@@ -36,15 +36,23 @@ run_stage 3 "language model, decoding graphs" "$work/data/train, $work/gmm" "$wo
 test_gmms() { for system in mono tri lda; do test_gmm "$system"; done; }
 run_stage 4 "GMM systems: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
 
-train_networks() { for seed in $seeds; do train_network "$seed" train_speeds; done; }
-run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/$network" train_networks
+train_set=train_speeds
+align_by_network() {
+  train_network first 1
+  realign first
+}
+run_stage 5 "first network, alignment by it" "$work/feats/fbank, $work/states" "$work/realigned" align_by_network
+
+states=realigned
+train_networks() { for seed in $seeds; do train_network "seed$seed" "$seed"; done; }
+run_stage 6 "network training, one for each seed" "$work/feats/fbank, $work/$states" "$work/$network" train_networks
 
 test_networks() { for seed in $seeds; do test_network "$seed"; done; }
-run_stage 6 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
+run_stage 7 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
 
 results() {
   report "AN4" \
-    --remark "130 test utterances of 10 speakers; bigram of the training transcripts; states and dev (8 speakers) from
+    --remark "130 test utterances of 10 speakers; trigram of the training transcripts; states and dev (8 speakers) from
       the official training part. Reference figures: Kaldi's egs/an4 10.6 % (monophones), 9.1 % (tri3,
       speaker-independent pass); PocketSphinx 9.3 %." \
     --remark "Tuning: scale, penalty and beam of each system on dev. Sizes of the GMMs are defaults, kept after an early
@@ -55,4 +63,4 @@ results() {
     --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
     --system "DNN 4x512, hard targets" "$work/model/$network"/seed*/decode_test
 }
-run_stage 7 "table" "$work/model" "$recipe/RESULTS.md" results
+run_stage 8 "table" "$work/model" "$recipe/RESULTS.md" results

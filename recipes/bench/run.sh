@@ -9,7 +9,7 @@ exp_dir="" libri_dir="" lm_dir="" gmm_dir="" options="exp_dir libri_dir lm_dir g
 source "$(dirname "$0")/../lib.sh"
 exp_dir=$root/recipes/an4/exp
 parse_options "$@"
-for part in data/train feats/mfcc/train feats/fbank/train states/train bigram.arpa model/dnn/seed1/model.yaml; do
+for part in data/train feats/mfcc/train feats/fbank/train states/train trigram.arpa model/dnn/seed1/model.yaml; do
   [[ -e $exp_dir/$part ]] && continue
   echo "$0: no $exp_dir/$part; --exp-dir names a finished AN4 system: recipes/an4/run.sh --work $exp_dir" >&2
   exit 1
@@ -70,7 +70,7 @@ measure 6 "network training in bf16" training "${stores[@]}" --precision bf16
 
 model=$exp_dir/model/dnn/seed1
 measure 7 "search" search "$model" "$exp_dir/feats/fbank/test" --rounds "$rounds"
-measure 8 "from audio to words" recognisers "$model" "$exp_dir/data/test" "$exp_dir/bigram.arpa" \
+measure 8 "from audio to words" recognisers "$model" "$exp_dir/data/test" "$exp_dir/trigram.arpa" \
   "$exp_dir/data/lexicon.txt" "$work/words"
 
 if [[ -n $lm_dir && -n $gmm_dir ]]; then
