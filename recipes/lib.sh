@@ -50,7 +50,7 @@ parse_options() {
 run_stage() {
   local number=$1 title=$2 inputs=$3 outputs=$4 function=$5 begun=$SECONDS marker digest
   marker=$work/.stages/$number-$function
-  chain=$({ echo "$chain"; declare -f "$function" features train_hmm train_network realign \
+  chain=$({ echo "$chain"; declare -f "$function" features train_hmm train_network \
     test_gmm test_network tune_and_test report; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
   digest=$chain
   ((number < stage || number > stop_stage)) && return
@@ -104,26 +104,14 @@ train_hmm() {
   done
 }
 
-# train_network NAME SEED [OPTION...]: $work/$network/NAME from the features of $train_set and the states in
-# $work/$states, the best epoch by dev; conf/$network.yaml, and with --small what the recipe's $quick says.
-train_set=train states=states
+# train_network SEED [SET]: $work/NETWORK/seedN from SET (train), the best epoch by dev; conf/NETWORK.yaml, and with
+# --small what the recipe's $quick says.
 train_network() {
-  local name=$1 seed=$2
-  shift 2
-  asr-kd train --feats "$work/feats/fbank/$train_set" --states "$work/$states/$train_set" \
-    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/$states/dev" \
-    --config "$recipe/conf/$network.yaml" --seed "$seed" --threads "$jobs" --out "$work/$network/$name" \
-    "$@" ${small:+${quick:-}}
-}
-
-# realign NAME [OPTION...]: $work/realigned/SET, the state of each frame by the network NAME.
-realign() {
-  local name=$1 set
-  shift
-  for set in $sets; do
-    asr-kd hmm align "$work/gmm/lda" "$work/data/$set" "$work/feats/fbank/$set" "$work/realigned/$set" \
-      --network "$work/$network/$name" --jobs "$jobs" "$@"
-  done
+  local set=${2:-train}
+  asr-kd train --feats "$work/feats/fbank/$set" --states "$work/states/$set" \
+    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" \
+    --config "$recipe/conf/$network.yaml" --seed "$1" --threads "$jobs" --out "$work/$network/seed$1" \
+    ${small:+${quick:-}}
 }
 
 # test_gmm SYSTEM, test_network SEED: a deployable folder in $work/model, tuned on dev, and its words on test. A recipe
@@ -137,7 +125,7 @@ test_gmm() {
 test_network() {
   asr-kd model build --network "$work/$network/seed$1" --states-dir "$work/gmm/lda" --graph "$work/graph/lda" \
     --features "$work/feats/fbank/train" "$work/model/$network/seed$1" ${build_options:-} > /dev/null
-  tune_and_test "$work/model/$network/seed$1" fbank --states "$work/$states/test"
+  tune_and_test "$work/model/$network/seed$1" fbank --states "$work/states/test"
 }
 
 # tune_and_test MODEL KIND [OPTION...]: acoustic scale and word penalty on dev, then the words and error rate of test.

@@ -36,19 +36,11 @@ run_stage 3 "language model, decoding graphs" "$work/data/train, $work/gmm" "$wo
 test_gmms() { for system in mono tri lda; do test_gmm "$system"; done; }
 run_stage 4 "GMM systems: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
 
-train_set=train_speeds
-align_by_network() {
-  train_network first 1
-  realign first
-}
-run_stage 5 "first network, alignment by it" "$work/feats/fbank, $work/states" "$work/realigned" align_by_network
-
-states=realigned
-train_networks() { for seed in $seeds; do train_network "seed$seed" "$seed"; done; }
-run_stage 6 "network training, one for each seed" "$work/feats/fbank, $work/$states" "$work/$network" train_networks
+train_networks() { for seed in $seeds; do train_network "$seed" train_speeds; done; }
+run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/$network" train_networks
 
 test_networks() { for seed in $seeds; do test_network "$seed"; done; }
-run_stage 7 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
+run_stage 6 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
 
 results() {
   report "AN4" \
@@ -63,4 +55,4 @@ results() {
     --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
     --system "DNN 4x512, hard targets" "$work/model/$network"/seed*/decode_test
 }
-run_stage 8 "table" "$work/model" "$recipe/RESULTS.md" results
+run_stage 7 "table" "$work/model" "$recipe/RESULTS.md" results

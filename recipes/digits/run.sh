@@ -25,7 +25,7 @@ run_stage 3 "language model, decoding graph" "$work/data/train, $work/gmm" "$wor
 test_gmms() { test_gmm lda; }
 run_stage 4 "GMM system: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
 
-train_networks() { for seed in $seeds; do train_network "seed$seed" "$seed"; done; }
+train_networks() { for seed in $seeds; do train_network "$seed"; done; }
 run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/$network" train_networks
 
 test_networks() { for seed in $seeds; do test_network "$seed"; done; }

@@ -27,19 +27,11 @@ run_stage 2 "GMM-HMM training, alignment" "$work/data, $work/feats/mfcc" "$work/
 build_graph() { asr-kd graph compile "$work/gmm/lda" "$work/data/lm.arpa.gz" "$work/graph/lda"; }
 run_stage 3 "decoding graph" "$work/data/lm.arpa.gz, $work/gmm/lda" "$work/graph" build_graph
 
-train_set=train_speeds
-align_by_network() {   # a few epochs suffice for better states than the Gaussians'
-  train_set=train train_network first 1 --set epochs=6
-  realign first --skip-bad
-}
-run_stage 4 "first network, alignment by it" "$work/feats/fbank, $work/states" "$work/realigned" align_by_network
-
-states=realigned
-train_networks() { for seed in $seeds; do train_network "seed$seed" "$seed"; done; }
-run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/$states" "$work/$network" train_networks
+train_networks() { for seed in $seeds; do train_network "$seed" train_speeds; done; }
+run_stage 4 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/$network" train_networks
 
 test_networks() { for seed in $seeds; do test_network "$seed"; done; }
-run_stage 6 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
+run_stage 5 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
 
 results() {
   report "mini_librispeech" \
@@ -48,4 +40,4 @@ results() {
     --table "Word error rate on test" \
     --system "TDNN-F, hard targets" "$work/model/$network"/seed*/decode_test
 }
-run_stage 7 "table" "$work/model" "$recipe/RESULTS.md" results
+run_stage 6 "table" "$work/model" "$recipe/RESULTS.md" results
