@@ -108,8 +108,9 @@ def emit(graph, limits, slot, pool, links, spans, row):  # type: ignore[no-untyp
             continue
         node = states[pool[index].state]
         low, high = node.first + node.silent, node.first + node.arcs
-        pool = grown(pool, new + high - low)
-        if keep:
+        if new + high - low > len(pool):
+            pool = grown(pool, new + high - low)
+        if keep and count + high - low > len(links):
             links = grown(links, count + high - low)
         for place in range(low, high):
             arc = arcs[place]
@@ -159,8 +160,10 @@ def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-u
             continue
         node = states[pool[index].state]
         low, high = node.first, node.first + node.silent
-        pool = grown(pool, end + high - low)
-        stack = grown(stack, depth + high - low)
+        if end + high - low > len(pool):
+            pool = grown(pool, end + high - low)
+        if depth + high - low > len(stack):
+            stack = grown(stack, depth + high - low)
         for place in range(low, high):
             arc = arcs[place]
             cost = source + arc.cost
@@ -195,7 +198,8 @@ def link_closure(graph, limits, slot, pool, links, spans, bound):  # type: ignor
         source = pool[index].cost
         node = states[pool[index].state]
         low, high = node.first, node.first + node.silent
-        links = grown(links, count + high - low)
+        if count + high - low > len(links):
+            links = grown(links, count + high - low)
         for place in range(low, high):
             arc = arcs[place]
             cost = source + arc.cost

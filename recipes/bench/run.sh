@@ -2,12 +2,13 @@
 # Speed and memory: each row is measured against a peer or a physical limit in the same run, on the parts of a finished
 # AN4 system. The figures mean something only on a machine that does nothing else. About 15 minutes on 2 cores.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4
-#   recipes/bench/run.sh --exp-dir recipes/an4/exp --libri-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm \
-#     --gmm-dir recipes/mini_librispeech/exp/gmm/lda
-# Without --libri-dir the rows on Opus are left out; without --lm-dir or --gmm-dir those of the large graph.
-exp_dir="" libri_dir="" lm_dir="" gmm_dir="" options="exp_dir libri_dir lm_dir gmm_dir"
+#   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
+#   recipes/bench/run.sh --libri-dir CORPORA/LibriSpeech
+# --exp-dir and --large-dir are the --work folders of the two. Without --libri-dir the rows on Opus are left out, and
+# where there is no --large-dir those of a large vocabulary.
+exp_dir="" libri_dir="" large_dir="" options="exp_dir libri_dir large_dir"
 source "$(dirname "$0")/../lib.sh"
-exp_dir=$root/recipes/an4/exp
+exp_dir=$root/recipes/an4/exp large_dir=$root/recipes/mini_librispeech/exp
 parse_options "$@"
 for part in data/train feats/mfcc/train feats/fbank/train states/train trigram.arpa model/dnn/seed1/model.yaml; do
   [[ -e $exp_dir/$part ]] && continue
@@ -73,15 +74,17 @@ measure 7 "search" search "$model" "$exp_dir/feats/fbank/test" --rounds "$rounds
 measure 8 "from audio to words" recognisers "$model" "$exp_dir/data/test" "$exp_dir/trigram.arpa" \
   "$exp_dir/data/lexicon.txt" "$work/words"
 
-if [[ -n $lm_dir && -n $gmm_dir ]]; then
-  measure 9 "graph of a large vocabulary" graph "$gmm_dir" "$lm_dir"/*.arpa.gz "$work/graph"
+large=$large_dir/model/tdnn/seed1
+if [[ -e $large/tune.json ]]; then
+  measure 9 "graph of a large vocabulary" graph "$large_dir/gmm/lda" "$large_dir/data/lm.arpa.gz" "$work/graph"
+  measure 10 "large vocabulary" large "$large" "$large_dir/data/test" "$work/large"
 else
-  skip 9 "graph of a large vocabulary" "It needs --lm-dir and --gmm-dir."
+  skip 9 "large vocabulary" "It needs --large-dir, a finished mini_librispeech system; there is no $large."
 fi
 
 arguments=()
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
-for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Decoding:7 8" "Graphs:9"; do
+for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Decoding:7 8" "A large vocabulary:9 10"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
 done
