@@ -90,6 +90,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, found {value!r}")
         return tuple(_convert(item, inner[0], where) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a mapping, found {value!r}")
+        return {key: _convert(item, inner[1], f"{where}.{key}") for key, item in value.items()}
     if origin is typing.Literal:
         if value not in inner:
             raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, inner))}")

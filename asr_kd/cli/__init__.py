@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="asr-kd",
         description="Distil acoustic models for hybrid HMM speech recognition. The verbs, in the order of the data:",
-        epilog="Each verb explains itself with an example: asr-kd VERB --help. Whole experiments: recipes/*/run.sh.",
+        epilog="example:\n  asr-kd decode exp/model speech.flac\n\n"
+        "Each verb explains itself with an example: asr-kd VERB --help. Whole experiments: recipes/*/run.sh.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"asr-kd {__version__}")

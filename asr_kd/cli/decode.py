@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> None:
     """Decode or tune, as the options say."""
     from asr_kd.decode.model import load_model_folder
 
+    if options.nbest < 0:
+        raise UserError(f"--nbest {options.nbest}: expected 0 or more")
     if options.nbest and options.format not in ("text", "json"):
         raise UserError(f"--nbest {options.nbest} needs --format text or json, not {options.format}")
     if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
@@ -113,6 +115,8 @@ def _sources(model: "Model", options: argparse.Namespace) -> tuple[list["Source"
 
     features = model.config.features
     chosen = _lines(options.utterances) if options.utterances else None
+    if chosen == []:
+        raise UserError(f"{options.utterances}: lists no utterance")
     inputs = [*options.inputs, *(_lines(options.list) if options.list else ())]
     if not inputs and not options.feats:
         raise UserError("nothing to decode: give audio files, data directories, --list or --feats")

@@ -145,7 +145,7 @@ def run_align(options: argparse.Namespace) -> None:
     datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.feats)
     utterances = load_utterances(datadir, store, space, lexicon, options.skip_bad)
     _list_skipped(utterances.skipped)
-    score, source = _network_score(options.network, space) if options.network else _gmm_score(options.model)
+    score, source = _network_score(options.network, space) if options.network else _gmm_score(options.model, space)
     inputs = {path.name: sha256(path) for path in (source, Path(options.model) / "states.safetensors")}
     states, per_frame = write_alignments(
         options.store, utterances, space, score, inputs, options.beam, options.jobs, options.force
@@ -157,12 +157,14 @@ def run_align(options: argparse.Namespace) -> None:
     )
 
 
-def _gmm_score(folder: str) -> "tuple[Score, Path]":
+def _gmm_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":
     from pathlib import Path
 
     from asr_kd.hmm.gmm import Gmm
 
-    return Gmm.load(folder).log_likelihoods, Path(folder) / "gmm.safetensors"
+    gmm = Gmm.load(folder)
+    gmm.check_fits(space.num_states, folder)
+    return gmm.log_likelihoods, Path(folder) / "gmm.safetensors"
 
 
 def _network_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":

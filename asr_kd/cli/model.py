@@ -11,7 +11,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
     verbs = parser.add_subparsers(metavar="build|info", required=True)
-    build = verbs.add_parser("build", help="network or GMM, states and graph -> model folder")
+    build = _action(
+        verbs,
+        "build",
+        "network or GMM, states and graph -> model folder",
+        "--network exp/dnn --graph exp/graph --states exp/gmm/lda --features exp/feats/train exp/model",
+    )
     source = build.add_mutually_exclusive_group(required=True)
     source.add_argument("--network", metavar="DIR", help="folder of a trained network (config.yaml, model.safetensors)")
     source.add_argument("--gmm", metavar="DIR", help="folder of a GMM-HMM stage (gmm.safetensors)")
@@ -29,9 +34,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--max-active", type=int, help="tokens that the search keeps for each frame")
     build.add_argument("model", metavar="OUT", help="the model folder to write")
     build.set_defaults(run=_build)
-    info = verbs.add_parser("info", help="what a model folder holds; checks every file")
+    info = _action(verbs, "info", "what a model folder holds; checks every file", "exp/model")
     info.add_argument("model", metavar="MODEL_DIR")
     info.set_defaults(run=_info)
+
+
+def _action(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
+) -> argparse.ArgumentParser:
+    epilog = f"example:\n  asr-kd model {name} {example}"
+    form = argparse.RawDescriptionHelpFormatter
+    return verbs.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
 
 
 def search_options(options: argparse.Namespace) -> dict[str, float]:

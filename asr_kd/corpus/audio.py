@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 
 from asr_kd.corpus.datadir import DataDir, is_pipe
 from asr_kd.errors import UserError
-from asr_kd.files import atomic_write
+from asr_kd.files import write_bytes
 
 if TYPE_CHECKING:
     import soundfile
@@ -76,8 +77,9 @@ def write_flac(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
 
     if samples.dtype != np.int16:
         samples = np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
-    with atomic_write(path, "wb") as stream:
-        soundfile.write(stream, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    encoded = io.BytesIO()  # libsndfile would drop the error of a full disk
+    soundfile.write(encoded, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    write_bytes(path, encoded.getvalue())
 
 
 def _locate(datadir: DataDir, utt: str) -> tuple[str, str]:
@@ -174,7 +176,10 @@ def _ogg_ends(stream: BinaryIO) -> bool:
 
 def _read(audio: "soundfile.SoundFile", name: str, samples: int) -> np.ndarray:
     """The next ``samples`` samples, channels averaged."""
-    block = audio.read(samples, dtype="float32", always_2d=True)
+    try:
+        block = audio.read(samples, dtype="float32", always_2d=True)
+    except MemoryError:
+        raise UserError(f"{name}: the header says {samples:,} samples, more than memory holds; it is damaged") from None
     if len(block) != samples:
         raise UserError(f"{name}: truncated: {len(block)} samples where the header says {samples}")
     mono: np.ndarray = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)

@@ -62,10 +62,12 @@ def _only(folder: Path, pattern: str) -> Path:
 def _dev_speakers(root: Path, part: str, count: int, seed: int) -> list[str]:
     """``count`` speakers of ``part`` in shuffled order, the sexes in turn."""
     sex = {}
-    for line in read_text(root / "SPEAKERS.TXT").splitlines():
-        if line and not line.startswith(";"):
-            speaker, letter = line.split("|")[:2]
-            sex[speaker.strip()] = letter.strip()
+    for number, line in enumerate(read_text(root / "SPEAKERS.TXT").splitlines(), 1):
+        if line.strip() and not line.startswith(";"):
+            speaker, letter = [field.strip() for field in (line + "|").split("|")[:2]]
+            if letter not in ("F", "M"):
+                raise UserError(f"{root / 'SPEAKERS.TXT'}:{number}: expected SPEAKER | F or M | ..., found {line!r}")
+            sex[speaker] = letter
     speakers = [path.name for path in _folders(root / part)]
     if unknown := [speaker for speaker in speakers if speaker not in sex]:
         raise UserError(f"{root / 'SPEAKERS.TXT'}: speaker {unknown[0]} of {part} is not listed")
@@ -84,8 +86,10 @@ def _write(part: Path, speakers: set[str], path: Path) -> DataDir:
         if transcript.parts[-3] not in speakers:
             continue
         audio = {file.stem: file.resolve() for file in transcript.parent.iterdir() if file.suffix in SUFFIXES}
-        lines = [line.split() for line in read_text(transcript).splitlines()]
+        lines = [line.split() or [""] for line in read_text(transcript).splitlines()]
         for number, (utt, *words) in enumerate(lines, 1):
+            if not utt:
+                raise UserError(f"{transcript}:{number}: the line is empty; expected UTTERANCE WORD ...")
             if utt not in audio:
                 raise UserError(f"{transcript}:{number}: {utt} has no audio beside it ({', '.join(SUFFIXES)})")
             wav[utt], text[utt] = audio[utt], words

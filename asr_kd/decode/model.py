@@ -124,6 +124,8 @@ def read_model_config(path: str | Path) -> ModelConfig:
     config = load_config(ModelConfig, file)
     if config.schema != SCHEMA:
         raise UserError(f"{file}: schema {config.schema}; this version of asr-kd reads {SCHEMA}: build the model again")
+    if not config.files:
+        raise UserError(f"{file}: empty, cut or of something else: it lists no files; build the model again")
     return config
 
 

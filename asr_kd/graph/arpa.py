@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import math
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def _read_lines(path: str | Path) -> list[str]:
         return content.decode("utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected an ARPA language model") from None
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, OSError) as error:
+    except (zlib.error, EOFError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not a readable ARPA file (plain or gzip, UTF-8): {error}") from None
 
 

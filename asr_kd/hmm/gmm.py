@@ -105,9 +105,33 @@ class Gmm:
         try:
             tensors = load_file(path)
             transform = WindowTransform(tensors.pop("projection"))
-            return cls(transform, **tensors)
+            gmm = cls(transform, **tensors)
+            sound = _is_sound(gmm)
         except Exception as error:
             raise UserError(f"{path}: not a Gaussian mixture model: {error}") from None
+        if not sound:
+            raise UserError(f"{path}: damaged: its numbers are no Gaussian mixtures; train this stage anew")
+        return gmm
+
+    def check_fits(self, num_states: int, folder: str | Path) -> None:
+        """``UserError`` unless the states are those of the state space beside it in ``folder``."""
+        if self.num_states != num_states:
+            raise UserError(
+                f"{folder}: gmm.safetensors has {self.num_states} states, states.safetensors {num_states}: one of them "
+                "is of another model"
+            )
+
+
+def _is_sound(gmm: Gmm) -> bool:
+    """Whether every state has Gaussians, of positive weights and variances, all finite and of one shape."""
+    bounds, count = gmm.bounds, len(gmm.weights)
+    if gmm.means.shape != gmm.variances.shape or gmm.means.shape != (count, len(gmm.transform.projection)):
+        return False
+    if bounds[0] != 0 or bounds[-1] != count or (np.diff(bounds.astype(np.int64)) < 1).any():
+        return False
+    positive = (gmm.weights > 0).all() and (gmm.variances > 0).all()
+    values = (gmm.transform.projection, gmm.weights, gmm.means, gmm.variances)
+    return bool(positive and all(np.isfinite(value).all() for value in values))
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -105,7 +106,7 @@ def _read_archive(source: str | Path) -> Iterator[tuple[str, np.ndarray]]:
                 unpacked.write_bytes(gzip.decompress(Path(source).read_bytes()))
             except FileNotFoundError:
                 raise UserError(f"{source}: no such file; expected an archive of alignments") from None
-            except (gzip.BadGzipFile, EOFError) as error:
+            except (gzip.BadGzipFile, zlib.error, EOFError) as error:
                 raise UserError(f"{source}: not a whole gzip file: {error}") from None
             source = unpacked
         yield from read_kaldi(source, integers=True)

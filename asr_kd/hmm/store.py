@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
 from asr_kd.hmm.align import Aligner, align_all
 from asr_kd.hmm.data import Utterances
@@ -34,7 +35,10 @@ def write_alignments(
     states, total = {}, 0.0
 
     def one(utterance: int, wanted: np.ndarray) -> np.ndarray:
-        return score(np.asarray(utterances.features[utterance], np.float32), wanted)
+        scores = score(np.asarray(utterances.features[utterance], np.float32), wanted)
+        if not np.isfinite(scores).all():
+            raise UserError(f"utterance {utterances.ids[utterance]}: the model's log-likelihoods are not all finite")
+        return scores
 
     frames = sum(len(item) for item in utterances.features)
     with Progress(frames, "aligning", "frames") as bar:

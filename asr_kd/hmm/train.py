@@ -4,11 +4,13 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from asr_kd.config import to_dict
-from asr_kd.files import write_text
+from asr_kd.errors import UserError
+from asr_kd.files import read_text, write_text
 from asr_kd.hmm.corpus import Corpus
 from asr_kd.hmm.data import Utterances
 from asr_kd.hmm.em import single_gaussians
@@ -91,8 +93,10 @@ def _stage(
     """What ``folder`` holds from an earlier run of the same, or ``work``'s result, saved; ``training.json`` is last."""
     report = folder / "training.json"
     key = {"config": to_dict(config), "data": data.fingerprint}
-    if report.is_file() and json.loads(report.read_text()).get("key") == json.loads(json.dumps(key)):
-        return StateSpace.load(folder), Gmm.load(folder)
+    if report.is_file() and _key_of(report) == json.loads(json.dumps(key)):
+        space, gmm = StateSpace.load(folder), Gmm.load(folder)
+        gmm.check_fits(space.num_states, folder)
+        return space, gmm
     space, gmm, history = work()
     report.unlink(missing_ok=True)
     space.save(folder)
@@ -101,6 +105,13 @@ def _stage(
     record = {"key": key, "iterations": [dataclasses.asdict(iteration) for iteration in history]}
     write_text(report, json.dumps(record, indent=1) + "\n")
     return space, gmm
+
+
+def _key_of(report: Path) -> Any:
+    try:
+        return json.loads(read_text(report))["key"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{report}: damaged ({error!r}); delete it to train this stage anew") from None
 
 
 def train_monophones(

@@ -1,5 +1,9 @@
 """Audio: every format and rate gives the same samples; every damaged file is refused and named."""
 
+import contextlib
+import errno
+import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +54,21 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
         path.write_bytes(content[: int(part * len(content))])
         with pytest.raises(UserError, match=r"audio: .*truncated"):
             read_audio(path, 16000)
+
+
+@pytest.mark.parametrize("name", ["wav", "flac", "mp3", "sph", "aiff", "au"])
+def test_any_damaged_byte_of_a_header_is_read_or_refused(tmp_path: Path, name: str) -> None:
+    forms = {"sph": {"format": "NIST", "subtype": "PCM_16"}, "au": {"format": "AU", "subtype": "PCM_16"}}
+    noise = 0.1 * np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    soundfile.write(tmp_path / "audio", noise, 16000, **forms.get(name, {"format": name.upper()}))
+    content = bytearray((tmp_path / "audio").read_bytes())
+    for place in range(100):
+        for change in (0x80, 0x01):
+            content[place] ^= change
+            (tmp_path / "audio").write_bytes(content)
+            content[place] ^= change
+            with contextlib.suppress(UserError):
+                read_audio(tmp_path / "audio", 16000)
 
 
 def test_a_wav_from_a_program_that_did_not_know_its_length_is_whole(tmp_path: Path, tone: Tone) -> None:
@@ -155,6 +174,31 @@ def test_flac_keeps_16_bit_samples_exactly_and_clips_the_rest(tmp_path: Path) ->
     assert (read_audio(tmp_path / "x.flac", 16000) * 32768 == integers).all()
     write_flac(tmp_path / "y.flac", np.array([-1.5, 0.5, 1.5]), 16000)
     assert read_audio(tmp_path / "y.flac", 16000).tolist() == [-1.0, 0.5, 32767 / 32768]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # of a callback of libsndfile
+def test_a_full_disk_while_flac_is_written_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def seekable(self) -> bool:
+            return True
+
+        def seek(self, offset: int, whence: int = 0) -> int:
+            return offset
+
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(descriptor: int, *_: object, **__: object) -> io.BufferedWriter:
+        os.close(descriptor)
+        return io.BufferedWriter(Full())
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(UserError, match=r"x\.flac: the disk is full"):
+        write_flac(tmp_path / "x.flac", np.random.default_rng(0).integers(-9999, 9999, 100_000, np.int16), 16000)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_real_opus_headers_state_the_decoded_length(corpora: Path) -> None:

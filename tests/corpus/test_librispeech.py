@@ -55,6 +55,26 @@ def test_a_transcript_without_audio_and_the_reverse_are_named(release: Path, tmp
         prepare_librispeech(release, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("train-clean-5/10/77/10-77.trans.txt", "\n", r"10-77\.trans\.txt:3: the line is empty"),
+        ("SPEAKERS.TXT", "12 F\n", r"SPEAKERS\.TXT:13: expected SPEAKER"),
+        ("SPEAKERS.TXT", "1 | X | part\n", r"SPEAKERS\.TXT:13: expected SPEAKER"),
+    ],
+)
+def test_a_malformed_line_is_named(
+    release: Path,
+    tmp_path: Path,
+    file: str,
+    line: str,
+    message: str,
+) -> None:
+    (release / file).write_text((release / file).read_text() + line)
+    with pytest.raises(UserError, match=message):
+        prepare_librispeech(release, tmp_path / "out")
+
+
 def test_wrong_parts_and_counts_are_named(release: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no train-clean-100 there"):
         prepare_librispeech(release, tmp_path / "out", train_part="train-clean-100")

@@ -12,10 +12,12 @@ import yaml
 from asr_kd.cli import main
 from asr_kd.corpus.audio import read_audio
 from asr_kd.corpus.datadir import write_data_dir
+from asr_kd.decode import formats
 from asr_kd.decode.model import Model
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
 from asr_kd.frames import TensorSpec, write_arrays
+from tests.killing import Killed, killed_at
 
 FORMATS = {"a.wav": 16000, "b.flac": 44100, "c.ogg": 48000, "d.wav": 8000, "wrong-extension.txt": 16000}
 
@@ -122,6 +124,23 @@ def test_a_data_directory_is_decoded_into_a_folder(
     assert told["frame_accuracy"] is None
 
 
+def test_a_killed_decoding_leaves_no_summary_or_score_of_earlier_words(
+    model: Model, datadir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = ["decode", str(model.path), str(datadir), "--output", str(out)]
+    assert main(command) == 0
+    assert main(["score", "--ref", str(datadir), "--hyp", str(out)]) == 0
+    assert (out / "wer.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(formats, "write_text", killed_at(formats.write_text, 3))
+        with pytest.raises(Killed):
+            main([*command, "--word-penalty", "-3"])
+    assert sorted(path.name for path in out.iterdir()) == ["ctm", "text"]
+    assert main(command) == 0
+    assert json.loads((out / "decode.json").read_text())["word_penalty"] == 0
+
+
 def test_stored_features_give_the_same_words_and_frame_accuracy(
     model: Model, datadir: Path, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,12 +194,17 @@ def test_features_of_another_kind_or_with_nan_are_refused(
         assert ("frame 7" in error and "u1" in error) if name == "nan" else "this model needs fbank (13,)" in error
 
 
-def test_impossible_requests_are_refused(model: Model, audio: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_requests_are_refused(
+    model: Model, audio: Path, datadir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = str(audio / "a.wav")
+    (tmp_path / "none").write_text("\n")
     for options, message in (
         ([], "nothing to decode"),
         ([file, "--feats", "x"], "not a data directory"),
         ([file, "--format", "ctm", "--nbest", "2"], "--nbest 2 needs"),
+        ([file, "--nbest", "-1"], "--nbest -1"),
+        ([str(datadir), "--utterances", str(tmp_path / "none")], "none: lists no utterance"),
         ([file, "--tune"], "needs one data directory"),
         ([file, "--beam", "-1"], "beam is -1"),
     ):

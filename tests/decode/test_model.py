@@ -8,6 +8,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from asr_kd.cli import main
 from asr_kd.decode.model import Model, build_model, describe, load_model_folder, read_words
 from asr_kd.decode.search import Decoder
 from asr_kd.errors import UserError
@@ -77,6 +78,47 @@ def test_a_foreign_or_damaged_file_is_named(model: Model, name: str) -> None:
     (model.path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}.*not the file"):
         load_model_folder(model.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"files: 3\n", b"kind: gmm\n", b"provenance: []\n"])
+def test_a_damaged_model_yaml_is_named(model: Model, content: bytes) -> None:
+    (model.path / "model.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.yaml: "):
+        load_model_folder(model.path)
+
+
+@pytest.mark.parametrize("kind", ["network", "gmm"])
+def test_each_file_missing_empty_or_foreign_is_named_without_a_crash(
+    tmp_path: Path,
+    model: Model,
+    parts: Path,
+    space: StateSpace,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = model.path
+    if kind == "gmm":
+        random_gmm(space.num_states).save(tmp_path / "gmm")
+        cepstra = FeatureConfig(kind="mfcc", cepstra=5, bins=13)
+        folder = tmp_path / "gmm-model"
+        build_model(folder, parts / "graph", cepstra, None, tmp_path / "gmm", parts / "states")
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == (8 if kind == "network" else 7)
+    for name in names:
+        whole = (folder / name).read_bytes()
+        for content in (None, b"", whole[: len(whole) // 2], b"\x89PNG\r\n\x1a\n" * 50):
+            if content is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_bytes(content)
+            assert main(["model", "info", str(folder)]) == 1
+            message = capsys.readouterr().err
+            assert str(folder) in message
+            assert name in message
+            (folder / name).write_bytes(whole)
+    assert main(["model", "info", str(folder)]) == 0
+    shutil.copy(folder / "words.txt", folder / "notes.txt")  # a file more does no harm
+    assert main(["model", "info", str(folder)]) == 0
 
 
 def test_another_schema_or_folder_is_refused(model: Model, tmp_path: Path) -> None:

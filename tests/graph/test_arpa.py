@@ -119,3 +119,13 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path, content: bytes) -> Non
         read_arpa(tmp_path / "a.arpa.gz")
     with pytest.raises(UserError, match="no such file"):
         read_arpa(tmp_path / "b.arpa")
+
+
+def test_a_flipped_byte_of_a_gzip_file_is_refused(tmp_path: Path) -> None:
+    content = bytearray(gzip.compress(GOOD.encode()))
+    for place in range(10, len(content)):  # before lies a header with bytes that matter to nobody
+        content[place] ^= 0x41
+        (tmp_path / "a.arpa.gz").write_bytes(content)
+        content[place] ^= 0x41
+        with pytest.raises(UserError, match=r"a\.arpa\.gz: not a readable ARPA file"):
+            read_arpa(tmp_path / "a.arpa.gz")

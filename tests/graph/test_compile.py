@@ -7,12 +7,14 @@ import pytest
 from asr_kd.cli import main
 from asr_kd.config import load_config
 from asr_kd.errors import UserError
+from asr_kd.graph import compile as compile_module
 from asr_kd.graph.arpa import read_arpa
 from asr_kd.graph.compile import GraphInfo, compile_graph
 from asr_kd.graph.fst import Fst
 from asr_kd.graph.grammar import make_grammar
 from asr_kd.hmm.lexicon import Lexicon, read_lexicon, write_lexicon
 from tests.graph.reference import all_paths, chain_viterbi, graph_paths, lm_cost, random_space, viterbi
+from tests.killing import Killed, killed_at
 
 TRIGRAM = """\\data\\
 ngram 1=9
@@ -185,6 +187,24 @@ def test_a_probability_of_silence_outside_0_1_is_refused(tmp_path: Path) -> None
     (tmp_path / "a.arpa").write_text(UNIGRAM)
     with pytest.raises(UserError, match="silence"):
         compile_graph(random_space("Sabc", 0, (1, 1, 1, 1)), LEXICON, tmp_path / "a.arpa", tmp_path / "g", 1.0)
+
+
+@pytest.mark.parametrize("name", ["write", "write_lexicon", "write_words"])
+def test_a_graph_whose_writing_was_killed_is_not_taken_for_a_whole_one(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tied = random_space("Sabc", 0, (1, 1, 1, 1))
+    for file, text in (("old.arpa", TRIGRAM), ("new.arpa", UNIGRAM)):
+        (tmp_path / file).write_text(text)
+    compile_graph(tied, LEXICON, tmp_path / "old.arpa", tmp_path / "graph")
+    with monkeypatch.context() as patch:
+        owner = Fst if name == "write" else compile_module
+        patch.setattr(owner, name, killed_at(getattr(owner, name), 1))
+        with pytest.raises(Killed):
+            compile_graph(tied, LEXICON, tmp_path / "new.arpa", tmp_path / "graph")
+    assert not (tmp_path / "graph" / "words.txt").exists()  # without which no model can be built
+    compile_graph(tied, LEXICON, tmp_path / "new.arpa", tmp_path / "graph")
+    assert (tmp_path / "graph" / "words.txt").read_text() == "<eps> 0\nA 1\nE 2\n"
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Gaussian mixtures against scipy in double precision, and re-estimation against its definition."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,20 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
         Gmm.load(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         Gmm.load(tmp_path / "elsewhere")
+
+
+def test_a_damaged_model_is_refused_or_of_the_same_shape(tmp_path: Path) -> None:
+    good = random_gmm(np.random.default_rng(1))
+    good.save(tmp_path)
+    content = bytearray((tmp_path / "gmm.safetensors").read_bytes())
+    for place in range(len(content)):
+        content[place] ^= 0x80
+        (tmp_path / "gmm.safetensors").write_bytes(content)
+        content[place] ^= 0x80
+        with contextlib.suppress(UserError):
+            gmm = Gmm.load(tmp_path)
+            assert np.array_equal(gmm.bounds, good.bounds)
+            assert np.isfinite(gmm.constants).all()
 
 
 def test_statistics_are_the_posterior_weighted_sums() -> None:

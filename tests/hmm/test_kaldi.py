@@ -131,3 +131,14 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ark, store = str(write_ark(tmp_path / "a.ark", ALIGNMENTS)), str(tmp_path / "states")
     assert main(["hmm", "import-alignment", store, ark, "--model", str(tmp_path / "final.mdl")]) == 0
     assert "3 utterances, 9 frames of 7 states" in capsys.readouterr().out
+
+
+def test_a_flipped_byte_of_packed_alignments_is_refused(tmp_path: Path) -> None:
+    ark = write_ark(tmp_path / "ali.1", {f"u{number}": list(range(1, 16)) for number in range(20)})
+    content = bytearray(gzip.compress(ark.read_bytes()))
+    for place in range(10, len(content)):
+        content[place] ^= 0x41
+        (tmp_path / "ali.1.gz").write_bytes(content)
+        content[place] ^= 0x41
+        with pytest.raises(UserError, match=r"ali\.1\.gz"):
+            import_alignment([tmp_path / "ali.1.gz"], tmp_path / "states")

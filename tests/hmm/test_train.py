@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +228,52 @@ def test_priors_are_written(corpus: tuple[Path, Boundaries], tmp_path: Path) -> 
     assert align(corpus[0], tmp_path / "states") == 0
     assert main(["hmm", "priors", str(tmp_path / "states"), str(tmp_path / "priors.safetensors")]) == 0
     assert (tmp_path / "priors.safetensors").is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_a_damaged_report_of_a_stage_is_named(
+    corpus: tuple[Path, Boundaries],
+    tmp_path: Path,
+    content: bytes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(corpus[0] / "out", tmp_path / "out")
+    (tmp_path / "out" / "tri" / "training.json").write_bytes(content)
+    assert train(corpus[0], tmp_path / "out") == 1
+    assert "tri/training.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gmm.safetensors", "states.safetensors"])
+def test_a_file_of_another_stage_is_refused(
+    corpus: tuple[Path, Boundaries],
+    tmp_path: Path,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = corpus[0]
+    for file in ("data", "feats"):
+        (tmp_path / file).symlink_to(root / file)
+    shutil.copytree(root / "out", tmp_path / "out")
+    shutil.copy(root / "out" / "mono" / name, tmp_path / "out" / "lda" / name)
+    assert align(tmp_path, tmp_path / "states") == 1
+    assert "one of them is of another model" in capsys.readouterr().err
+    assert train(root, tmp_path / "out") == 1
+    assert "one of them is of another model" in capsys.readouterr().err
+
+
+def test_likelihoods_that_are_not_finite_name_the_utterance(
+    corpus: tuple[Path, Boundaries],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = Gmm.log_likelihoods
+    calls: list[int] = []
+
+    def poisoned(self: Gmm, frames: np.ndarray, states: np.ndarray | None = None) -> np.ndarray:
+        calls.append(1)
+        return real(self, frames, states) * (np.nan if len(calls) == 8 else 1)
+
+    monkeypatch.setattr(Gmm, "log_likelihoods", poisoned)
+    assert align(corpus[0], tmp_path / "states") == 1
+    assert "utterance u07: " in capsys.readouterr().err
