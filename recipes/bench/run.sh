@@ -82,9 +82,11 @@ else
   skip 9 "large vocabulary" "It needs --large-dir, a finished mini_librispeech system; there is no $large."
 fi
 
+measure 11 "distillation loss" loss --threads "$jobs" --rounds "$rounds"
+
 arguments=()
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
-for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Decoding:7 8" "A large vocabulary:9 10"; do
+for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6 11" "Decoding:7 8" "A large vocabulary:9 10"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
 done

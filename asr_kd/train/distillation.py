@@ -1,0 +1,228 @@
+"""The objective of distillation: soft targets at a temperature, mixed with labels (Hinton et al. 2015, section 2).
+
+``w_soft T^2 KL(p_T || q_T) + w_hard CE(label, q_1)``, each a mean over its frames, in nats. ``q_T = softmax(z / T)`` is
+the student's distribution and ``p_T`` the teachers'. Soft targets come in three forms:
+
+- ``Dense``: the log-probability of every state.
+- ``TopK``: those of k states; the others are one class, whose mass at the temperature is part of the target. By the
+  data-processing inequality the KL divergence of these k + 1 classes is at most that of all states.
+- ``Sampled``: states drawn from ``p_T`` with weights. Without the teachers' entropy, which it does not know and which
+  moves no weight: a cross-entropy, whose gradient is in the mean that of ``Dense``.
+
+The gradient is made together with the loss, in blocks of rows that stay in the cache, so that beside the logits there
+is one further tensor of their size: their gradient.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 1 << 17  # logits worked on at once on a CPU: half a megabyte in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """``log_prob`` ``[frames, states]``: natural log of the teachers' probabilities at T = 1."""
+
+    log_prob: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK:
+    """The k most probable states of each frame, all different.
+
+    ``state`` ``[frames, k]``, ``log_prob`` ``[frames, k]`` at T = 1, and ``log_tail`` ``[frames]``: the log of the mass
+    that ``p_T`` gives to all other states, at the temperature of the objective (-inf: none).
+    """
+
+    state: Tensor
+    log_prob: Tensor
+    log_tail: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """``state`` and ``weight`` ``[frames, draws]``: states drawn at the temperature of the objective; a state may come
+    twice. The weights of a frame add up to 1 in the mean."""
+
+    state: Tensor
+    weight: Tensor
+
+
+SoftTargets = Dense | TopK | Sampled
+
+
+def distillation_loss(
+    logits: Tensor,
+    targets: SoftTargets,
+    labels: Tensor,
+    temperature: float,
+    soft_weight: float,
+    hard_weight: float,
+    frames: Tensor | None = None,
+) -> Tensor:
+    """The objective above for ``logits`` ``[frames, states]``, differentiable with respect to them.
+
+    ``labels`` ``[frames]`` int64, -1 where there is none. ``frames`` ``[frames]`` bool: the rows that count, for the
+    soft term; all by default. A term without frames, or of weight 0, is 0.
+    """
+    loss: Tensor = _Distillation.apply(logits, targets, labels, temperature, soft_weight, hard_weight, frames)
+    return loss
+
+
+class _Distillation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        logits: Tensor,
+        targets: SoftTargets,
+        labels: Tensor,
+        temperature: float,
+        soft_weight: float,
+        hard_weight: float,
+        frames: Tensor | None,
+    ) -> Tensor:
+        counted = torch.ones(len(logits), device=logits.device) if frames is None else frames.float()
+        labelled = (labels >= 0).float()
+        soft = soft_weight * temperature**2 * counted / counted.sum().clamp(min=1)
+        hard = hard_weight * labelled / labelled.sum().clamp(min=1)
+        gradient = torch.empty_like(logits)
+        loss = torch.zeros((), dtype=_precise(logits), device=logits.device)
+        rows = max(1, BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+        for begin in range(0, len(logits), rows):
+            part = slice(begin, begin + rows)
+            values = {field.name: getattr(targets, field.name)[part] for field in dataclasses.fields(targets)}
+            weights = soft[part, None].to(loss.dtype), hard[part, None].to(loss.dtype)
+            own = type(targets)(**values)
+            out = gradient[part] if gradient.dtype == loss.dtype else torch.empty_like(gradient[part], dtype=loss.dtype)
+            loss += _block(logits[part], own, labels[part, None], temperature, *weights, out)
+            if out.dtype != gradient.dtype:
+                gradient[part] = out
+        context.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = context.saved_tensors
+        return gradient.mul_(grads[0]) if grads[0] != 1 else gradient, None, None, None, None, None, None
+
+
+def _precise(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class _Student:
+    """``softmax`` of a block's rows, in two parts: the k states of ``TopK`` (``inside``), and the others.
+
+    So the mass of the others is a sum; as 1 minus the rest it would lose its digits where it is small. All is relative
+    to the greatest logit outside, so that no digits go to a large constant either. ``outside`` ``[rows, states]``: the
+    exponentials of the logits, 0 inside; ``inside`` ``[rows, k]``: logits; ``log_outside`` and ``log_sum``
+    ``[rows, 1]``: the log of the sum of exponentials outside, and of all.
+    """
+
+    outside: Tensor
+    inside: Tensor
+    log_outside: Tensor
+    log_sum: Tensor
+
+    @classmethod
+    def of(cls, below: Tensor, inside: Tensor) -> "_Student":
+        """From the logits outside (-inf inside) and inside."""
+        return cls._sum(below.exp(), inside)
+
+    @classmethod
+    def _sum(cls, outside: Tensor, inside: Tensor) -> "_Student":
+        log_outside = outside.sum(1, keepdim=True).log_()
+        log_sum = torch.logaddexp(log_outside, inside.logsumexp(1, keepdim=True)) if inside.numel() else log_outside
+        return cls(outside, inside, log_outside, log_sum)
+
+    def at_one(self, below: Tensor, temperature: float) -> "_Student":
+        """The same rows at T = 1; ``below`` is as in ``of``."""
+        if temperature == 1:
+            return self
+        if temperature == 2:  # the square of an exponential is cheaper than another one
+            return self._sum(self.outside.square(), self.inside * 2)
+        return self.of(below * temperature, self.inside * temperature)
+
+    @property
+    def scale(self) -> Tensor:
+        """What makes ``outside`` probabilities, ``[rows, 1]``."""
+        return (-self.log_sum).exp()
+
+
+def _block(
+    logits: Tensor,
+    targets: SoftTargets,
+    labels: Tensor,
+    temperature: float,
+    soft: Tensor,
+    hard: Tensor,
+    gradient: Tensor,
+) -> Tensor:
+    """The loss of some rows, whose terms weigh ``soft`` and ``hard`` ``[rows, 1]``; fills their ``gradient``."""
+    own = targets.state.long() if isinstance(targets, TopK) else labels[:, :0]
+    below = logits.to(_precise(logits)) / temperature
+    inside = below.gather(1, own)
+    if inside.numel():
+        below.scatter_(1, own, -math.inf)
+    top = (below if own.shape[1] < logits.shape[1] else inside).amax(1, keepdim=True)
+    below -= top
+    student = _Student.of(below, inside - top)
+    at_states = inside
+    pull = soft / temperature  # d loss / d logit = pull x d divergence / d (logit / T)
+
+    if isinstance(targets, TopK):
+        divergence, outside, at_states = _top_k(student, targets, temperature)
+        torch.mul(student.outside, pull * outside, out=gradient)
+        at_states = pull * at_states
+    elif isinstance(targets, Dense):
+        divergence, teacher = _dense(student, targets, temperature, below)
+        torch.addcmul(teacher.mul_(-pull), student.outside, pull * student.scale, out=gradient)
+    else:
+        mass = targets.weight.sum(1, keepdim=True)
+        chosen = below.gather(1, targets.state.long())
+        divergence = mass * student.log_sum - (targets.weight * chosen).sum(1, keepdim=True)
+        torch.mul(student.outside, pull * mass * student.scale, out=gradient)
+        gradient.scatter_add_(1, targets.state.long(), (-pull * targets.weight).to(gradient.dtype))
+    loss = (soft * divergence).sum()
+
+    if hard.any():
+        flat = student.at_one(below, temperature)
+        gradient.addcmul_(flat.outside, hard * flat.scale)
+        known = labels.clamp(min=0)
+        loss += (hard * (flat.log_sum - (logits.gather(1, known) - top * temperature))).sum()
+    if inside.numel():
+        gradient.scatter_(1, own, at_states + hard * (flat.inside - flat.log_sum).exp() if hard.any() else at_states)
+    if hard.any():
+        gradient.scatter_add_(1, known, -hard)
+    return loss
+
+
+def _top_k(student: _Student, targets: TopK, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Divergence ``[rows, 1]``, and its gradient by logit / T: a factor of ``student.outside``, and at the k states."""
+    log_tail = targets.log_tail[:, None].to(student.inside.dtype)
+    tail = log_tail.exp()
+    scaled = targets.log_prob.to(student.inside.dtype) / temperature
+    log_prob = scaled.log_softmax(1) + torch.log1p(-tail)
+    prob = log_prob.exp()
+    student_log = student.inside - student.log_sum
+    kept = torch.where(prob > 0, prob * (log_prob - student_log), 0).sum(1, keepdim=True)
+    rest = torch.where(tail > 0, tail * (log_tail - (student.log_outside - student.log_sum)), 0)
+    share = torch.where(tail > 0, tail * (-student.log_outside).exp(), 0)  # p's tail, spread as q's is
+    return kept + rest, student.scale - share, student_log.exp() - prob
+
+
+def _dense(student: _Student, targets: Dense, temperature: float, below: Tensor) -> tuple[Tensor, Tensor]:
+    """Divergence ``[rows, 1]`` and the teachers' probabilities ``[rows, states]``."""
+    scaled = targets.log_prob.to(below.dtype) / temperature
+    scaled -= scaled.amax(1, keepdim=True)
+    prob = scaled.exp()
+    total = prob.sum(1, keepdim=True)
+    prob /= total
+    scaled.clamp_(min=-1e30)  # so that 0 log 0 is 0
+    cross = (scaled.sub_(below) * prob).sum(1, keepdim=True)
+    return cross - total.log() + student.log_sum, prob
