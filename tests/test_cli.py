@@ -1,6 +1,8 @@
 import argparse
 import errno
 import importlib
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +35,13 @@ def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
     return [parser, *(inner for action in children for child in action.choices.values() for inner in _parsers(child))]
 
 
+def _examples(text: str) -> list[list[str]]:
+    """The words of each ``asr-kd ...`` command of a help text; lines ending in a backslash are joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    commands = re.findall(r"^(?:example: )?\s*(?:[^'\n]*\| )?asr-kd (.+)$", joined, re.MULTILINE)
+    return [shlex.split(command.split(" > ")[0]) for command in commands]
+
+
 def test_help_lists_every_verb_and_loads_no_heavy_library() -> None:
     program = (
         "import sys; from asr_kd.cli import main\n"
@@ -44,13 +53,26 @@ def test_help_lists_every_verb_and_loads_no_heavy_library() -> None:
     assert all(f"  {verb} " in output for verb in cli.VERBS)
 
 
+def test_the_help_of_all_teaches_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = _examples(capsys.readouterr().out)
+    assert commands
+    assert all(command[0] in cli.VERBS for command in commands)
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_each_verb_explains_itself_with_an_example(verb: str) -> None:
+def test_each_verb_and_action_has_an_example_that_its_parser_takes(verb: str) -> None:
     parser = argparse.ArgumentParser(prog=f"asr-kd {verb}")
     importlib.import_module(f"asr_kd.cli.{verb}").configure(parser)
     assert parser.description
-    assert f"asr-kd {verb}" in (parser.epilog or "")
-    assert all(part.format_help() for part in _parsers(parser))  # a stray % in a help text would raise
+    for part in _parsers(parser):
+        assert part.format_help()  # a stray % in a help text would raise
+        commands = [words for words in _examples(part.epilog or "") if words[0] == verb]
+        assert commands, f"{part.prog} --help has no example"
+        for words in commands:
+            assert words[: len(part.prog.split()) - 1] == part.prog.split()[1:] or part is parser
+            parser.parse_args(words[1:])  # ends the test where it does not parse
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

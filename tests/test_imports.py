@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.train.conftest import speech, write_features, write_states
+
 PACKAGE = Path(__file__).resolve().parents[1] / "asr_kd"
 ORDER = ("corpus", "frames", "features", "hmm", "graph", "nets", "targets", "train", "decode", "score")
 ROOT = {"errors", "files", "config", "progress", "parallel"}
@@ -71,3 +73,25 @@ for name in ("frames", "nets", "train"):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_training_half_runs_without_audio_and_kaldi_libraries(tmp_path: Path) -> None:
+    for name, seed in (("train", 0), ("dev", 1)):
+        features, states = speech([40] * 4, seed)
+        write_features(tmp_path / name / "feats", features)
+        write_states(tmp_path / name / "states", states)
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(ONLY_WHERE_USED)!r}))  # importing them raises ModuleNotFoundError
+from asr_kd.cli import main
+stores = ["--feats", "train/feats", "--states", "train/states"]
+small = ["--set", "net.width=8", "--set", "net.layers=1", "--set", "epochs=1", "--device", "cpu", "--threads", "1"]
+assert main(["frames", "verify", "train/feats"]) == 0
+assert main(["frames", "copy", "train/feats", "copy"]) == 0
+assert main(["train", *stores, "--dev-feats", "dev/feats", "--dev-states", "dev/states", "--out", "dnn", *small]) == 0
+assert main(["train", "--evaluate", "dnn", *stores, "--device", "cpu", "--threads", "1"]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "every checksum is right" in done.stdout
+    assert "frame accuracy" in done.stdout.splitlines()[-1]

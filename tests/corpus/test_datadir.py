@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_kd.corpus import datadir as datadir_module
 from asr_kd.corpus.datadir import read_data_dir, scan, write_data_dir
 from asr_kd.errors import UserError
+from tests.killing import Killed, killed_at
 
 WAV = {"b-1": "/b1.wav", "a-2": "/a 2.wav", "a-1": "/a1.wav"}
 TEXT = {"b-1": ["ÉTÉ"], "a-2": ["TWO", "TWO"], "a-1": ["ONE"]}
@@ -54,6 +56,22 @@ def test_a_rewritten_directory_keeps_no_stale_tables(folder: Path) -> None:
     datadir = write_data_dir(folder, {"x": "/x.wav"}, {}, {"x": "s"})
     assert not (folder / "text").exists()
     assert datadir.text == {}
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_directory_whose_writing_was_killed_is_not_taken_for_whole(
+    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = {"x": "/x.wav"}, {"x": ["OLD"]}, {"x": "s"}
+    new = {"y": "/y.wav", "z": "/z.wav"}, {"y": ["NEW"], "z": ["NEW"]}, {"y": "s", "z": "s"}
+    write_data_dir(tmp_path, *old)
+    with monkeypatch.context() as patch:
+        patch.setattr(datadir_module, "write_text", killed_at(datadir_module.write_text, call))
+        with pytest.raises(Killed):
+            write_data_dir(tmp_path, *new)
+    with pytest.raises(UserError, match=r"wav\.scp: no such file"):
+        read_data_dir(tmp_path)
+    assert write_data_dir(tmp_path, *new).utterances == ("y", "z")
 
 
 def test_a_transfer_set_has_no_words(tmp_path: Path) -> None:

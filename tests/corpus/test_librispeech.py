@@ -63,13 +63,7 @@ def test_a_transcript_without_audio_and_the_reverse_are_named(release: Path, tmp
         ("SPEAKERS.TXT", "1 | X | part\n", r"SPEAKERS\.TXT:13: expected SPEAKER"),
     ],
 )
-def test_a_malformed_line_is_named(
-    release: Path,
-    tmp_path: Path,
-    file: str,
-    line: str,
-    message: str,
-) -> None:
+def test_a_malformed_line_is_named(release: Path, tmp_path: Path, file: str, line: str, message: str) -> None:
     (release / file).write_text((release / file).read_text() + line)
     with pytest.raises(UserError, match=message):
         prepare_librispeech(release, tmp_path / "out")

@@ -1,5 +1,6 @@
 """Speed perturbation moves length and frequency together, and names its copies."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 
 from asr_kd.cli import main
+from asr_kd.corpus import perturb as perturb_module
 from asr_kd.corpus.audio import load_audio
 from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
 from asr_kd.corpus.perturb import perturb_speed
 from asr_kd.errors import UserError
+from tests.killing import Killed, digests, killed_at
 
 MakeDir = Callable[..., DataDir]
 
@@ -50,3 +53,18 @@ def test_the_commands_make_and_join_copies(make_dir: MakeDir, tmp_path: Path) ->
     assert main(["corpus", "perturb", str(path), str(out), "--speeds", "0.9,1.1", "--jobs", "1"]) == 0
     assert main(["corpus", "combine", str(both), str(path), str(out)]) == 0
     assert read_data_dir(both).utterances == ("a-1", "sp0.9-a-1", "sp1.1-a-1")
+
+
+def test_perturbation_that_was_killed_ends_with_the_same_copies(
+    make_dir: MakeDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = make_dir({"a-1": 0.2, "a-2": 0.2, "b-1": 0.2}), tmp_path / "out"
+    whole = digests(perturb_speed(data, out, [0.9, 1.1]).path)
+    shutil.rmtree(out)
+    with monkeypatch.context() as patch:
+        patch.setattr(perturb_module, "write_flac", killed_at(perturb_module.write_flac, 4))
+        with pytest.raises(Killed):
+            perturb_speed(data, out, [0.9, 1.1])
+    with pytest.raises(UserError, match=r"wav\.scp: no such file"):
+        read_data_dir(out)
+    assert digests(perturb_speed(data, out, [0.9, 1.1]).path) == whole

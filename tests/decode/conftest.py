@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from asr_kd.corpus.datadir import write_data_dir
 from asr_kd.decode.model import Model, build_model
 from asr_kd.features.config import FeatureConfig
 from asr_kd.graph.fst import Fst
@@ -18,6 +20,7 @@ WORDS = ("<eps>", "GO", "NO", "ON", "STOP")
 LEXICON = Lexicon(
     {"GO": (("G", "OW"),), "NO": (("N", "OW"),), "ON": (("AA", "N"), ("AO", "N")), "STOP": (("S", "T", "AA", "P"),)}
 )
+FORMATS = {"a.wav": 16000, "b.flac": 44100, "c.ogg": 48000, "d.wav": 8000, "wrong-extension.txt": 16000}
 
 
 def loop_graph(space: StateSpace, lexicon: Lexicon, words: tuple[str, ...], late: int = 0) -> Fst:
@@ -76,3 +79,26 @@ def features() -> FeatureConfig:
 @pytest.fixture
 def model(tmp_path: Path, parts: Path, features: FeatureConfig) -> Model:
     return build_model(tmp_path / "model", parts / "graph", features, parts / "network", None, parts / "states")
+
+
+@pytest.fixture(scope="session")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second of noise in each format."""
+    folder = tmp_path_factory.mktemp("audio")
+    for name, rate in FORMATS.items():
+        noise = np.random.default_rng(0).normal(0, 0.1, rate).clip(-1, 1)
+        stereo = np.stack([noise, noise], 1) if rate == 44100 else noise
+        kind = {"flac": "FLAC", "ogg": "OGG"}.get(name.rpartition(".")[2], "WAV")
+        soundfile.write(folder / name, stereo, rate, format=kind)
+    (folder / "broken.wav").write_bytes(b"RIFF....WAVE")
+    soundfile.write(folder / "short.wav", np.zeros(1), 16000)
+    return folder
+
+
+@pytest.fixture
+def datadir(tmp_path: Path, audio: Path) -> Path:
+    """Two speakers whose order is not that of their utterances."""
+    wav = {"u1": str(audio / "a.wav"), "u2": str(audio / "b.flac"), "u3": str(audio / "d.wav")}
+    text = {"u1": ["GO"], "u2": ["STOP", "ON"], "u3": ["NO"]}
+    write_data_dir(tmp_path / "data", wav, text, {"u1": "z", "u2": "a", "u3": "z"})
+    return tmp_path / "data"

@@ -11,38 +11,13 @@ import yaml
 
 from asr_kd.cli import main
 from asr_kd.corpus.audio import read_audio
-from asr_kd.corpus.datadir import write_data_dir
 from asr_kd.decode import formats
 from asr_kd.decode.model import Model
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
 from asr_kd.frames import TensorSpec, write_arrays
+from tests.decode.conftest import FORMATS
 from tests.killing import Killed, killed_at
-
-FORMATS = {"a.wav": 16000, "b.flac": 44100, "c.ogg": 48000, "d.wav": 8000, "wrong-extension.txt": 16000}
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A second of noise in each format."""
-    folder = tmp_path_factory.mktemp("audio")
-    for name, rate in FORMATS.items():
-        noise = np.random.default_rng(0).normal(0, 0.1, rate).clip(-1, 1)
-        stereo = np.stack([noise, noise], 1) if rate == 44100 else noise
-        kind = {"flac": "FLAC", "ogg": "OGG"}.get(name.rpartition(".")[2], "WAV")
-        soundfile.write(folder / name, stereo, rate, format=kind)
-    (folder / "broken.wav").write_bytes(b"RIFF....WAVE")
-    soundfile.write(folder / "short.wav", np.zeros(1), 16000)
-    return folder
-
-
-@pytest.fixture
-def datadir(tmp_path: Path, audio: Path) -> Path:
-    """Two speakers whose order is not that of their utterances."""
-    wav = {"u1": str(audio / "a.wav"), "u2": str(audio / "b.flac"), "u3": str(audio / "d.wav")}
-    text = {"u1": ["GO"], "u2": ["STOP", "ON"], "u3": ["NO"]}
-    write_data_dir(tmp_path / "data", wav, text, {"u1": "z", "u2": "a", "u3": "z"})
-    return tmp_path / "data"
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -105,6 +80,34 @@ def test_a_bad_file_is_named_and_skipped_only_on_request(
         assert len(captured.out.splitlines()) == 2
         assert f"skipped: {audio / name}" in captured.err
         assert captured.err.splitlines()[-1].endswith("1 skipped")
+
+
+def test_skipped_inputs_are_counted_and_listed_in_decode_json(
+    model: Model, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = [str(audio / name) for name in ("broken.wav", "short.wav", "absent.wav")]
+    command = ["decode", str(model.path), bad[0], str(audio / "a.wav"), *bad[1:], "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--skip-bad"]) == 0
+    told = json.loads((tmp_path / "out" / "decode.json").read_text())
+    assert list(told["bad"]) == bad
+    assert all(name in reason for name, reason in told["bad"].items())
+    assert told["utterances"] == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("3 skipped")
+
+
+def test_silent_constant_and_clipped_audio_are_decoded_not_dropped(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(size=16000)
+    for name, samples in (("silent", noise * 0), ("constant", noise * 0 + 0.5), ("clipped", np.sign(noise))):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000)
+    files = [str(tmp_path / f"{name}.wav") for name in ("silent", "constant", "clipped")]
+    assert main(["decode", str(model.path), *files, "--format", "json", "--nbest", "2"]) == 0
+    found = [json.loads(line) for line in lines(capsys)]
+    assert [entry["name"] for entry in found] == files
+    assert all(np.isfinite(entry["cost"]) for entry in found)
 
 
 def test_a_data_directory_is_decoded_into_a_folder(

@@ -9,6 +9,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from asr_kd.cli import main
+from asr_kd.decode import model as model_module
 from asr_kd.decode.model import Model, build_model, describe, load_model_folder, read_words
 from asr_kd.decode.search import Decoder
 from asr_kd.errors import UserError
@@ -18,6 +19,7 @@ from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.transform import WindowTransform
 from asr_kd.nets import AcousticModel, NetConfig, load_model, log_posteriors, save_model
 from tests.decode.conftest import WORDS
+from tests.killing import Killed, digests, killed_at
 
 
 def random_gmm(states: int, cepstra: int = 5) -> Gmm:
@@ -89,12 +91,7 @@ def test_a_damaged_model_yaml_is_named(model: Model, content: bytes) -> None:
 
 @pytest.mark.parametrize("kind", ["network", "gmm"])
 def test_each_file_missing_empty_or_foreign_is_named_without_a_crash(
-    tmp_path: Path,
-    model: Model,
-    parts: Path,
-    space: StateSpace,
-    kind: str,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, model: Model, parts: Path, space: StateSpace, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = model.path
     if kind == "gmm":
@@ -119,6 +116,22 @@ def test_each_file_missing_empty_or_foreign_is_named_without_a_crash(
     assert main(["model", "info", str(folder)]) == 0
     shutil.copy(folder / "words.txt", folder / "notes.txt")  # a file more does no harm
     assert main(["model", "info", str(folder)]) == 0
+
+
+@pytest.mark.parametrize("name", ["write_graph", "write_text", "write_lexicon", "save_config"])
+def test_a_model_whose_building_was_killed_is_refused_and_built_by_the_rerun(
+    model: Model, parts: Path, features: FeatureConfig, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digests(model.path)
+    arguments = (model.path, parts / "graph", features, parts / "network", None, parts / "states")
+    with monkeypatch.context() as patch:
+        patch.setattr(model_module, name, killed_at(getattr(model_module, name), 1))
+        with pytest.raises(Killed):
+            build_model(*arguments)
+    with pytest.raises(UserError, match=r"model\.yaml: no such file; .* not a finished model folder"):
+        load_model_folder(model.path)
+    build_model(*arguments)
+    assert digests(model.path) == whole
 
 
 def test_another_schema_or_folder_is_refused(model: Model, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from asr_kd.decode import search
 from asr_kd.decode.graph import map_graph, search_graph, write_graph
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.errors import UserError
+from asr_kd.graph.compile import compile_graph
 from asr_kd.graph.fst import Fst, to_kaldifst
+from tests.graph.reference import random_space
+from tests.graph.test_compile import LEXICON, TRIGRAM
 
 STATES = 8
 WIDE = SearchOptions(acoustic_scale=0.7, word_penalty=0.3, beam=1e4, max_active=10**6, lattice_beam=5.0)
@@ -90,6 +94,34 @@ def test_words_are_those_of_kaldis_decoder(beam: float) -> None:
             total += 1
     assert total == 100
     assert same >= (total if beam > 100 else total - 2)  # the order of tokens in Kaldi's hash decides a few prunings
+
+
+@pytest.mark.parametrize(("beam", "max_active"), [(1e3, 10**6), (13.0, 7000)])
+def test_words_on_a_compiled_graph_are_those_of_the_bare_kaldi_decoder(
+    tmp_path: Path, beam: float, max_active: int
+) -> None:
+    import kaldi_decoder
+    import kaldifst
+
+    (tmp_path / "a.arpa").write_text(TRIGRAM)
+    space = random_space("Sabc", 3, (2, 2, 2, 2), 3)
+    compile_graph(space, LEXICON, tmp_path / "a.arpa", tmp_path / "graph")
+    fst = Fst.read(tmp_path / "graph" / "HCLG.fst")
+    ours = Decoder(search_graph(fst), SearchOptions(acoustic_scale=1.0, beam=beam, max_active=max_active))
+    theirs = to_kaldifst(fst)
+    options = kaldi_decoder.FasterDecoderOptions(beam=beam, max_active=max_active, min_active=0)
+    said: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        scores = rng.normal(scale=2, size=(int(rng.integers(20, 80)), space.num_states)).astype(np.float32)
+        decoder = kaldi_decoder.FasterDecoder(theirs, options)
+        decoder.decode(kaldi_decoder.DecodableCtc(scores))
+        found, best = decoder.get_best_path()
+        assert found
+        said.append((tuple(kaldifst.get_linear_symbol_sequence(best)[2]), ours.decode(scores).words))
+    assert sum(len(words) for words, _ in said) > 500
+    different = [seed for seed, (kaldi, own) in enumerate(said) if kaldi != own]
+    assert different == []
 
 
 def test_frames_may_come_in_blocks_and_memory_be_compacted(monkeypatch: pytest.MonkeyPatch) -> None:

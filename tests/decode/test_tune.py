@@ -1,11 +1,16 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from asr_kd.corpus.datadir import read_data_dir
 from asr_kd.decode import tune
+from asr_kd.decode.model import Model, load_model_folder
 from asr_kd.decode.search import SearchOptions
+from asr_kd.decode.sources import datadir_sources
 from asr_kd.decode.tune import FINE_PENALTIES, FINE_SCALES, Point, _grid, _smoothed
+from tests.killing import Killed, killed_at
 
 
 def _points(errors: Any) -> list[Point]:
@@ -39,3 +44,18 @@ def test_smoothed_is_the_weighted_mean_of_neighbours_whatever_the_order() -> Non
         zip(((p.acoustic_scale, p.word_penalty) for p in points[::-1]), _smoothed(points[::-1]), strict=True)
     )
     assert tune.SMOOTHING.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["write_text", "save_config"])
+def test_tuning_that_was_killed_leaves_a_model_that_works_and_the_rerun_tunes_it(
+    model: Model, datadir: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_data_dir(datadir)
+    sources = datadir_sources(data, model.config.features)
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, name, killed_at(getattr(tune, name), 1))
+        with pytest.raises(Killed):
+            tune.tune(model, sources, data.text, "dev")
+    assert load_model_folder(model.path).config == model.config
+    best = tune.tune(model, sources, data.text, "dev").best
+    assert load_model_folder(model.path).config.search.word_penalty == best.word_penalty

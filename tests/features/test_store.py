@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,32 @@ store.write_features(read_data_dir(sys.argv[1]), sys.argv[2], FeatureConfig(), s
     assert (tmp_path / "s" / "raw").exists()
     assert not (tmp_path / "s" / "index.json").exists()
     assert files_of(write_features(datadir, tmp_path / "s", FeatureConfig(), shard_frames=300).path) == expected
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupted_run_says_so_in_one_line_and_goes_on(datadir: DataDir, tmp_path: Path, jobs: str) -> None:
+    begun, quick = tmp_path / "begun", tmp_path / "quick"
+    slow = {u: f"touch {begun}; [ -e {quick} ] || sleep 0.2; cat {path} |" for u, path in datadir.wav.items()}
+    data = write_data_dir(tmp_path / "slow", slow, {}, datadir.utt2spk)
+    command = ["feats", str(data.path), str(tmp_path / "s"), "--allow-pipes"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asr_kd", *command, "--jobs", jobs],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: the worker processes get it too
+    errors = process.communicate(timeout=200)[1]
+    assert process.returncode == 130
+    assert errors == "asr-kd feats: interrupted; run the same command again to go on\n"
+    quick.touch()
+    assert main(command) == 0
+    assert main(["feats", str(data.path), str(tmp_path / "whole"), "--allow-pipes"]) == 0
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "whole")
 
 
 def _break(datadir: DataDir, utterance: str, how: str) -> None:

@@ -9,74 +9,10 @@ import numpy as np
 import pytest
 
 from asr_kd.cli import main
-from asr_kd.corpus.datadir import write_data_dir
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.states import StateSpace
-
-PRONS = {"one": "A B", "two": "C A", "three": "B C B", "four": "C"}
-CENTRES = {"SIL": -4.0, "A": 0.0, "B": 4.0, "C": 8.0}
-SMALL = """
-mono_gaussians: 20
-tri_states: 20
-tri_gaussians: 30
-lda_states: 20
-lda_gaussians: 30
-silence_positions: 3
-min_leaf_frames: 20
-lda_window: 3
-lda_dim: 5
-"""
-
-Boundaries = dict[str, list[tuple[str, int, int]]]
-
-
-def speak(words: list[str], rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
-    """Cepstra ``[frames, 3]`` of ``words`` with a silence before and after, and the true frames of each word."""
-    frames: list[float] = [CENTRES["SIL"]] * int(rng.integers(5, 10))
-    spans = []
-    for word in words:
-        start = len(frames)
-        for phone in PRONS[word].split():
-            frames += [CENTRES[phone]] * int(rng.integers(5, 12))
-        spans.append((word, start, len(frames)))
-    frames += [CENTRES["SIL"]] * int(rng.integers(5, 10))
-    clean = np.stack([frames, -np.array(frames), np.zeros(len(frames))], 1)
-    return (clean + rng.normal(0, 0.7, clean.shape)).astype(np.float32), spans
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Boundaries]:
-    """A folder with ``data``, ``feats``, ``lexicon.txt`` and ``hmm.yaml``, and where the words really are."""
-    root = tmp_path_factory.mktemp("hmm")
-    rng = np.random.default_rng(0)
-    text, features, truth = {}, {}, {}
-    for number in range(40):
-        utt = f"u{number:02d}"
-        text[utt] = [str(word) for word in rng.choice(list(PRONS), int(rng.integers(2, 6)))]
-        features[utt], truth[utt] = speak(text[utt], rng)
-    write_corpus(root, text, features)
-    (root / "lexicon.txt").write_text("".join(f"{word} {pron}\n" for word, pron in PRONS.items()))
-    (root / "hmm.yaml").write_text(SMALL)
-    assert train(root, root / "out") == 0
-    return root, truth
-
-
-def write_corpus(root: Path, text: dict[str, list[str]], features: dict[str, np.ndarray]) -> None:
-    write_data_dir(root / "data", {utt: f"{utt}.wav" for utt in text}, text, dict.fromkeys(text, "s"))
-    arrays = {utt: {"mfcc": array} for utt, array in features.items()}
-    write_arrays(root / "feats", "features", {"mfcc": TensorSpec("float32", (3,))}, arrays, force=True)
-
-
-def train(root: Path, out: Path, *options: str) -> int:
-    paths = [str(root / name) for name in ("data", "feats", "lexicon.txt")]
-    return main(["hmm", "train", *paths, str(out), "--config", str(root / "hmm.yaml"), *options])
-
-
-def align(root: Path, store: Path, *options: str) -> int:
-    return main(
-        ["hmm", "align", str(root / "out" / "lda"), str(root / "data"), str(root / "feats"), str(store), *options]
-    )
+from tests.hmm.conftest import Boundaries, align, speak, train, write_corpus
 
 
 def test_likelihood_rises_and_mixtures_grow(corpus: tuple[Path, Boundaries]) -> None:
@@ -179,6 +115,20 @@ def test_skipping_bad_utterances_counts_and_lists_them(bad: Path, capsys: pytest
     assert set(store.skipped) == set(REASONS)
 
 
+def test_training_names_bad_utterances_or_skips_counts_and_lists_them(
+    bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(bad, bad / "fresh") == 1
+    assert "5 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in capsys.readouterr().err
+    assert not (bad / "fresh").exists()
+    assert train(bad, bad / "fresh", "--skip-bad") == 0
+    printed = capsys.readouterr().out
+    for utt, reason in REASONS.items():
+        assert re.search(f"^skipped {utt}: .*{re.escape(reason)}", printed, re.MULTILINE)
+    assert "skipped 5 utterances" in printed
+    assert "trained on 1 utterances" in printed
+
+
 def test_unknown_words_can_be_spoken_noise(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
     root, _ = corpus
     (tmp_path / "lexicon.txt").write_text("one A B\ntwo C A\nthree B C B\n")
@@ -232,10 +182,7 @@ def test_priors_are_written(corpus: tuple[Path, Boundaries], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
 def test_a_damaged_report_of_a_stage_is_named(
-    corpus: tuple[Path, Boundaries],
-    tmp_path: Path,
-    content: bytes,
-    capsys: pytest.CaptureFixture[str],
+    corpus: tuple[Path, Boundaries], tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(corpus[0] / "out", tmp_path / "out")
     (tmp_path / "out" / "tri" / "training.json").write_bytes(content)
@@ -245,10 +192,7 @@ def test_a_damaged_report_of_a_stage_is_named(
 
 @pytest.mark.parametrize("name", ["gmm.safetensors", "states.safetensors"])
 def test_a_file_of_another_stage_is_refused(
-    corpus: tuple[Path, Boundaries],
-    tmp_path: Path,
-    name: str,
-    capsys: pytest.CaptureFixture[str],
+    corpus: tuple[Path, Boundaries], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = corpus[0]
     for file in ("data", "feats"):
@@ -262,10 +206,7 @@ def test_a_file_of_another_stage_is_refused(
 
 
 def test_likelihoods_that_are_not_finite_name_the_utterance(
-    corpus: tuple[Path, Boundaries],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    corpus: tuple[Path, Boundaries], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real = Gmm.log_likelihoods
     calls: list[int] = []

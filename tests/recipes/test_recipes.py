@@ -57,3 +57,23 @@ def test_a_failed_stage_ends_with_the_command_that_goes_on(tmp_path: Path) -> No
     assert last.split()[-2:] == ["--stage", "0"]
     assert "--force" not in last
     assert str(tmp_path / "nowhere") in last
+
+
+TOY = """#!/usr/bin/env bash
+# A toy.
+. {lib}
+parse_options "$@"
+one() {{ echo one >> "$work/log"; }}
+two() {{ echo two >> "$work/log"; [[ -e $work/again ]] || {{ touch "$work/again"; kill -9 $$; }}; }}
+run_stage 0 first nothing log one
+run_stage 1 second log log two
+"""
+
+
+def test_a_killed_recipe_goes_on_with_the_stage_it_was_killed_in(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "run.sh").write_text(TOY.format(lib=RECIPES / "lib.sh"))
+    command = ["bash", str(tmp_path / "toy" / "run.sh"), "--work", str(tmp_path / "exp")]
+    statuses = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(3)]
+    assert statuses == [-9, 0, 0]
+    assert (tmp_path / "exp" / "log").read_text().split() == ["one", "two", "two"]

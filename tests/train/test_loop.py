@@ -1,6 +1,7 @@
 """Training: it learns, repeats itself bit for bit, survives kills, keeps the best, and stops at what is not finite."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from asr_kd.nets import NetConfig, load_model, log_posteriors
 from asr_kd.train import Evaluation, LabelledFrames, TrainConfig, evaluate, loop, train
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import learning_rate, out_of_patience
+from tests.killing import Killed
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData
 
 Corpus = tuple[LabelledFrames, LabelledFrames]  # to learn from, and dev
@@ -79,10 +81,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(tmp_path: Path, c
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize("step", [0, 3, 5, 18, 19, 20, 37, 50])
 def test_killed_at_any_step_it_ends_with_the_same_weights(
     tmp_path: Path, corpus: Corpus, step: int, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +101,29 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     for name in ("metrics.jsonl", "train.yaml"):
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+@pytest.mark.parametrize("write", [1, 6])
+def test_a_full_disk_at_any_write_is_a_clear_error_and_the_rerun_ends_with_the_same_weights(
+    tmp_path: Path, corpus: Corpus, write: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(MASKED, *corpus, tmp_path / "whole")
+    real, written = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) == write:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"full/.*: the disk is full .* free some space"):
+            train(MASKED, *corpus, tmp_path / "full")
+    assert not (tmp_path / "full" / "summary.json").exists()
+    assert not list((tmp_path / "full").glob(".*"))
+    train(MASKED, *corpus, tmp_path / "full")
+    assert weights(tmp_path / "full") == weights(tmp_path / "whole")
 
 
 EPOCHS = 15  # long enough to be caught in the middle

@@ -1,0 +1,72 @@
+"""Training and alignment that are killed or interrupted go on to the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hmm.conftest import Boundaries, align, train
+
+ROOT = Path(__file__).parents[2]
+# Ends the process by the signal in argv[1] as the function is called for the argv[2]-th time.
+ENDED = """
+import os, sys
+from unittest.mock import patch
+from asr_kd import cli
+from asr_kd.hmm import {module} as module
+calls, real = [], module.{name}
+def ended(*arguments, **options):
+    calls.append(1)
+    if len(calls) == int(sys.argv[2]):
+        os.kill(os.getpid(), int(sys.argv[1]))
+    return real(*arguments, **options)
+with patch.object(module, "{name}", ended):
+    sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+def end(number: int, call: int, module: str, name: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """``asr-kd`` with ``command``, ended by signal ``number`` at the ``call``-th call of ``module.name``."""
+    program = [sys.executable, "-c", ENDED.format(module=module, name=name), str(int(number)), str(call)]
+    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
+    return subprocess.run([*program, *command], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # of which an idle machine needs 20
+def test_training_killed_in_any_stage_ends_with_the_same_models(
+    corpus: tuple[Path, Boundaries], tmp_path: Path
+) -> None:
+    root, out = corpus[0], tmp_path / "out"
+    paths = [str(root / name) for name in ("data", "feats", "lexicon.txt")]
+    command = ["hmm", "train", *paths, str(out), "--config", str(root / "hmm.yaml")]
+    for number, call, module, name, finished in (
+        (signal.SIGKILL, 7, "stage", "accumulate", []),  # among the monophones' iterations
+        (signal.SIGKILL, 1, "train", "write_lexicon", []),  # the stage's files are half written
+        (signal.SIGINT, 45, "stage", "accumulate", ["mono"]),  # the fifth iteration of the triphones
+        (signal.SIGKILL, 1, "train", "lda_transform", ["mono", "tri"]),
+    ):
+        ended = end(number, call, module, name, command)
+        assert ended.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), ended.stderr
+        assert [stage for stage in ("mono", "tri", "lda") if (out / stage / "training.json").exists()] == finished
+    assert train(root, out) == 0
+    for stage in ("mono", "tri", "lda"):
+        for file in ("gmm.safetensors", "states.safetensors", "training.json", "lexicon.txt"):
+            assert (out / stage / file).read_bytes() == (root / "out" / stage / file).read_bytes()
+
+
+def test_alignment_killed_while_it_aligns_or_writes_ends_with_the_same_states(
+    corpus: tuple[Path, Boundaries], tmp_path: Path
+) -> None:
+    root = corpus[0]
+    assert align(root, tmp_path / "whole") == 0
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    command = ["hmm", "align", str(root / "out" / "lda"), str(root / "data"), str(root / "feats"), str(tmp_path / "s")]
+    assert end(signal.SIGKILL, 9, "align", "_viterbi", command).returncode == -signal.SIGKILL
+    assert not (tmp_path / "s" / "index.json").exists()
+    assert end(signal.SIGKILL, 1, "store", "write_arrays", command).returncode == -signal.SIGKILL
+    assert align(root, tmp_path / "s") == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == whole
