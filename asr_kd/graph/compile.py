@@ -66,13 +66,13 @@ def compile_graph(
     if not 0 < silence_probability < 1:
         raise UserError(f"a silence probability of {silence_probability} is not between 0 and 1")
     out = Path(out)
-    for name in (INFO, WORDS):  # a folder whose writing was interrupted has no words.txt and is no model's graph
-        (out / name).unlink(missing_ok=True)
     clock = _Clock()
     model = clock("read", lambda: read_arpa(arpa))
     words = sorted(set(model.vocabulary) & set(lexicon.entries) - {BEGIN, END, UNKNOWN})
     graph = _compose(space, {word: lexicon.entries[word] for word in words}, model, silence_probability, clock)
     graph.check(max_ilabel=space.num_states, max_olabel=len(words))
+    for name in (INFO, WORDS):  # a folder whose writing was interrupted has no words.txt and is no model's graph
+        (out / name).unlink(missing_ok=True)
     graph.write(out / GRAPH)
     write_lexicon(Lexicon({word: lexicon.entries[word] for word in words}), out / LEXICON)
     write_words(words, out / WORDS)
