@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # AN4 (CMU "census", 42 minutes of spelled words and numbers): from audio to a table of word error rates.
 # Monophone, triphone and LDA+MLLT GMM systems, then the paper's kind of network on the states they align, from
-# several seeds. About 15 minutes on 2 cores, 200 MB of disk.
+# several seeds. About 20 minutes on 2 cores, 400 MB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
 corpus_dir="" seeds="" options="seeds" network=dnn quick="--set epochs=2"
 source "$(dirname "$0")/../lib.sh"
@@ -46,7 +46,7 @@ results() {
   report "AN4" \
     --remark "130 test utterances of 10 speakers; trigram of the training transcripts; states and dev (8 speakers) from
       the official training part. Reference figures: Kaldi's egs/an4 10.6 % (monophones), 9.1 % (tri3,
-      speaker-independent pass); PocketSphinx 9.3 %." \
+      speaker-independent pass); PocketSphinx 9.3 % (with a bigram)." \
     --remark "Tuning: scale, penalty and beam of each system on dev; the language model's order by its perplexity on dev;
       dropout, masks and speeds of the network among five settings by the cross-entropy and WER of one seed on dev. Sizes of the GMMs are
       defaults, kept after an early system of these sizes had been scored on test (7.6 %)." \
