@@ -25,8 +25,8 @@ FINE_PENALTIES = tuple(np.arange(-0.75, 0.76, 0.25).tolist())
 SMOOTHING = np.array([1, 2, 3, 2, 1]) / 9  # weights of neighbouring settings
 ROUNDS = 4  # coarse, then fine until nothing moves
 WIDEST = 24.0  # the beam while scale and penalty are chosen: a good beam grows with the scale
-BEAMS = (20.0, 17.0, 15.0, 13.0, 11.0, 9.0)
-TOLERATED = 0.3  # points of WER that a narrower, faster beam may cost
+BEAMS = (20.0, 18.0, 16.5, 15.0, 14.0, 13.0, 12.0, 11.0, 10.0, 9.0)
+TOLERATED = 0.2  # points of WER that a narrower, faster beam may cost
 
 
 @dataclasses.dataclass(frozen=True)
