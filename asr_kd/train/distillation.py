@@ -9,8 +9,8 @@ the student's distribution and ``p_T`` the teachers'. Soft targets come in three
 - ``Sampled``: states drawn from ``p_T`` with weights. Without the teachers' entropy, which it does not know and which
   moves no weight: a cross-entropy, whose gradient is in the mean that of ``Dense``.
 
-The gradient is made together with the loss, in blocks of rows, so that beside the logits there
-is one further tensor of their size: their gradient.
+The gradient is made together with the loss, in blocks of rows, so that beside the logits there is one further tensor
+of their size: their gradient.
 """
 
 import dataclasses
@@ -107,7 +107,8 @@ class _Distillation(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = context.saved_tensors
-        return gradient.mul_(grads[0]) if grads[0] != 1 else gradient, None, None, None, None, None, None
+        # Not in place: a graph that is kept goes backward again.
+        return gradient * grads[0] if grads[0] != 1 else gradient, None, None, None, None, None, None
 
 
 def _precise(logits: Tensor) -> torch.dtype:

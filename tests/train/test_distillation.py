@@ -171,3 +171,11 @@ def test_logits_of_half_precision_get_a_gradient_of_their_kind(kind: str, labels
     ours, expected = both(logits, targets_of(kind, 2.0), labels, 2.0, 1.0, 0.5)
     torch.testing.assert_close(ours[0], expected[0], rtol=1e-5, atol=0)
     torch.testing.assert_close(ours[1], expected[1], rtol=1e-2, atol=1e-2 * float(expected[1].abs().max()))
+
+
+def test_a_multiple_of_the_loss_has_that_multiple_of_the_gradient_however_often_it_is_asked_for(labels: Tensor) -> None:
+    logits = torch.randn(FRAMES, STATES, requires_grad=True)
+    loss = distillation_loss(logits, targets_of("top_k", 2.0), labels, 2.0, 1.0, 0.5)
+    once = torch.autograd.grad(loss, logits, retain_graph=True)[0].clone()
+    for _ in range(2):
+        torch.testing.assert_close(torch.autograd.grad(3 * loss, logits, retain_graph=True)[0], 3 * once)
