@@ -25,6 +25,14 @@ VERBS = {
 }
 
 
+def numbers(option: str, text: str) -> list[float]:
+    """The numbers of a list such as ``1,2,0.5``; ``UserError`` naming the ``option`` for anything else."""
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"{option} {text}: expected numbers with commas between them, such as 1,2,0.5") from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run ``asr-kd``; returns the exit status: 0, 1 after a user's mistake, 2 for wrong options, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -4,13 +4,30 @@ import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add ``build`` and ``info``."""
-    parser.description = "Gather all that turning audio into words needs into one folder, or look into such a folder."
+    """Add ``ensemble``, ``build`` and ``info``."""
+    parser.description = (
+        "Average networks; gather all that turning audio into words needs into one folder; look into such a folder."
+    )
     parser.epilog = (
-        "example:\n  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
+        "example:\n  asr-kd model ensemble exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1\n  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
-    verbs = parser.add_subparsers(metavar="build|info", required=True)
+    verbs = parser.add_subparsers(metavar="ensemble|build|info", required=True)
+    ensemble = _action(
+        verbs,
+        "ensemble",
+        "networks -> a folder that scores, decodes and teaches as their mean",
+        "exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1 --mean geometric --weights 1,1,2",
+    )
+    ensemble.add_argument("ensemble", metavar="OUT", help="the ensemble's folder; the members stay where they are")
+    ensemble.add_argument(
+        "members", metavar="NETWORK", nargs="+", help="folders of trained networks of the same states"
+    )
+    ensemble.add_argument(
+        "--mean", default="arithmetic", choices=("arithmetic", "geometric"), help="of the members' distributions"
+    )
+    ensemble.add_argument("--weights", default="", metavar="W,W,...", help="one for each member (default: equal)")
+    ensemble.set_defaults(run=_ensemble)
     build = _action(
         verbs,
         "build",
@@ -18,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--network exp/dnn --graph exp/graph --states exp/gmm/lda --features exp/feats/train exp/model",
     )
     source = build.add_mutually_exclusive_group(required=True)
-    source.add_argument("--network", metavar="DIR", help="folder of a trained network (config.yaml, model.safetensors)")
+    source.add_argument("--network", metavar="DIR", help="folder of a trained network or of an ensemble")
     source.add_argument("--gmm", metavar="DIR", help="folder of a GMM-HMM stage (gmm.safetensors)")
     build.add_argument("--graph", metavar="DIR", required=True, help="folder with HCLG.fst and words.txt")
     states = "folder with states.yaml and lexicon.txt (default: that of --gmm); a network on an imported graph has none"
@@ -51,6 +68,18 @@ def search_options(options: argparse.Namespace) -> dict[str, float]:
     """The search options that were given on the command line."""
     names = ("acoustic_scale", "word_penalty", "beam", "max_active")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _ensemble(options: argparse.Namespace) -> None:
+    from asr_kd.cli import numbers
+    from asr_kd.nets import num_parameters, save_ensemble
+
+    weights = numbers("--weights", options.weights)
+    ensemble = save_ensemble(options.ensemble, options.members, options.mean, weights)
+    print(
+        f"{options.ensemble}: {options.mean} mean of {len(options.members)} networks,"
+        f" {num_parameters(ensemble):,} parameters, {ensemble.num_states:,} states"
+    )
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from asr_kd.hmm.lexicon import UNKNOWN_WORD, read_lexicon, write_lexicon
 from asr_kd.hmm.states import StateSpace
 
 SCHEMA = 1
+GMM = "gmm.safetensors"
 CONFIG, GRAPH, WORDS, LEXICON, TUNING = "model.yaml", "HCLG.fst", "words.txt", "lexicon.txt", "tune.json"
 
 
@@ -91,7 +92,7 @@ def build_model(
         search=search or SearchOptions(),
         word_times="aligned" if states is not None else "emitted",
         provenance={"asr_kd": __version__, kind: str(source), "graph": str(graph), "states": states and str(states)},
-        files={name: sha256(out / name) for name in _names(kind, states is not None)},
+        files={name: sha256(out / name) for name in _names(out, kind, states is not None)},
     )
     model = _load(out, config)
     save_config(config, out / CONFIG)
@@ -106,7 +107,7 @@ def load_model_folder(path: str | Path, verify: bool = True) -> Model:
     """
     path = Path(path)
     config = read_model_config(path)
-    for name in _names(config.kind, config.word_times == "aligned"):
+    for name in _names(path, config.kind, config.word_times == "aligned"):
         if not (path / name).is_file():
             raise UserError(f"{path / name}: no such file; the model folder is incomplete: build it again")
         if verify and sha256(path / name) != config.files.get(name):
@@ -200,16 +201,19 @@ def _load(path: Path, config: ModelConfig) -> Model:
 def _copy_acoustic_model(kind: str, source: Path, out: Path) -> None:
     """Copy the files of a network or GMM, once they have proved to be one."""
     load_scorer(kind, source)
+    if kind == "network":
+        from asr_kd.nets import copy_model
+
+        copy_model(source, out)
+        return
     out.mkdir(parents=True, exist_ok=True)
-    for name in _acoustic_names(kind):
-        shutil.copyfile(source / name, out / name)
+    shutil.copyfile(source / GMM, out / GMM)
 
 
-def _acoustic_names(kind: str) -> tuple[str, ...]:
-    return ("config.yaml", "model.safetensors") if kind == "network" else ("gmm.safetensors",)
-
-
-def _names(kind: str, has_states: bool) -> tuple[str, ...]:
+def _names(folder: Path, kind: str, has_states: bool) -> tuple[str, ...]:
     """The files of a model folder beside model.yaml."""
+    from asr_kd.nets import model_files
+
+    acoustic = model_files(folder) if kind == "network" else (GMM,)
     states = ("states.yaml", "states.safetensors", LEXICON) if has_states else ()
-    return (*_acoustic_names(kind), *states, GRAPH, WORDS)
+    return (*acoustic, *states, GRAPH, WORDS)

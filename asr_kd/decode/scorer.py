@@ -29,11 +29,11 @@ class NetworkScorer:
     """log p(state | features) - log p(state), which is the log-likelihood up to a constant of the frame."""
 
     def __init__(self, folder: str | Path) -> None:
-        from asr_kd.nets import load_model, num_parameters
+        from asr_kd.nets import num_parameters, open_model
 
-        self.network = load_model(folder)
+        self.network = open_model(folder)
         self.parameters = num_parameters(self.network)
-        self.num_states, self.dimension = self.network.num_states, self.network.config.bins
+        self.num_states, self.dimension = self.network.num_states, self.network.bins
         self.log_prior: np.ndarray = self.network.log_prior.numpy()
 
     def blocks(self, features: np.ndarray) -> Iterator[np.ndarray]:

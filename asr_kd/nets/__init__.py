@@ -1,16 +1,42 @@
-"""Acoustic networks: features -> a score for each state."""
+"""Acoustic networks and ensembles of them: features -> a score for each state."""
 
 from asr_kd.nets.config import NetConfig
-from asr_kd.nets.folder import load_model, save_model
-from asr_kd.nets.model import AcousticModel, log_posteriors, logits_by_chunk, num_parameters, pad_edges
+from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
+from asr_kd.nets.folder import (
+    copy_model,
+    load_model,
+    model_files,
+    model_hash,
+    open_model,
+    save_ensemble,
+    save_model,
+)
+from asr_kd.nets.model import (
+    AcousticModel,
+    StateModel,
+    log_posteriors,
+    logits_by_chunk,
+    num_parameters,
+    outputs_within,
+    pad_edges,
+)
 
 __all__ = [
     "AcousticModel",
+    "Ensemble",
+    "EnsembleConfig",
     "NetConfig",
+    "StateModel",
+    "copy_model",
     "load_model",
     "log_posteriors",
     "logits_by_chunk",
+    "model_files",
+    "model_hash",
     "num_parameters",
+    "open_model",
+    "outputs_within",
     "pad_edges",
+    "save_ensemble",
     "save_model",
 ]

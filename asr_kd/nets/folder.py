@@ -1,17 +1,26 @@
-"""A network as a folder: ``config.yaml`` (what it is) and ``model.safetensors`` (weights, standardisation, priors)."""
+"""Networks and ensembles of them as folders.
 
+A network is ``config.yaml`` (what it is) and ``model.safetensors`` (weights, standardisation, priors); an ensemble is
+``ensemble.yaml``, which lists the folders of its members.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
 from safetensors.torch import load_file, save
 
-from asr_kd.config import load_config, save_config
+from asr_kd.config import from_dict, load_config, save_config
 from asr_kd.errors import UserError
-from asr_kd.files import write_bytes
+from asr_kd.files import sha256, write_bytes
 from asr_kd.nets.config import NetConfig
+from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
 from asr_kd.nets.model import AcousticModel
 
-CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+CONFIG, WEIGHTS, ENSEMBLE = "config.yaml", "model.safetensors", "ensemble.yaml"
 
 
 def save_model(model: AcousticModel, folder: str | Path) -> None:
@@ -45,3 +54,83 @@ def load_model(folder: str | Path) -> AcousticModel:
             raise UserError(f"{path}: tensor {name!r}: found {actual}, but {CONFIG} beside it expects {expected}")
     model.load_state_dict(found)
     return model.eval()
+
+
+def save_ensemble(
+    folder: str | Path, members: Sequence[str | Path], mean: str = "arithmetic", weights: Sequence[float] = ()
+) -> Ensemble:
+    """Make ``folder`` an ensemble of the networks in the folders ``members``, which stay where they are.
+
+    Raises ``UserError`` where a member is missing or damaged, or has other states or features than the first.
+    """
+    folder = Path(folder)
+    if (folder / WEIGHTS).exists():
+        raise UserError(f"{folder}: holds a network; choose another folder for the ensemble")
+    networks = [load_model(member) for member in members]
+    places = tuple(os.path.relpath(Path(member).resolve(), folder.resolve()) for member in members)
+    hashes = tuple(sha256(Path(member) / WEIGHTS) for member in members)
+    values = {"members": list(places), "mean": mean, "weights": list(weights), "hashes": list(hashes)}
+    config = from_dict(EnsembleConfig, values, str(folder))
+    ensemble = Ensemble(config, networks)
+    save_config(config, folder / ENSEMBLE)
+    return ensemble.eval()
+
+
+def is_ensemble(folder: str | Path) -> bool:
+    """Whether ``folder`` holds an ensemble."""
+    return (Path(folder) / ENSEMBLE).is_file()
+
+
+def open_model(folder: str | Path) -> AcousticModel | Ensemble:
+    """The network or the ensemble in ``folder``, on the CPU, in evaluation mode.
+
+    Raises ``UserError`` as ``load_model`` does, and where a member's weights are not those that the ensemble lists.
+    """
+    folder = Path(folder)
+    if not is_ensemble(folder):
+        return load_model(folder)
+    config = load_config(EnsembleConfig, folder / ENSEMBLE)
+    if len(config.hashes) != len(config.members):
+        raise UserError(f"{folder / ENSEMBLE}: {len(config.hashes)} hashes for {len(config.members)} members")
+    members = []
+    for member, wanted in zip(config.members, config.hashes, strict=True):
+        members.append(load_model(folder / member))
+        if sha256(folder / member / WEIGHTS) != wanted:
+            raise UserError(
+                f"{folder / member / WEIGHTS}: not the weights that {folder / ENSEMBLE} lists; the member was trained"
+                " again or damaged: make the ensemble again with `asr-kd model ensemble`"
+            )
+    return Ensemble(config, members).eval()
+
+
+def model_hash(folder: str | Path) -> str:
+    """Hexadecimal SHA-256 of what the network or ensemble in ``folder`` computes."""
+    folder = Path(folder)
+    if is_ensemble(folder):
+        return load_config(EnsembleConfig, folder / ENSEMBLE).content_hash
+    return hashlib.sha256(f"{sha256(folder / CONFIG)} {sha256(folder / WEIGHTS)}".encode()).hexdigest()
+
+
+def model_files(folder: str | Path) -> tuple[str, ...]:
+    """The files that the network or ensemble in ``folder`` is made of, by their names within it."""
+    if not is_ensemble(folder):
+        return CONFIG, WEIGHTS
+    members = load_config(EnsembleConfig, Path(folder) / ENSEMBLE).members
+    return ENSEMBLE, *(f"{member}/{name}" for member in members for name in (CONFIG, WEIGHTS))
+
+
+def copy_model(folder: str | Path, out: str | Path) -> None:
+    """Copy a network, or an ensemble with its members, into the folder ``out``, which can then be moved."""
+    folder, out = Path(folder), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if not is_ensemble(folder):
+        (out / ENSEMBLE).unlink(missing_ok=True)
+        for name in (CONFIG, WEIGHTS):
+            shutil.copyfile(folder / name, out / name)
+        return
+    (out / WEIGHTS).unlink(missing_ok=True)
+    config = load_config(EnsembleConfig, folder / ENSEMBLE)
+    for number, member in enumerate(config.members, 1):
+        copy_model(folder / member, out / f"member{number}")
+    names = [f"member{number}" for number in range(1, len(config.members) + 1)]
+    save_ensemble(out, [out / name for name in names], config.mean, config.weights)

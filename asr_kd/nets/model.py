@@ -1,6 +1,7 @@
 """Acoustic models: frames of features -> a score for each tied HMM state."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,25 @@ from asr_kd.nets.tdnn import Tdnn
 
 KINDS: dict[str, type[Dnn] | type[Tdnn]] = {"dnn": Dnn, "tdnn": Tdnn}
 CHUNK = 1000  # frames scored at once; bounds the memory of long audio
+
+
+class StateModel(Protocol):
+    """What a network and an ensemble of them have in common; ``[batch, frames, bins]`` -> logits."""
+
+    left_context: int
+    right_context: int
+    log_prior: Tensor
+
+    @property
+    def num_states(self) -> int:
+        """Number of outputs."""
+
+    @property
+    def bins(self) -> int:
+        """Width of a feature frame."""
+
+    def __call__(self, features: Tensor, every: int = 1) -> Tensor:
+        """Logits ``[batch, frames - left_context - right_context, states]``, or of each ``every``-th frame."""
 
 
 class AcousticModel(nn.Module):
@@ -44,6 +64,11 @@ class AcousticModel(nn.Module):
         """Number of outputs."""
         return self.config.states
 
+    @property
+    def bins(self) -> int:
+        """Width of a feature frame."""
+        return self.config.bins
+
     def forward(self, features: Tensor, every: int = 1) -> Tensor:
         """Logits; with ``every`` above 1 of each ``every``-th output only (0, every, 2 every, ...), at less cost."""
         standardised = torch.addcmul(-self.mean / self.std, features, 1 / self.std)
@@ -61,14 +86,24 @@ def pad_edges(features: Tensor, left: int, right: int) -> Tensor:
     return torch.cat([features[:1].expand(left, -1), features, features[-1:].expand(right, -1)])
 
 
-def logits_by_chunk(model: AcousticModel, features: np.ndarray, chunk: int = CHUNK) -> Iterator[Tensor]:
+def outputs_within(model: StateModel, features: Tensor, left: int, right: int, every: int = 1) -> Tensor:
+    """The logits of the frames that have ``left`` frames before them and ``right`` after in ``[batch, frames, bins]``.
+
+    So models of different contexts score the same frames; ``left`` and ``right`` are at least the model's own.
+    """
+    first, last = left - model.left_context, features.shape[1] - (right - model.right_context)
+    logits: Tensor = model(features[:, first:last], every)
+    return logits
+
+
+def logits_by_chunk(model: StateModel, features: np.ndarray, chunk: int = CHUNK) -> Iterator[Tensor]:
     """The logits of one utterance ``[frames, bins]``, in pieces ``[1, up to chunk, states]`` on the model's device."""
     frames, bins = features.shape
-    if bins != model.config.bins:
-        raise UserError(f"the features have {bins} bins; this model was trained on {model.config.bins}")
+    if bins != model.bins:
+        raise UserError(f"the features have {bins} bins; this model was trained on {model.bins}")
     if not frames:
         return
-    device = model.mean.device
+    device = model.log_prior.device
     padded = pad_edges(torch.from_numpy(features.astype(np.float32)), model.left_context, model.right_context)
     for start in range(0, frames, chunk):
         piece = padded[start : min(start + chunk, frames) + model.left_context + model.right_context]
@@ -76,7 +111,7 @@ def logits_by_chunk(model: AcousticModel, features: np.ndarray, chunk: int = CHU
 
 
 @torch.inference_mode()
-def log_posteriors(model: AcousticModel, features: np.ndarray) -> np.ndarray:
+def log_posteriors(model: StateModel, features: np.ndarray) -> np.ndarray:
     """Natural log of p(state | features) for one utterance: ``[frames, bins]`` -> float32 ``[frames, states]``.
 
     The model should be in evaluation mode (``load_model`` returns it so). Besides the result, memory is bounded by

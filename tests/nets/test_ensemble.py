@@ -1,0 +1,129 @@
+"""Ensembles: the mean of the members' distributions, whatever their kind and context; folders; mistakes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr_kd.cli import main
+from asr_kd.errors import UserError
+from asr_kd.nets import (
+    AcousticModel,
+    Ensemble,
+    NetConfig,
+    copy_model,
+    log_posteriors,
+    model_files,
+    model_hash,
+    open_model,
+    save_ensemble,
+    save_model,
+)
+
+DNN = NetConfig(bins=4, states=7, width=12, layers=2, left_context=5, right_context=2)
+TDNN = NetConfig(kind="tdnn", bins=4, states=7, width=12, bottleneck=4, dilations=(1, 3))
+
+
+def network(folder: Path, config: NetConfig, seed: int) -> Path:
+    torch.manual_seed(seed)
+    model = AcousticModel(config)
+    model.log_prior.copy_(torch.randn(config.states).log_softmax(0))
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.5)
+    save_model(model, folder)
+    return folder
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> list[Path]:
+    return [network(tmp_path / "m1", DNN, 1), network(tmp_path / "m2", TDNN, 2), network(tmp_path / "m3", DNN, 3)]
+
+
+@pytest.mark.parametrize("weights", [(), (1.0, 2.0, 0.5), (1.0, 0.0, 3.0)])
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_it_scores_as_the_mean_of_its_members(
+    members: list[Path], tmp_path: Path, mean: str, weights: tuple[float, ...]
+) -> None:
+    save_ensemble(tmp_path / "e", members, mean, weights)
+    features = np.random.default_rng(0).normal(size=(1203, 4)).astype(np.float32)
+    each = np.stack([log_posteriors(open_model(member), features) for member in members]).astype(np.float64)
+    share = np.array(weights or (1, 1, 1), float)
+    share /= share.sum()
+    if mean == "arithmetic":
+        expected = np.log(np.tensordot(share, np.exp(each), 1))
+    else:
+        expected = np.tensordot(share, each, 1)
+        expected -= np.log(np.exp(expected).sum(1, keepdims=True))
+    np.testing.assert_allclose(log_posteriors(open_model(tmp_path / "e"), features), expected, atol=2e-5)
+
+
+def test_its_prior_is_the_mean_of_the_priors(members: list[Path], tmp_path: Path) -> None:
+    ensemble = save_ensemble(tmp_path / "e", members, "geometric", (2, 1, 1))
+    priors = [open_model(member).log_prior.double().exp() for member in members]
+    torch.testing.assert_close(ensemble.log_prior.double().exp(), (2 * priors[0] + priors[1] + priors[2]) / 4)
+
+
+def test_every_other_frame_is_the_same_as_all_frames_thinned(members: list[Path], tmp_path: Path) -> None:
+    ensemble = save_ensemble(tmp_path / "e", members)
+    features = torch.randn(2, 40, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(ensemble(features, 3), ensemble(features)[:, ::3])
+
+
+def test_a_copy_is_the_same_ensemble_without_the_members(members: list[Path], tmp_path: Path) -> None:
+    save_ensemble(tmp_path / "e", members, "geometric", (1, 2, 3))
+    copy_model(tmp_path / "e", tmp_path / "copy")
+    expected, wanted = open_model(tmp_path / "e"), model_hash(tmp_path / "e")
+    for member in members:
+        (member / "model.safetensors").unlink()
+    (tmp_path / "copy").rename(tmp_path / "moved")
+    found = open_model(tmp_path / "moved")
+    assert isinstance(found, Ensemble)
+    assert model_hash(tmp_path / "moved") == wanted
+    assert all((tmp_path / "moved" / name).is_file() for name in model_files(tmp_path / "moved"))
+    features = torch.randn(1, 30, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(found(features), expected(features), rtol=0, atol=0)
+
+
+def test_what_an_ensemble_computes_decides_its_hash(members: list[Path], tmp_path: Path) -> None:
+    for name, mean, weights in (("a", "arithmetic", ()), ("b", "geometric", ()), ("c", "arithmetic", (1, 1, 2))):
+        save_ensemble(tmp_path / name, members, mean, weights)
+    save_ensemble(tmp_path / "d", members, "arithmetic", (2, 2, 2))
+    hashes = {name: model_hash(tmp_path / name) for name in "abcd"}
+    assert len(set(hashes.values())) == 3
+    assert hashes["a"] == hashes["d"]
+
+
+def test_a_member_that_was_trained_again_is_refused(members: list[Path], tmp_path: Path) -> None:
+    save_ensemble(tmp_path / "e", members)
+    network(members[1], TDNN, 9)
+    with pytest.raises(UserError, match="not the weights that .*ensemble.yaml lists"):
+        open_model(tmp_path / "e")
+
+
+@pytest.mark.parametrize(("change", "message"), [({"states": 8}, "num_states is 8, but 7"), ({"bins": 5}, "bins is 5")])
+def test_a_member_of_other_states_or_features_is_refused(
+    members: list[Path], tmp_path: Path, change: dict[str, int], message: str
+) -> None:
+    other = network(tmp_path / "other", NetConfig(**{**DNN.__dict__, **change}), 4)
+    with pytest.raises(UserError, match=message):
+        save_ensemble(tmp_path / "e", [*members, other])
+    assert not (tmp_path / "e" / "ensemble.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "1,2"], "2 weights for 3 members"),
+        (["--weights", "0,0,0"], "not all 0"),
+        (["--weights", "1,two,3"], "expected numbers with commas"),
+        (["--weights", "1,-1,3"], "0 or more"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    members: list[Path], tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["model", "ensemble", str(tmp_path / "e"), *map(str, members), *options]) == 1
+    assert message in capsys.readouterr().err
