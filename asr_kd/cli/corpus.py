@@ -108,13 +108,20 @@ def _configure_perturb(actions: "Actions") -> None:
     parser = _add(
         actions,
         "perturb",
-        "faster and slower copies",
-        "Write speed-perturbed copies as FLAC; ids begin with sp0.9- and so on. Join them with: asr-kd corpus combine",
-        "data/an4/train data/an4/train_sp --speeds 0.9,1.1",
+        "faster, slower and shifted copies",
+        "Write a copy of the audio for each speed and each shift as FLAC; join them with: asr-kd corpus combine\n"
+        "A shift drops that fraction of a frame's 10 ms from the beginning, so that frames see other signal.\n"
+        "Ids begin with sp0.9-, sp0.9-sh0.25- or, at speed 1, sh0.25-.\n"
+        "Another speed is another speaker (sp0.9-SPEAKER), a shift is not.\n"
+        "Speed 1 with shift 0 is left out: DIR is that already.",
+        "data/an4/train data/an4/train_pool --speeds 0.8,0.9,1,1.1 --shifts 0,0.25,0.5,0.75",
     )
     parser.add_argument("dir", type=Path, metavar="DIR")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--speeds", type=_factors, default=(0.9, 1.1), help="factors (default 0.9,1.1)")
+    parser.add_argument(
+        "--speeds", type=_numbers, help="factors from 0.5 to 2 (default 0.9,1.1; where --shifts is given: 1)"
+    )
+    parser.add_argument("--shifts", type=_numbers, help="fractions of 10 ms from 0 to below 1 (default 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.set_defaults(run=perturb)
 
@@ -220,7 +227,9 @@ def perturb(options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.corpus.perturb import perturb_speed
 
-    _print_contents(perturb_speed(read_data_dir(options.dir), options.out, options.speeds, options.jobs))
+    speeds = options.speeds or ((1.0,) if options.shifts else (0.9, 1.1))
+    shifts = options.shifts or (0.0,)
+    _print_contents(perturb_speed(read_data_dir(options.dir), options.out, speeds, shifts, options.jobs))
 
 
 def combine(options: argparse.Namespace) -> None:
@@ -242,5 +251,5 @@ def _print_contents(datadir: "DataDir") -> None:
     )
 
 
-def _factors(text: str) -> tuple[float, ...]:
-    return tuple(float(factor) for factor in text.split(","))
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))

@@ -1,54 +1,110 @@
-"""Speed perturbation (Ko et al., Interspeech 2015): copies of a data directory that are faster or slower."""
+"""Speed perturbation (Ko et al., Interspeech 2015) and shifts by part of a frame: copies of a data directory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from asr_kd.corpus.audio import audio_info, load_audio, write_flac
 from asr_kd.corpus.datadir import DataDir, check_apart, write_data_dir
+from asr_kd.corpus.validate import SHORTEST
 from asr_kd.errors import UserError
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
 
+FRAME_ADVANCE = 0.010  # seconds from one frame to the next; the copies are made before any features are configured
 
-def perturb_speed(datadir: DataDir, out: str | Path, speeds: Sequence[float], jobs: int = 1) -> DataDir:
-    """A data directory ``out`` with a copy of each utterance at each speed, as FLAC in ``out/audio``.
 
-    Pitch and tempo change together. A copy's ids are ``sp0.9-UTTERANCE`` and ``sp0.9-SPEAKER``: another speed is
-    another speaker for normalisation. Speed 1 is left out, since ``datadir`` is that already.
+def perturb_speed(
+    datadir: DataDir, out: str | Path, speeds: Sequence[float], shifts: Sequence[float] = (0.0,), jobs: int = 1
+) -> DataDir:
+    """A data directory ``out`` with a copy of each utterance at each speed and each shift, as FLAC in ``out/audio``.
+
+    Pitch and tempo change together. A shift is the fraction of a frame's advance that is dropped from the beginning
+    of the resampled audio, so that every frame sees a slightly different stretch of signal. A copy's ids are
+    ``sp0.9-sh0.25-UTTERANCE`` (``sp0.9-UTTERANCE`` without a shift, ``sh0.25-UTTERANCE`` at speed 1) and
+    ``sp0.9-SPEAKER``: another speed is another speaker for normalisation, a shift is not. Speed 1 without a shift is
+    left out, since ``datadir`` is that already. Copies that exist are written anew: their names do not tell whether
+    the audio they were made from is still the same.
+
+    Raises ``UserError`` for speeds and shifts that are useless, and for an utterance of which a shift leaves less
+    than a frame.
     """
-    speeds = [speed for speed in speeds if speed != 1]
-    if not speeds or min(speeds) < 0.5 or max(speeds) > 2 or len(set(speeds)) != len(speeds):
-        raise UserError(f"--speeds {','.join(map(str, speeds))}: expected distinct factors from 0.5 to 2, besides 1")
+    copies = _copies(speeds, shifts)
     check_apart(out, [datadir])
     out = Path(out).resolve()
-    tasks = [(datadir.subset([utt]), out, tuple(speeds)) for utt in datadir.utterances]
+    originals = _originals(datadir, copies)
+    tasks = [(datadir.subset([utt]), out, copies) for utt in datadir.utterances]
     wav: dict[str, Path] = {}
-    for paths in progress(parallel_map(_perturb, tasks, jobs), len(tasks), "speed perturbation"):
+    for paths in progress(parallel_map(_perturb, tasks, jobs), len(tasks), "perturbation"):
         wav |= paths
-    originals = [(f"sp{speed:g}-", utt) for speed in speeds for utt in datadir.utterances]
     return write_data_dir(
         out,
         wav,
-        text={prefix + utt: datadir.text[utt] for prefix, utt in originals if utt in datadir.text},
-        utt2spk={prefix + utt: prefix + datadir.utt2spk[utt] for prefix, utt in originals},
+        text={name: datadir.text[utt] for name, (_, utt) in originals.items() if utt in datadir.text},
+        utt2spk={name: _prefix(speed) + datadir.utt2spk[utt] for name, (speed, utt) in originals.items()},
     )
 
 
-def _perturb(task: tuple[DataDir, Path, tuple[float, ...]]) -> dict[str, Path]:
-    """Write one utterance at each speed."""
+def _copies(speeds: Sequence[float], shifts: Sequence[float]) -> dict[float, tuple[float, ...]]:
+    """Speed -> its shifts, without the copy that would be the original."""
+    named = f"--speeds {_listed(speeds)}", f"--shifts {_listed(shifts)}"
+    if not all(0.5 <= speed <= 2 for speed in speeds) or len(set(speeds)) != len(speeds):
+        raise UserError(f"{named[0]}: expected distinct factors from 0.5 to 2")
+    if not all(0 <= shift < 1 for shift in shifts) or len(set(shifts)) != len(shifts):
+        raise UserError(f"{named[1]}: expected distinct fractions of a frame's advance, from 0 to below 1")
+    copies = {speed: tuple(shift for shift in shifts if speed != 1 or shift) for speed in speeds}
+    if not any(copies.values()):
+        raise UserError(f"{' '.join(named)}: expected a speed besides 1 or a shift besides 0; these make no copy")
+    return copies
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+def _prefix(speed: float, shift: float = 0.0) -> str:
+    """What the ids of a copy begin with."""
+    return (f"sp{speed:g}-" if speed != 1 else "") + (f"sh{shift:g}-" if shift else "")
+
+
+def _originals(datadir: DataDir, copies: Mapping[float, Sequence[float]]) -> dict[str, tuple[float, str]]:
+    """Id of a copy -> its speed and the utterance that it is a copy of."""
+    originals: dict[str, tuple[float, str]] = {}
+    for speed, shifts in copies.items():
+        for shift in shifts:
+            for utt in datadir.utterances:
+                name = _prefix(speed, shift) + utt
+                if name in originals:
+                    raise UserError(
+                        f"{datadir.path}: two copies would be called {name!r}, of {originals[name][1]!r} and {utt!r}; "
+                        "rename one, or take other --speeds and --shifts"
+                    )
+                originals[name] = speed, utt
+    return originals
+
+
+def _perturb(task: tuple[DataDir, Path, dict[float, tuple[float, ...]]]) -> dict[str, Path]:
+    """Write one utterance at each speed, resampled once, and each of its shifts."""
     import soxr
 
-    datadir, out, speeds = task
+    datadir, out, copies = task
     (utt,) = datadir.utterances
     (entry,) = datadir.wav.values()
     rate = audio_info(entry, pipes=True).sample_rate
     samples = load_audio(datadir, utt, rate)
     paths = {}
-    for speed in speeds:
-        name = f"sp{speed:g}-{utt}"
-        paths[name] = out / "audio" / f"{name}.flac"
-        faster = soxr.resample(samples, rate * speed, rate)
-        write_flac(paths[name], np.asarray(faster, dtype=np.float32), rate)
+    for speed, shifts in copies.items():
+        faster = samples if speed == 1 else np.asarray(soxr.resample(samples, rate * speed, rate), dtype=np.float32)
+        for shift in shifts:
+            dropped = round(shift * FRAME_ADVANCE * rate)
+            left = len(faster) - dropped
+            if shift and left < SHORTEST * rate:
+                raise UserError(
+                    f"{utt} ({entry}): at speed {speed:g} a shift of {shift:g} leaves {left} samples, less than one "
+                    f"frame ({SHORTEST} s); leave the utterance out of {datadir.path}"
+                )
+            name = _prefix(speed, shift) + utt
+            paths[name] = out / "audio" / f"{name}.flac"
+            write_flac(paths[name], faster[dropped:], rate)
     return paths
