@@ -60,7 +60,8 @@ def summarise(
     """What ``decode.json`` says of a run.
 
     The real-time factor is computing time of all processes, from ``input_kind`` (audio or features) to words, over the
-    length of the audio.
+    length of the audio. ``train_frame_accuracy`` is what the model tells of its training; ``frame_accuracy`` is of the
+    decoded utterances.
     """
     frames = sum(hypothesis.frames for hypothesis in hypotheses)
     judged = [hypothesis for hypothesis in hypotheses if hypothesis.right_frames is not None]
@@ -81,6 +82,7 @@ def summarise(
         "cpu_seconds": round(cpu, 3),
         "real_time_factor": round(cpu / seconds, 5) if seconds else None,
         "real_time_factor_from": input_kind,
+        "train_frame_accuracy": model.config.provenance.get("training", {}).get("train_accuracy"),
         "frame_accuracy": sum(h.right_frames or 0 for h in judged) / judged_frames if judged_frames else None,
         "unfinished": [hypothesis.name for hypothesis in hypotheses if not hypothesis.complete],
         "bad": {fault.name: fault.reason for fault in bad},

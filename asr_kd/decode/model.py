@@ -1,6 +1,7 @@
 """The deployable model: one folder with all that turning audio into words needs, and nothing of the training data."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,7 @@ class ModelConfig:
     ``word_times`` says what times mean: ``aligned``, from a word's first to its last frame; or ``emitted``, where the
     model has no lexicon (an imported graph) and only knows the frame at which the graph gives out the word. ``files``
     holds the SHA-256 of every other file of the folder. ``tuned_on`` names the data that acoustic scale and word
-    penalty were tuned on.
+    penalty were tuned on. ``provenance["training"]`` has the frame accuracies of a network's ``summary.json``.
     """
 
     schema: int = SCHEMA
@@ -86,12 +87,16 @@ def build_model(
         StateSpace.load(states).save(out)
         own = graph / LEXICON
         write_lexicon(read_lexicon(own if own.exists() else Path(states) / LEXICON), out / LEXICON)
+    origin: dict[str, Any] = {"asr_kd": __version__, kind: str(source), "graph": str(graph)}
+    origin["states"] = states and str(states)
+    if kind == "network" and (training := _training(source)):
+        origin["training"] = training
     config = ModelConfig(
         kind=kind,
         features=features,
         search=search or SearchOptions(),
         word_times="aligned" if states is not None else "emitted",
-        provenance={"asr_kd": __version__, kind: str(source), "graph": str(graph), "states": states and str(states)},
+        provenance=origin,
         files={name: sha256(out / name) for name in _names(out, kind, states is not None)},
     )
     model = _load(out, config)
@@ -156,7 +161,7 @@ def describe(model: Model) -> dict[str, Any]:
         "search": ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(config.search).items()),
         "tuned_on": config.tuned_on or "not tuned: run `asr-kd decode --tune`",
         "word_times": config.word_times,
-        **{f"from {name}": value for name, value in config.provenance.items() if value},
+        **{f"from {name}": _shown(value) for name, value in config.provenance.items() if value},
     }
 
 
@@ -196,6 +201,25 @@ def _load(path: Path, config: ModelConfig) -> Model:
     if missing := lexicon.missing(sorted(used)):
         raise UserError(f"{path / LEXICON}: lacks {len(missing)} words of the graph, {missing[0]!r} the first")
     return Model(path, config, scorer, graph, words, WordAligner(space, lexicon))
+
+
+def _training(network: Path) -> dict[str, float]:
+    """The frame accuracies in the ``summary.json`` that training left in a network's folder; empty without them."""
+    path = network / "summary.json"
+    if not path.exists():
+        return {}
+    try:
+        summary = json.loads(read_text(path))
+        return {name: float(summary[name]) for name in ("train_accuracy", "dev_accuracy") if name in summary}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: not the summary of a training ({error}); restore it, or delete it") from None
+
+
+def _shown(value: Any) -> Any:
+    """A part of the provenance as it is, frame accuracies as percentages."""
+    if not isinstance(value, dict):
+        return value
+    return ", ".join(f"{name.replace('_', ' ')} {100 * number:.2f} %" for name, number in value.items())
 
 
 def _copy_acoustic_model(kind: str, source: Path, out: Path) -> None:

@@ -43,6 +43,7 @@ COLUMNS = (
     Column("SER %", percent("sentence_error_rate", 1)),
     Column("change, 95 % CI", percent_range("difference_low", "difference_high")),
     Column("p", p_value),
+    Column("train frame acc. %", percent("train_frame_accuracy")),
     Column("frame acc. %", percent("frame_accuracy")),
     Column("parameters", plain("parameters")),
     Column("RTF", plain("real_time_factor")),

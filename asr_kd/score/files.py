@@ -12,7 +12,7 @@ from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
 
 TUNING = ("acoustic_scale", "word_penalty", "tuned_on")
-TOLD_BY_DECODE = ("frame_accuracy", "parameters", "real_time_factor", *TUNING)
+TOLD_BY_DECODE = ("train_frame_accuracy", "frame_accuracy", "parameters", "real_time_factor", *TUNING)
 
 
 def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:

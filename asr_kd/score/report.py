@@ -160,14 +160,15 @@ _SYSTEM = (
     Column("del", plain("deletions")),
     Column("ins", plain("insertions")),
     Column("SER %", _spread("sentence_error_rate", 1)),
+    Column("train frame acc. %", _spread("train_frame_accuracy", 2)),
     Column("frame acc. %", _spread("frame_accuracy", 2)),
     Column("parameters", plain("parameters")),
     Column("RTF", plain("real_time_factor")),
 )
 _NOT_SHOWN = {
     "table", "system", "set", "seed", "seeds", "wer", "wer_low", "wer_high", "p", "substitutions", "deletions",
-    "insertions", "errors", "words", "missing", "sentence_error_rate", "frame_accuracy", "parameters",
-    "real_time_factor", "normaliser", "jiwer", *TUNING,
+    "insertions", "errors", "words", "missing", "sentence_error_rate", "train_frame_accuracy", "frame_accuracy",
+    "parameters", "real_time_factor", "normaliser", "jiwer", *TUNING,
 }  # fmt: skip
 _BENCH = tuple(
     Column(key, plain(key), left=key in ("name", "unit", "against", "bar"))

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 
 from asr_kd.cli import main
 from asr_kd.decode import model as model_module
+from asr_kd.decode.formats import summarise
 from asr_kd.decode.model import Model, build_model, describe, load_model_folder, read_words
-from asr_kd.decode.search import Decoder
+from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
 from asr_kd.hmm.gmm import Gmm
@@ -141,6 +142,34 @@ def test_another_schema_or_folder_is_refused(model: Model, tmp_path: Path) -> No
         load_model_folder(model.path)
     with pytest.raises(UserError, match="no such model folder"):
         load_model_folder(tmp_path / "nowhere")
+
+
+def test_the_accuracies_of_the_training_travel_with_the_model_to_the_decoding(
+    tmp_path: Path, parts: Path, features: FeatureConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = shutil.copytree(parts / "network", tmp_path / "network")
+    (network / "summary.json").write_text('{"epoch": 7, "train_accuracy": 0.8125, "dev_accuracy": 0.5}')
+    model = build_model(tmp_path / "m", parts / "graph", features, network, None, parts / "states")
+    training = {"train_accuracy": 0.8125, "dev_accuracy": 0.5}
+    assert yaml.safe_load((tmp_path / "m" / "model.yaml").read_text())["provenance"]["training"] == training
+    assert summarise(load_model_folder(model.path), SearchOptions(), [], [], "audio")["train_frame_accuracy"] == 0.8125
+    assert main(["model", "info", str(model.path)]) == 0
+    assert "train accuracy 81.25 %, dev accuracy 50.00 %" in capsys.readouterr().out
+
+
+def test_a_model_of_an_unknown_training_tells_no_accuracy(model: Model) -> None:
+    assert "training" not in model.config.provenance
+    assert summarise(model, SearchOptions(), [], [], "audio")["train_frame_accuracy"] is None
+
+
+@pytest.mark.parametrize("content", ['{"train_accuracy": 0.8', '{"train_accuracy": [1]}', "3"])
+def test_a_damaged_summary_of_the_training_is_named(
+    tmp_path: Path, parts: Path, features: FeatureConfig, content: str
+) -> None:
+    network = shutil.copytree(parts / "network", tmp_path / "network")
+    (network / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=r"summary\.json: not the summary of a training"):
+        build_model(tmp_path / "m", parts / "graph", features, network, None, parts / "states")
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts: Path, features: FeatureConfig) -> None:

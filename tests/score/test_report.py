@@ -9,7 +9,8 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import rate_interval
 from asr_kd.score.files import save_score
-from asr_kd.score.report import Entry, read_rows, scored_entries, summarise
+from asr_kd.score.provenance import provenance
+from asr_kd.score.report import Entry, read_rows, scored_entries, summarise, write_report
 from asr_kd.score.wer import score
 
 REFERENCES = {f"s{n % 5}-u{n:02d}": ["A", "B", "C", "D"] for n in range(20)}
@@ -53,6 +54,19 @@ def test_seeds_become_a_mean_and_student_s_interval(folders: list[Path]) -> None
     assert dnn["wer"] == pytest.approx(np.mean(values))
     assert dnn["wer_spread"] == pytest.approx((high - low) / 2)
     assert dnn["frame_accuracy"] == pytest.approx(0.62)
+
+
+def test_the_training_s_frame_accuracy_stands_before_that_of_the_set(tmp_path: Path) -> None:
+    folders = [
+        _decode_folder(tmp_path / f"seed{seed}" / "decode_test", 4, frame_accuracy=0.5, train_frame_accuracy=train)
+        for seed, train in ((1, 0.8), (2, 0.9))
+    ]
+    write_report(tmp_path, "T", scored_entries("WER", "DNN", folders), provenance())
+    header, _, row = (tmp_path / "RESULTS.md").read_text().splitlines()[4:7]
+    shown = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (header, row)), strict=True))
+    assert shown["train frame acc. %"] == "85.00 ± 63.53"  # t(1) = 12.706 times half the difference
+    assert shown["frame acc. %"] == "50.00 ± 0.00"
+    assert header.index("train frame acc. %") < header.index(" frame acc. %")
 
 
 def test_the_mean_s_interval_is_by_speaker_and_its_test_is_paired(folders: list[Path]) -> None:
