@@ -7,7 +7,7 @@ from typing import Any
 
 
 class _InOrder(argparse.Action):
-    """Collects --table, --system and --rows in one list: their order is that of the report."""
+    """Collects --table, --system, --rows and --recovery in one list: their order is that of the report."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         namespace.parts = [*namespace.parts, (self.dest, values)]
@@ -18,13 +18,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write RESULTS.md and results.json from what a recipe measured.\n"
         "Each --system is a line: its decode folders, one for each seed (the N of seedN in the path), become a mean\n"
-        "with intervals. --table begins a table. --rows adds rows of a file of JSON lines."
+        "with intervals. --table begins a table. --rows adds rows of a file of JSON lines. --recovery says how far\n"
+        "each other line of the table has come on the way from one to another."
     )
     parser.epilog = (
         "example:\n"
         "  asr-kd report --title AN4 --output recipes/an4 --table 'Word error rate' \\\n"
         "    --system 'GMM triphone' exp/model/tri/decode_test \\\n"
-        "    --system 'DNN 4x512, hard' exp/model/dnn_seed*/decode_test"
+        "    --system 'DNN 4x512, hard' exp/model/dnn_seed*/decode_test \\\n"
+        "    --system 'DNN 4x512, soft' exp/model/soft_seed*/decode_test \\\n"
+        "    --system 'Ensemble' exp/model/ensemble/decode_test --recovery 'DNN 4x512, hard' Ensemble"
     )
     parser.add_argument("--title", required=True, help="the first line of RESULTS.md")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where both files go")
@@ -33,6 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", action=_InOrder, help="title of the table of the systems and rows that follow")
     parser.add_argument("--system", action=_InOrder, nargs="+", metavar=("NAME", "FOLDER"), help="a line of the table")
     parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="rows measured otherwise")
+    recovery = "below the table another: (system - LOW) / (HIGH - LOW), in frame accuracy and WER, of its other systems"
+    parser.add_argument("--recovery", action=_InOrder, nargs=2, metavar=("LOW", "HIGH"), help=recovery)
     parser.set_defaults(run=run, parts=[])
 
 
@@ -41,26 +46,29 @@ def run(options: argparse.Namespace) -> None:
     from asr_kd.score.provenance import provenance
     from asr_kd.score.report import write_report
 
-    entries = _entries(options.parts)
+    parts = _parts(options.parts)
     remarks = [" ".join(remark.split()) for remark in options.remark]  # a shell script breaks its long lines
-    print(write_report(options.output, options.title, entries, provenance(options.seconds), remarks), end="")
+    print(write_report(options.output, options.title, parts, provenance(options.seconds), remarks), end="")
 
 
-def _entries(parts: Sequence[tuple[str, Any]]) -> list[Any]:
+def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
     from asr_kd.errors import UserError
-    from asr_kd.score.report import read_rows, scored_entries
+    from asr_kd.score.entries import Entry, read_rows, scored_entries
+    from asr_kd.score.recovery import Recovery
 
     table = "Results"
-    entries = []
-    for option, value in parts:
+    parts: list[Any] = []
+    for option, value in given:
         if option == "table":
             table = value
         elif option == "rows":
-            entries += read_rows(value, table)
+            parts += read_rows(value, table)
+        elif option == "recovery":
+            parts.append(Recovery(table, *value))
         elif len(value) < 2:
             raise UserError(f"--system {value[0]!r}: expected a name and at least one decode folder")
         else:
-            entries += scored_entries(table, value[0], value[1:])
-    if not entries:
+            parts += scored_entries(table, value[0], value[1:])
+    if not any(isinstance(part, Entry) for part in parts):
         raise UserError("nothing to report; give --system NAME FOLDER... or --rows FILE")
-    return entries
+    return parts

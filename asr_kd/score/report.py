@@ -1,142 +1,45 @@
 """What a recipe measured, as RESULTS.md to read and results.json to compute with.
 
-A row is one measurement: ``table``, ``system``, ``seed``, ``set`` and what was measured (``wer``, ``errors``,
-``words``, ``frame_accuracy``, ...; rates are fractions); or, of a benchmark, ``table``, ``name``, ``value``, ``unit``,
-``against``, ``bar``, ``met``. Rows that differ in the seed only become one line of RESULTS.md.
+Rows that differ in the seed only become one line of RESULTS.md; see ``entries``.
 """
 
-import dataclasses
+import itertools
 import json
-import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
+from asr_kd.files import write_text
 from asr_kd.progress import duration
-from asr_kd.score.bootstrap import permutation_p
-from asr_kd.score.compare import compare, describe, records, tuning_notes
+from asr_kd.score.compare import describe, tuning_notes
+from asr_kd.score.entries import Entry, summarise
 from asr_kd.score.files import TUNING
-from asr_kd.score.table import Column, Record, p_value, percent_range, plain, render
-from asr_kd.score.wer import Score
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One row, and the score it is from where there is one."""
-
-    row: Record
-    score: Score | None = None
-
-
-def scored_entries(table: str, system: str, folders: Sequence[str | Path]) -> list[Entry]:
-    """The rows of one system's decode folders, one for each seed.
-
-    The set is the folder's name without ``decode_``; the seed is N where the path has ``seedN``, else None.
-    """
-    entries = []
-    for folder in map(Path, folders):
-        alone = compare([folder])
-        seeds = re.findall(r"seed[_-]?(\d+)", str(folder))
-        labels: dict[str, Any] = {
-            "table": table,
-            "system": system,
-            "seed": int(seeds[-1]) if seeds else None,
-            "set": folder.name.removeprefix("decode_"),
-        }
-        entries.append(Entry(labels | records(alone)[0] | labels, alone.systems[0].score))
-    return entries
-
-
-def read_rows(path: str | Path, table: str) -> list[Entry]:
-    """Rows from a file of JSON objects, one a line; ``table`` where a row names none."""
-    entries = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not valid JSON: {error}") from None
-        if not isinstance(row, dict) or not {"system", "name"} & set(row):
-            raise UserError(f"{path}:{number}: expected an object with 'system' or 'name'; found {line[:80]}")
-        entries.append(Entry({"table": table, **row}))
-    return entries
+from asr_kd.score.recovery import UNBOUNDED, Recovery, recoveries
+from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain, render
 
 
 def write_report(
-    folder: str | Path, title: str, entries: Sequence[Entry], provenance: Record, remarks: Sequence[str] = ()
+    folder: str | Path, title: str, parts: Sequence[Entry | Recovery], provenance: Record, remarks: Sequence[str] = ()
 ) -> str:
-    """Write ``results.json`` and ``RESULTS.md`` into ``folder``; returns the text of the latter."""
+    """Write ``results.json`` and ``RESULTS.md`` into ``folder``; returns the text of the latter.
+
+    A table stands where its first entry is, its recoveries follow it.
+    """
+    entries = [part for part in parts if isinstance(part, Entry)]
+    recovered = {part: recoveries(entries, part) for part in parts if isinstance(part, Recovery)}
     rows = [entry.row for entry in entries]
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
     provenance = {**provenance, "seeds": seeds}
-    content = {"rows": rows, "provenance": provenance}
+    content = {"rows": rows, "recovery": [*itertools.chain(*recovered.values())], "provenance": provenance}
     write_text(Path(folder) / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    parts = [f"# {title}\n", *(f"{remark}\n" for remark in remarks)]
+    blocks = [f"# {title}\n", *(f"{remark}\n" for remark in remarks)]
     for table in dict.fromkeys(row["table"] for row in rows):
         chosen = [entry for entry in entries if entry.row["table"] == table]
-        parts += [f"## {table}\n", _bench_table(chosen) if "name" in chosen[0].row else _system_table(chosen)]
-    parts.append(_provenance_text(provenance))
-    text = "\n".join(parts)
+        blocks += [f"## {table}\n", _bench_table(chosen) if "name" in chosen[0].row else _system_table(chosen)]
+        blocks += [_recovery_table(asked, found) for asked, found in recovered.items() if asked.table == table]
+    blocks.append(_provenance_text(provenance))
+    text = "\n".join(blocks)
     write_text(Path(folder) / "RESULTS.md", text)
     return text
-
-
-def summarise(entries: Sequence[Entry]) -> list[Record]:
-    """One record for each system and set: the mean over seeds of every number, and the 95 % interval of that mean.
-
-    ``KEY_spread`` is the half-width of Student's t interval over seeds (n - 1 degrees of freedom), where there are
-    several. Of scored entries, ``wer_low`` and ``wer_high`` bound the mean's bootstrap interval over speakers, and
-    ``p`` is the paired permutation test of errors, summed over seeds, against the first system on the same set.
-    """
-    groups: dict[tuple[Any, Any], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.row["system"], entry.row.get("set")), []).append(entry)
-    baselines: dict[Any, list[Score]] = {}
-    summaries: list[Record] = []
-    for (system, dataset), members in groups.items():
-        summary: dict[str, Any] = {"system": system, "set": dataset, "seeds": len(members)}
-        summary |= _means([item.row for item in members])
-        scores = [item.score for item in members if item.score is not None]
-        if scores:
-            interval = _pool(scores).interval
-            summary |= {"wer_low": interval.low, "wer_high": interval.high}
-            baseline = baselines.setdefault(dataset, scores)
-            if baseline is not scores:
-                summary["p"] = _pooled_p(baseline, scores)
-        summaries.append(summary)
-    return summaries
-
-
-def _means(rows: Sequence[Record]) -> Record:
-    from scipy.special import stdtrit
-
-    means: dict[str, Any] = {}
-    for key in dict.fromkeys(key for row in rows for key in row if key != "seed"):
-        values = [row[key] for row in rows if isinstance(row.get(key), int | float)]
-        if not values or len(values) < len(rows):
-            continue  # words, or not measured for every seed
-        mean = sum(values) / len(values)
-        means[key] = int(mean) if mean == int(mean) and all(isinstance(value, int) for value in values) else mean
-        if len(values) > 1:
-            deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-            means[f"{key}_spread"] = float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
-    return means
-
-
-def _pool(scores: Sequence[Score]) -> Score:
-    """One score with the counts of all seeds added up: its rate is the mean of theirs, its clusters still speakers."""
-    return dataclasses.replace(scores[0], counts=np.sum([score.counts for score in scores], axis=0))
-
-
-def _pooled_p(first: Sequence[Score], second: Sequence[Score]) -> float | None:
-    if first[0].utterances != second[0].utterances:
-        return None
-    change = _pool(second).errors * len(first) - _pool(first).errors * len(second)
-    return permutation_p(change, first[0].clusters)
 
 
 def _spread(key: str, digits: int) -> Callable[[Record], str]:
@@ -176,6 +79,25 @@ _BENCH = tuple(
 )
 
 
+def _bounds(key: str) -> Callable[[Record], str]:
+    def show(record: Record) -> str:
+        bounds = record.get(key)
+        return bounds or "" if bounds in (None, UNBOUNDED) else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
+
+    return show
+
+
+_RECOVERY = (
+    Column("system", plain("system"), left=True),
+    Column("set", plain("set"), left=True),
+    Column("frame acc. recovered %", percent("frame_accuracy_recovered", 1)),
+    Column("95 % CI, seeds", _bounds("frame_accuracy_interval")),
+    Column("WER recovered %", percent("wer_recovered", 1)),
+    Column("95 % CI, seeds", _bounds("wer_interval")),
+    Column("95 % CI, speakers", _bounds("wer_interval_by_speaker")),
+)
+
+
 def _system_table(entries: Sequence[Entry]) -> str:
     summaries = summarise(entries)
     further = dict.fromkeys(key for entry in entries for key in entry.row if key not in _NOT_SHOWN)
@@ -185,6 +107,29 @@ def _system_table(entries: Sequence[Entry]) -> str:
 
 def _bench_table(entries: Sequence[Entry]) -> str:
     return render([entry.row for entry in entries], _BENCH, form="markdown")
+
+
+def _recovery_table(asked: Recovery, found: Sequence[Record]) -> str:
+    title = f"### Recovered of the way from {asked.low} to {asked.high}\n"
+    return f"{title}\n{render(found, _RECOVERY, _recovery_notes(asked, found), 'markdown')}"
+
+
+def _recovery_notes(asked: Recovery, found: Sequence[Record]) -> list[str]:
+    low, high = asked.low, asked.high
+    notes = [f"recovered: (system - {low}) / ({high} - {low}), of means over seeds."]
+    intervals = [record.get(f"{key}_interval") for record in found for key in ("frame_accuracy", "wer")]
+    if any(intervals):
+        runs = [min(record["runs"][end] for record in found) for end in (1, 2)]
+        exact = [end for end, count in zip((low, high), runs, strict=True) if count == 1]
+        notes.append(
+            "CI, seeds: Fieller's interval with Welch's and Satterthwaite's degrees of freedom, the test set held fixed"
+            + (f". Taken as exact, with one run: {' and '.join(exact)}." if exact else ".")
+        )
+    if any(record.get("wer_interval_by_speaker") for record in found):
+        notes.append("CI, speakers: bootstrap over speakers of the errors pooled over seeds, the seeds held fixed.")
+    if UNBOUNDED in [*intervals, *(record.get("wer_interval_by_speaker") for record in found)]:
+        notes.append(f"{UNBOUNDED}: {high} does not differ significantly from {low}, so nothing bounds the ratio.")
+    return notes
 
 
 def _notes(entries: Sequence[Entry]) -> list[str]:
