@@ -209,9 +209,9 @@ def _training(network: Path) -> dict[str, float]:
     if not path.exists():
         return {}
     try:
-        summary = json.loads(read_text(path))
+        summary = {name: value for name, value in json.loads(read_text(path)).items() if value is not None}
         return {name: float(summary[name]) for name in ("train_accuracy", "dev_accuracy") if name in summary}
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not the summary of a training ({error}); restore it, or delete it") from None
 
 

@@ -157,6 +157,16 @@ def test_the_accuracies_of_the_training_travel_with_the_model_to_the_decoding(
     assert "train accuracy 81.25 %, dev accuracy 50.00 %" in capsys.readouterr().out
 
 
+def test_a_training_without_labels_tells_no_accuracy_on_its_data(
+    tmp_path: Path, parts: Path, features: FeatureConfig
+) -> None:
+    network = shutil.copytree(parts / "network", tmp_path / "network")
+    (network / "summary.json").write_text('{"train_accuracy": null, "dev_accuracy": 0.5}')
+    model = build_model(tmp_path / "m", parts / "graph", features, network, None, parts / "states")
+    assert model.config.provenance["training"] == {"dev_accuracy": 0.5}
+    assert summarise(model, SearchOptions(), [], [], "audio")["train_frame_accuracy"] is None
+
+
 def test_a_model_of_an_unknown_training_tells_no_accuracy(model: Model) -> None:
     assert "training" not in model.config.provenance
     assert summarise(model, SearchOptions(), [], [], "audio")["train_frame_accuracy"] is None
