@@ -16,11 +16,13 @@ VERBS = {
     "hmm": "GMM-HMM training and alignment: features and words -> a tied state for each frame",
     "lm": "n-gram language models: estimate, perplexity",
     "graph": "language model, lexicon and states -> decoding graph",
-    "train": "features and states -> acoustic network",
+    "targets": "teacher and features -> soft targets: write, info, verify",
+    "train": "features, with states or soft targets -> acoustic network",
     "model": "network, states and graph -> one deployable folder",
     "decode": "audio or a data directory -> words",
     "score": "words against a reference -> WER",
     "compare": "several scored systems -> one table with significance",
+    "plot": "curves of training, results against a quantity -> figures",
     "report": "what a recipe measured -> RESULTS.md and results.json",
 }
 

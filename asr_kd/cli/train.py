@@ -8,8 +8,10 @@ import json
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``asr-kd train``."""
     parser.description = (
-        "Train an acoustic network to predict the tied HMM state of each frame. Killed or interrupted, the same\n"
-        "command goes on; run again when done, it prints the result. OUT holds the model with its curves.\n"
+        "Train an acoustic network to predict the tied HMM state of each frame: from labels (--states); or as the\n"
+        "student of a network or ensemble, from its stored soft targets (--targets) or asked live (--teacher), with\n"
+        "labels or without. Killed or interrupted, the same command goes on; run again when done, it prints the\n"
+        "result. OUT holds the model with its curves; with --members N, N networks of different seeds and their ensemble.\n"
         "With --evaluate MODEL, measure a trained network instead."
     )
     parser.epilog = (
@@ -17,11 +19,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd train --feats exp/train/fbank --states exp/train/states \\\n"
         "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn \\\n"
         "    --set net.layers=4 --set net.width=512 --set epochs=15 --seed 1\n"
+        "  asr-kd train --feats exp/train/fbank --states exp/train/states --targets exp/train/top20 \\\n"
+        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/student --set temperature=2\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
         "every key of a configuration, with its default: asr-kd train --print-config"
     )
     parser.add_argument("--feats", metavar="STORE", help="features to learn from (or to evaluate on)")
     parser.add_argument("--states", metavar="STORE", help="their states, from `asr-kd hmm align`")
+    parser.add_argument("--targets", metavar="STORE", help="soft targets to learn from, from `asr-kd targets write`")
+    parser.add_argument("--teacher", metavar="MODEL", help="a network or ensemble to learn from, asked for every batch")
+    priors = "take the states' priors from this store of states, or model (default: the labels' frequencies)"
+    parser.add_argument("--priors", metavar="STORE|MODEL", help=priors)
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
     parser.add_argument("--dev-states", metavar="STORE", help="their states")
@@ -53,28 +61,39 @@ def run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = _device(options.device)
-    data = _open(options, "feats", "states", options.utterances)
+    data = _training_data(options)
     if options.evaluate:
-        from asr_kd.nets import load_model
+        from asr_kd.nets import open_model
 
-        result = dataclasses.asdict(evaluate(load_model(options.evaluate).to(device), data))
+        result = dataclasses.asdict(evaluate(open_model(options.evaluate).to(device), data))
         text = f"frame accuracy {result['frame_accuracy']:.2%}, cross-entropy {result['cross_entropy']:.4f} nats"
         text += f", {result['frames']:,} frames"
     else:
         _require(options, "out")
-        result = train(config, data, _open(options, "dev_feats", "dev_states"), options.out, device)
+        result = train(config, data, _dev_data(options), options.out, device, options.teacher, options.priors)
         text = f"{options.out}: dev frame accuracy {result['dev_accuracy']:.2%} in epoch {result['epoch']}"
         text += f", {result['parameters']:,} parameters"
     print(json.dumps(result) if options.json else text)
 
 
-def _open(options: argparse.Namespace, feats: str, states: str, utterances: str | None = None):  # type: ignore[no-untyped-def]
+def _training_data(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     from asr_kd.frames import FrameStore
-    from asr_kd.train import LabelledFrames, read_utterance_list
+    from asr_kd.targets import TargetStore
+    from asr_kd.train import TrainingData, read_utterance_list
 
-    _require(options, feats, states)
-    chosen = read_utterance_list(utterances) if utterances else None
-    return LabelledFrames(FrameStore(getattr(options, feats)), FrameStore(getattr(options, states)), chosen)
+    _require(options, "feats", *(() if options.targets or options.teacher else ("states",)))
+    chosen = read_utterance_list(options.utterances) if options.utterances else None
+    states = FrameStore(options.states) if options.states else None
+    targets = TargetStore(options.targets) if options.targets else None
+    return TrainingData(FrameStore(options.feats), states, chosen, targets)
+
+
+def _dev_data(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from asr_kd.frames import FrameStore
+    from asr_kd.train import TrainingData
+
+    _require(options, "dev_feats", "dev_states")
+    return TrainingData(FrameStore(options.dev_feats), FrameStore(options.dev_states))
 
 
 def _require(options: argparse.Namespace, *names: str) -> None:

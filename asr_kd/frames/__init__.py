@@ -3,6 +3,15 @@
 from asr_kd.frames.description import TensorSpec
 from asr_kd.frames.shard import Shard
 from asr_kd.frames.store import FrameStore, JoinedStore, open_joined
-from asr_kd.frames.write import write_arrays, write_store
+from asr_kd.frames.write import Unfinished, write_arrays, write_store
 
-__all__ = ["FrameStore", "JoinedStore", "Shard", "TensorSpec", "open_joined", "write_arrays", "write_store"]
+__all__ = [
+    "FrameStore",
+    "JoinedStore",
+    "Shard",
+    "TensorSpec",
+    "Unfinished",
+    "open_joined",
+    "write_arrays",
+    "write_store",
+]

@@ -22,6 +22,12 @@ from asr_kd.parallel import parallel_map
 from asr_kd.progress import Progress
 
 Arrays = Mapping[str, np.ndarray]
+
+
+class Unfinished(Exception):
+    """A part of a store is written, and shards of other parts are missing yet."""
+
+
 Compute = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]]]
 
 
@@ -39,6 +45,7 @@ def write_store(
     left_out: Mapping[str, str] | None = None,
     prepare: Callable[[], None] | None = None,
     force: bool = False,
+    part: tuple[int, int] = (0, 1),
 ) -> FrameStore:
     """Write, or go on writing, the store at ``path`` and return it opened.
 
@@ -48,6 +55,8 @@ def write_store(
     ``config`` and ``inputs`` (name -> hash of everything that ``compute`` reads) identify the content: a shard at
     ``path`` of the same identity whose checksum is right is kept. ``prepare`` runs first if anything is missing.
     ``left_out`` lists utterances that are not in ``frame_counts``, with the reason. Memory: ``jobs`` shards.
+    ``part`` ``(i, n)``: write each n-th shard from the i-th on, so that n processes or machines share the work; the
+    last to finish makes the store whole, and the others raise ``Unfinished``.
 
     Raises ``UserError`` for a store of another identity at ``path`` (unless ``force``, which deletes it), too little
     disk space, and an utterance that is bad, missing or has another number of frames. With ``skip_bad`` such an
@@ -70,9 +79,12 @@ def write_store(
         if prepare is not None:
             prepare()
         writer = _ShardWriter(folder, description, compute, skip_bad)
-        with Progress(sum(shard.frames for shard in plan), f"writing {folder}", "frames") as bar:
-            for frames in parallel_map(_write, plan, jobs, _start, (writer,)):
+        mine = plan[part[0] :: part[1]]
+        with Progress(sum(shard.frames for shard in mine), f"writing {folder}", "frames") as bar:
+            for frames in parallel_map(_write, mine, jobs, _start, (writer,)):
                 bar.advance(frames)
+        if missing := [shard for shard in plan if not (folder / shard_name(shard.number)).exists()]:
+            raise Unfinished(f"{folder}: {len(plan) - len(missing):,} of {len(plan):,} shards are there")
         publish_index(folder)
         store = FrameStore(folder)
     _check_skipped(store, skip_bad)

@@ -18,7 +18,7 @@ class EnsembleConfig:
     """``ensemble.yaml``: the ``members``' folders (relative ones from the ensemble's folder) and how they are averaged.
 
     ``mean``: ``arithmetic`` of the probabilities, or ``geometric`` (of the log-probabilities, normalised again).
-    ``weights``, one for each member, are equal where there are none. ``hashes`` are the SHA-256 of the members' weights.
+    ``weights``, one for each member; none: equal ones. ``hashes``: the SHA-256 of each member's ``model.safetensors``.
     """
 
     members: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Objectives and the training loop."""
 
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import LabelledFrames, read_utterance_list
+from asr_kd.train.data import TrainingData, read_utterance_list
 from asr_kd.train.evaluate import Evaluation, evaluate
 from asr_kd.train.loop import train
 
-__all__ = ["Evaluation", "LabelledFrames", "TrainConfig", "evaluate", "read_utterance_list", "train"]
+__all__ = ["Evaluation", "TrainConfig", "TrainingData", "evaluate", "read_utterance_list", "train"]

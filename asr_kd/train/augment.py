@@ -1,17 +1,28 @@
-"""SpecAugment: stretches of time and bands of frequency are hidden from the network (Park et al. 2019)."""
+"""What a network hears in place of the stored features, drawn anew for each example of each step."""
+
+import math
 
 import torch
 from torch import Tensor
 
 from asr_kd.train.config import TrainConfig
 
+CURVES = 4  # cosines that a channel's bias is made of
 
-def mask(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
-    """``features [examples, frames, bins]`` with random stretches and bands of each example set to ``mean [bins]``.
 
-    Draws from torch's global generator.
+def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
+    """``features [examples, frames, bins]`` through another channel, at another scale, with masks.
+
+    The channel adds a smooth curve over the bins, of standard deviation ``config.channel`` (nats); the scale multiplies
+    what is above ``mean [bins]`` by exp(normal) of deviation ``config.scale``; random stretches and bands are set to
+    ``mean`` (SpecAugment, Park et al. 2019). Draws from torch's global generator.
     """
     examples, frames, bins = features.shape
+    if config.scale:
+        factor = (config.scale * torch.randn(examples, 1, 1, device=features.device)).exp()
+        features = torch.lerp(mean.expand_as(features), features, factor)
+    if config.channel:
+        features = features + config.channel * _curves(examples, bins, features.device)[:, None, :]
     for _ in range(config.frequency_masks):
         hidden = _stretches(examples, bins, config.frequency_width, features.device)
         features = torch.where(hidden[:, None, :], mean, features)
@@ -19,6 +30,18 @@ def mask(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
         hidden = _stretches(examples, frames, config.time_width, features.device)
         features = torch.where(hidden[:, :, None], mean, features)
     return features
+
+
+def changes(config: TrainConfig) -> list[str]:
+    """The keys of ``config`` by which ``augment`` changes features."""
+    return [key for key in ("channel", "scale", "frequency_masks", "time_masks") if getattr(config, key)]
+
+
+def _curves(examples: int, bins: int, device: torch.device) -> Tensor:
+    """Smooth random curves ``[examples, bins]`` whose values have the variance 1 in the mean over bins."""
+    place = (torch.arange(bins, device=device) + 0.5) * (math.pi / bins)
+    basis = torch.cos(torch.arange(CURVES, device=device)[:, None] * place)
+    return torch.randn(examples, CURVES, device=device) @ basis / math.sqrt((CURVES + 1) / 2)
 
 
 def _stretches(examples: int, length: int, widest: int, device: torch.device) -> Tensor:

@@ -19,12 +19,19 @@ class TrainConfig:
       ``decay`` to zero. ``weight_decay`` spares biases and normalisation. ``clip_norm``: the largest gradient norm.
     - ``precision``: ``bf16`` computes products in bfloat16 from fp32 weights (``torch.autocast``).
     - ``label_smoothing``: the share of a hard target spread over all states.
+    - With soft targets: ``temperature``, ``soft_weight`` and ``hard_weight`` of the objective, in which the soft term
+      is multiplied by the temperature's square (``asr_kd.train.distillation``). ``match: logits`` compares centred
+      logits instead of distributions, at no temperature.
+    - ``channel``: standard deviation (nats) of a smooth curve over the bins that is added to each example; ``scale``:
+      of the log of the factor that it is multiplied by.
     - ``frequency_masks`` bands of up to ``frequency_width`` bins and ``time_masks`` stretches of up to ``time_width``
       frames of each example are replaced by the mean of the training data (SpecAugment, Park et al. 2019).
-    - ``evaluate_epochs``: epochs between evaluations; the model kept is that of the best dev frame accuracy, or the
-      ``last``. Training stops after ``patience`` evaluations without a better one (0: never).
+    - ``evaluate_epochs``: epochs between evaluations; ``keep``: the model of the ``best`` dev frame accuracy, or the
+      ``last``; by default the best of training on labels, and the last of training on soft targets, which do not turn
+      over. Training stops after ``patience`` evaluations without a better one (0: never).
     - ``checkpoint_steps``: steps between checkpoints, besides the one at each evaluation.
-    - ``pool_frames``: how many frames are in memory to be shuffled; see ``asr_kd.train.reader`` for the bytes.
+    - ``pool_frames``: how many frames are in memory to be shuffled, if they fit into ``pool_mib`` MiB; see
+      ``asr_kd.train.reader`` for the bytes.
     """
 
     net: NetConfig = dataclasses.field(default_factory=NetConfig)
@@ -41,25 +48,41 @@ class TrainConfig:
     clip_norm: float = 5.0
     precision: Literal["fp32", "bf16"] = "fp32"
     label_smoothing: float = 0.0
+    temperature: float = 2.0
+    soft_weight: float = 1.0
+    hard_weight: float = 0.5
+    match: Literal["distribution", "logits"] = "distribution"
+    channel: float = 0.0
+    scale: float = 0.0
     frequency_masks: int = 0
     frequency_width: int = 8
     time_masks: int = 0
     time_width: int = 8
     evaluate_epochs: int = 1
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last"] | None = None
     patience: int = 0
     checkpoint_steps: int = 2000
     pool_frames: int = 2_000_000
+    pool_mib: int = 1024
 
     def __post_init__(self) -> None:
-        at_least_one = ("epochs", "batch_frames", "every", "evaluate_epochs", "checkpoint_steps", "pool_frames")
+        at_least_one = (
+            "epochs",
+            "batch_frames",
+            "every",
+            "evaluate_epochs",
+            "checkpoint_steps",
+            "pool_frames",
+            "pool_mib",
+        )
         for key in (*at_least_one, "frequency_width", "time_width"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; expected at least 1")
-        for key in ("seed", "patience", "frequency_masks", "time_masks", "weight_decay"):
+        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "channel", "scale")
+        for key in (*not_negative, "weight_decay", "soft_weight", "hard_weight"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key} is {getattr(self, key)}; expected 0 or more")
-        for key in ("learning_rate", "clip_norm"):
+        for key in ("learning_rate", "clip_norm", "temperature"):
             if getattr(self, key) <= 0:
                 raise UserError(f"{key} is {getattr(self, key)}; expected a number above 0")
         for key in ("warmup", "label_smoothing"):

@@ -1,4 +1,4 @@
-"""What training learns from: features and states, joined by utterance id."""
+"""What training learns from: features, states and soft targets, joined by utterance id."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.files import read_text
-from asr_kd.frames import FrameStore, open_joined
+from asr_kd.frames import FrameStore, TensorSpec, open_joined
+from asr_kd.targets import TargetStore
 
 STATISTICS_FRAMES = 1_000_000  # as many frames of features decide the mean and the standard deviation
 
@@ -23,25 +24,43 @@ class Statistics:
 
     @property
     def log_prior(self) -> np.ndarray:
-        """Natural log of the states' frequencies ``[states]``, one added to each count so that none is -inf."""
-        counts = self.state_counts.astype(np.float64) + 1
-        return np.log(counts / counts.sum()).astype(np.float32)
+        """Natural log of the states' frequencies ``[states]``."""
+        return prior_of(self.state_counts)
 
 
-class LabelledFrames:
-    """A feature store and a state store, read by utterance: those named, or all, which must then be the same in both.
+@dataclasses.dataclass(frozen=True)
+class Frames:
+    """One utterance: ``features [frames, bins]``, ``states [frames]`` where there are labels, and the tensors of the
+    soft targets ``{name: [frames, ...]}``, where there are any."""
+
+    features: np.ndarray
+    states: np.ndarray | None
+    targets: dict[str, np.ndarray]
+
+
+class TrainingData:
+    """Stores of features, states and soft targets, read by utterance: those named, or all, which must then be the same
+    in each. There may be no states, or no targets.
 
     Raises ``UserError`` for a store of another kind, an utterance that one of them lacks, and one whose frame counts
     differ.
     """
 
-    def __init__(self, features: FrameStore, states: FrameStore, utterances: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        features: FrameStore,
+        states: FrameStore | None = None,
+        utterances: Sequence[str] | None = None,
+        targets: TargetStore | None = None,
+    ) -> None:
         for store, kind in ((features, "features"), (states, "states")):
-            if store.kind != kind:
+            if store is not None and store.kind != kind:
                 raise UserError(f"{store.path}: holds {store.kind}; a store of {kind} was expected here")
-        self.features, self.states = features, states
-        self.joined = open_joined([features, states], utterances)
+        self.features, self.states, self.targets = features, states, targets
+        stores = [features, states, targets.store if targets else None]
+        self.joined = open_joined([store for store in stores if store is not None], utterances)
         self._name = next(iter(features.tensors))
+        self.target_tensors: dict[str, TensorSpec] = targets.store.tensors if targets else {}
         self.utterances = list(self.joined.utterances)
         self.frame_counts = self.joined.frame_counts
         self.total_frames = self.joined.total_frames
@@ -51,7 +70,13 @@ class LabelledFrames:
     @property
     def num_states(self) -> int:
         """The number of states that the labels were made with, which their store records; 0 where it does not."""
-        return int(self.states.config.get("num_states", 0))
+        return int(self.states.config.get("num_states", 0)) if self.states else 0
+
+    @property
+    def bytes_per_frame(self) -> int:
+        """Bytes of a frame in memory, with what keeps track of it."""
+        stored = self.dtype.itemsize * self.bins + sum(spec.bytes_per_frame for spec in self.target_tensors.values())
+        return stored + 40
 
     @property
     def bins(self) -> int:
@@ -63,8 +88,8 @@ class LabelledFrames:
         """The numbers that the features are stored as."""
         return np.dtype(self.features.tensors[self._name].dtype)
 
-    def read(self, utterance: str) -> tuple[np.ndarray, np.ndarray]:
-        """Features ``[frames, bins]`` and states ``[frames]``; ``UserError`` where a feature is NaN or infinite."""
+    def read(self, utterance: str) -> Frames:
+        """The frames of an utterance; ``UserError`` where a feature is NaN or infinite."""
         tensors = self.joined.read(utterance)
         features = tensors[self._name]
         finite = np.isfinite(features)
@@ -74,21 +99,20 @@ class LabelledFrames:
                 f"{self.features.path}: utterance {utterance}, frame {frame}, bin {column} is {features[frame, column]}"
                 "; a finite number was expected: compute the features again"
             )
-        return features, tensors["state"]
+        return Frames(features, tensors.get("state"), {name: tensors[name] for name in self.target_tensors})
 
-    def sample(self, frames: int, seed: int) -> "LabelledFrames":
+    def sample(self, frames: int, seed: int) -> "TrainingData":
         """About ``frames`` frames in whole utterances drawn at random, always the same for a seed."""
         order = np.random.default_rng(seed).permutation(len(self.utterances))
         ends = np.cumsum([self.frame_counts[self.utterances[i]] for i in order])
         chosen = order[: int(np.searchsorted(ends, frames)) + 1]
-        return LabelledFrames(self.features, self.states, [self.utterances[i] for i in chosen])
+        return TrainingData(self.features, self.states, [self.utterances[i] for i in chosen], self.targets)
 
-    def statistics(self, num_states: int, seed: int = 0) -> Statistics:
-        """State counts of all frames; mean and deviation of the features of at most a million, drawn by utterance.
-
-        Raises ``UserError`` for a state that is not below ``num_states``.
-        """
+    def state_counts(self, num_states: int) -> np.ndarray:
+        """How often each state is a label, int64 ``[states]``; ``UserError`` for one not below ``num_states``."""
         counts = np.zeros(num_states, np.int64)
+        if self.states is None:
+            return counts
         for utterance in self.utterances:
             states = self.states.read(utterance)["state"]
             if len(states) and int(states.max()) >= num_states:
@@ -97,15 +121,26 @@ class LabelledFrames:
                     f" {num_states} outputs; are these the states of another model?"
                 )
             counts += np.bincount(states, minlength=num_states)
+        return counts
+
+    def statistics(self, num_states: int, seed: int = 0) -> Statistics:
+        """State counts of all frames; mean and deviation of the features of at most a million, drawn by utterance."""
         total, squares, frames = np.zeros(self.bins), np.zeros(self.bins), 0
         for utterance in self.sample(STATISTICS_FRAMES, seed).utterances:
-            features = self.read(utterance)[0].astype(np.float64)
+            features = self.read(utterance).features.astype(np.float64)
             total += features.sum(0)
             squares += (features**2).sum(0)
             frames += len(features)
         mean = total / frames
         std = np.sqrt(np.maximum(squares / frames - mean**2, 1e-8))
-        return Statistics(mean.astype(np.float32), std.astype(np.float32), counts)
+        return Statistics(mean.astype(np.float32), std.astype(np.float32), self.state_counts(num_states))
+
+
+def prior_of(state_counts: np.ndarray) -> np.ndarray:
+    """Natural log of the states' frequencies ``[states]``, one added to each count so that none is -inf."""
+    counts = state_counts.astype(np.float64) + 1
+    prior: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
+    return prior
 
 
 def read_utterance_list(path: str | Path) -> list[str]:

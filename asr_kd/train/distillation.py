@@ -19,40 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from asr_kd.targets.forms import Dense, SoftTargets, TopK
 
 BLOCK = 1 << 20  # logits worked on at once on a CPU: 4 MB in float32
-
-
-@dataclasses.dataclass(frozen=True)
-class Dense:
-    """``log_prob`` ``[frames, states]``: natural log of the teachers' probabilities at T = 1."""
-
-    log_prob: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class TopK:
-    """The k most probable states of each frame, all different.
-
-    ``state`` ``[frames, k]``, ``log_prob`` ``[frames, k]`` at T = 1, and ``log_tail`` ``[frames]``: the log of the mass
-    that ``p_T`` gives to all other states, at the temperature of the objective (-inf: none).
-    """
-
-    state: Tensor
-    log_prob: Tensor
-    log_tail: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-    """``state`` and ``weight`` ``[frames, draws]``: states drawn at the temperature of the objective; a state may come
-    twice. The weights of a frame add up to 1 in the mean."""
-
-    state: Tensor
-    weight: Tensor
-
-
-SoftTargets = Dense | TopK | Sampled
 
 
 def distillation_loss(
@@ -71,6 +42,21 @@ def distillation_loss(
     """
     loss: Tensor = _Distillation.apply(logits, targets, labels, temperature, soft_weight, hard_weight, frames)
     return loss
+
+
+def logit_matching_loss(
+    logits: Tensor, targets: Dense, labels: Tensor, soft_weight: float, hard_weight: float, frames: Tensor | None = None
+) -> Tensor:
+    """``w_soft sum((z - v)^2) / 2N + w_hard CE(label, q_1)``, where z and v are the N centred logits of the student and
+    the teachers: what the objective above becomes as T grows (Hinton et al. 2015, section 2.1; Bucila et al. 2006)."""
+    logits = logits.to(_precise(logits))
+    counted = torch.ones(len(logits), device=logits.device) if frames is None else frames.float()
+    wanted = targets.log_prob.to(logits.dtype)
+    apart = (logits - logits.mean(1, keepdim=True)) - (wanted - wanted.mean(1, keepdim=True))
+    soft = (apart.square().mean(1) / 2 * counted).sum() / counted.sum().clamp(min=1)
+    labelled = (labels >= 0).sum().clamp(min=1)
+    hard = functional.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / labelled
+    return soft_weight * soft + hard_weight * hard
 
 
 class _Distillation(torch.autograd.Function):

@@ -6,8 +6,9 @@ import dataclasses
 import torch
 from torch.nn import functional
 
-from asr_kd.nets import AcousticModel, logits_by_chunk
-from asr_kd.train.data import LabelledFrames
+from asr_kd.errors import UserError
+from asr_kd.nets import AcousticModel, Ensemble, logits_by_chunk
+from asr_kd.train.data import TrainingData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +26,19 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 @torch.inference_mode()
-def evaluate(model: AcousticModel, data: LabelledFrames, precision: str = "fp32") -> Evaluation:
+def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str = "fp32") -> Evaluation:
     """Frame accuracy and cross-entropy of ``model``, in evaluation mode, on every frame of ``data``."""
     was_training = model.training
     model.eval()
     correct, loss = 0, 0.0
+    device = model.log_prior.device
     for utterance in data.utterances:
-        features, states = data.read(utterance)
-        labels = torch.from_numpy(states.astype("int64")).to(model.mean.device)
-        with autocast(model.mean.device, precision):
-            for logits in logits_by_chunk(model, features):
+        frames = data.read(utterance)
+        if frames.states is None:
+            raise UserError(f"{data.features.path}: no labels to compare with; give their states")
+        labels = torch.from_numpy(frames.states.astype("int64")).to(device)
+        with autocast(device, precision):
+            for logits in logits_by_chunk(model, frames.features):
                 scores, truth = logits[0].float(), labels[: logits.shape[1]]
                 correct += int((scores.argmax(-1) == truth).sum())
                 loss += float(functional.cross_entropy(scores, truth, reduction="sum"))

@@ -8,7 +8,9 @@
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -18,16 +20,23 @@ from asr_kd.errors import UserError
 from asr_kd.files import read_text, write_text
 from asr_kd.nets.folder import WEIGHTS
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import LabelledFrames
+from asr_kd.train.data import TrainingData
 
 
 class Experiment:
     """The folder of one training run; opening it refuses a folder that belongs to another one."""
 
-    def __init__(self, folder: str | Path, config: TrainConfig, train: LabelledFrames, dev: LabelledFrames) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: TrainConfig,
+        train: TrainingData,
+        dev: TrainingData,
+        hashes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / "checkpoint.safetensors"
-        identity = {**to_dict(config), "train": _identity(train), "dev": _identity(dev)}
+        identity = {**to_dict(config), "train": _identity(train), "dev": _identity(dev), **hashes}
         record = self.folder / "train.yaml"
         if self.checkpoint.exists() or (self.folder / WEIGHTS).exists():
             _check_same(record, identity)
@@ -76,10 +85,11 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
 
-def _identity(data: LabelledFrames) -> dict[str, Any]:
+def _identity(data: TrainingData) -> dict[str, Any]:
+    stores = {"states": data.states, "targets": data.targets.store if data.targets else None}
     return {
         "features": data.features.content_hash,
-        "states": data.states.content_hash,
+        **{name: store.content_hash for name, store in stores.items() if store is not None},
         "utterances": f"{len(data.utterances)}, {hashlib.sha256(' '.join(data.utterances).encode()).hexdigest()}",
         "frames": data.total_frames,
     }
@@ -88,7 +98,9 @@ def _identity(data: LabelledFrames) -> dict[str, Any]:
 def _check_same(record: Path, wanted: dict[str, Any]) -> None:
     if not record.exists():
         raise UserError(f"{record.parent}: holds a model that was not trained here; choose another folder")
-    found, asked = _flat(yaml.safe_load(read_text(record)) or {}), _flat(wanted)
+    # A key that an earlier version did not know had the effect that its default has now.
+    found = _flat(to_dict(TrainConfig())) | _flat(yaml.safe_load(read_text(record)) or {})
+    asked = _flat(wanted)
     differences = [
         f"{key} is {found.get(key)!r} there and {asked.get(key)!r} now"
         for key in sorted(found.keys() | asked.keys())

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from asr_kd.errors import UserError
-from asr_kd.nets import AcousticModel, num_parameters, save_model
+from asr_kd.nets import AcousticModel, num_parameters, outputs_within, save_model
 from asr_kd.progress import Progress
-from asr_kd.train.augment import mask
+from asr_kd.train.augment import augment
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import LabelledFrames
+from asr_kd.train.data import TrainingData
 from asr_kd.train.evaluate import autocast, evaluate
 from asr_kd.train.experiment import Experiment
 from asr_kd.train.interrupt import interruption
-from asr_kd.train.objective import HardTargets, Objective
+from asr_kd.train.lesson import Lesson
+from asr_kd.train.objective import Objective
 from asr_kd.train.reader import Batch, Reader
 
 SAMPLE_FRAMES = 20_000  # of the training data, evaluated beside dev
@@ -30,26 +31,33 @@ COUNTED = 8  # of so many outputs one is looked at for the running accuracy, sin
 
 def train(
     config: TrainConfig,
-    data: LabelledFrames,
-    dev: LabelledFrames,
+    data: TrainingData,
+    dev: TrainingData,
     folder: str | Path,
     device: torch.device = torch.device("cpu"),  # noqa: B008
+    teacher: str | Path | None = None,
+    priors: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train a network into ``folder``, going on where an earlier run of the same stopped; returns ``summary.json``.
+
+    It learns the labels of ``data``; or the soft targets that ``data`` has, or those of the network or ensemble in the
+    folder ``teacher``, mixed with the labels. ``priors``: a store of states whose frequencies become the model's
+    priors, or a model's folder whose priors it takes; by default those of the labels of ``data``.
 
     The same configuration, data and number of threads give the same weights on a CPU, bit for bit, however often the
     run was killed. Raises ``UserError`` for a folder of another run, data that does not fit the network, and a loss
     that is not finite; ``KeyboardInterrupt``, after a checkpoint, on Ctrl-C or a request to terminate.
     """
-    config = fit_to_data(config, data)
-    experiment = Experiment(folder, config, data, dev)
+    lesson = Lesson.plan(config, data, teacher, priors)
+    config = lesson.config
+    experiment = Experiment(folder, config, data, dev, lesson.hashes)
     if experiment.summary is not None:
         return experiment.summary
-    model = new_model(config, data).to(device)
+    model = new_model(config, data, lesson.log_prior).to(device)
     optimiser = make_optimiser(model, config)
-    objective = HardTargets(config.label_smoothing)
-    reader = make_reader(data, config, model, device)
-    sample = data.sample(SAMPLE_FRAMES, config.seed)
+    reader = make_reader(data, config, model, device, lesson.context)
+    objective = lesson.objective(reader, device)
+    sample = data.sample(SAMPLE_FRAMES, config.seed) if data.states is not None else None
     position = Position()
     if experiment.checkpoint.exists():
         position = load_checkpoint(experiment.checkpoint, model, optimiser)
@@ -62,7 +70,7 @@ def train(
             with Progress(data.total_frames, label, "frames") as bar:
                 for batch in reader.epoch(position.epoch, position.batch):
                     bar.advance(data.total_frames * batch.fraction - bar.done)
-                    training_step(model, batch, objective, optimiser, config, position)
+                    training_step(model, batch, reader, objective, optimiser, config, position)
                     if interrupted() or position.step % config.checkpoint_steps == 0:
                         save_checkpoint(experiment.checkpoint, model, optimiser, position)
                     if interrupted():
@@ -80,6 +88,7 @@ def train(
 def training_step(
     model: AcousticModel,
     batch: Batch,
+    reader: Reader,
     objective: Objective,
     optimiser: torch.optim.Optimizer,
     config: TrainConfig,
@@ -89,9 +98,10 @@ def training_step(
     torch.manual_seed(int(np.random.SeedSequence([config.seed, position.step]).generate_state(1, np.uint64)[0]))
     for group in optimiser.param_groups:
         group["lr"] = learning_rate((position.epoch + batch.fraction) / config.epochs, config)
-    features = mask(batch.features, model.mean, config)
-    with autocast(features.device, config.precision):
-        logits = model(features, config.every).flatten(0, 1)  # [examples x outputs, states]
+    batch = dataclasses.replace(batch, features=augment(batch.features, model.mean, config))
+    with autocast(batch.features.device, config.precision):
+        logits = outputs_within(model, batch.features, reader.left, reader.right, config.every)
+        logits = logits.flatten(0, 1)  # [examples x outputs, states]
         loss = objective(logits, batch)
     optimiser.zero_grad()
     loss.backward()
@@ -105,15 +115,15 @@ def training_step(
     if norm > config.clip_norm:
         nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
     optimiser.step()
-    count(position, logits.detach(), batch.labels.flatten(), loss.item())
+    count(position, logits.detach(), batch, loss.item())
 
 
-def count(position: Position, logits: Tensor, labels: Tensor, loss: float) -> None:
+def count(position: Position, logits: Tensor, batch: Batch, loss: float) -> None:
     """Move ``position`` past a batch, adding its loss and, for a part of its outputs, the right predictions."""
-    frames = int((labels >= 0).sum())
+    frames = int(batch.valid.sum())
     position.loss_sum += loss * frames
     position.frames += frames
-    logits, labels = logits[::COUNTED], labels[::COUNTED]
+    logits, labels = logits[::COUNTED], batch.labels.flatten()[::COUNTED]
     position.correct += int((logits.argmax(-1) == labels).sum())
     position.counted += int((labels >= 0).sum())
     position.step += 1
@@ -124,8 +134,8 @@ def end_epoch(
     model: AcousticModel,
     position: Position,
     config: TrainConfig,
-    sample: LabelledFrames,
-    dev: LabelledFrames,
+    sample: TrainingData | None,
+    dev: TrainingData,
     experiment: Experiment,
 ) -> None:
     """Move ``position`` to the next epoch; evaluate where one is due, and save the model if it is the one to keep."""
@@ -134,15 +144,14 @@ def end_epoch(
     position.loss_sum, position.frames, position.correct, position.counted = 0.0, 0, 0, 0
     if position.epoch % config.evaluate_epochs and position.epoch < config.epochs:
         return
-    on_train, on_dev = evaluate(model, sample, config.precision), evaluate(model, dev, config.precision)
+    measured = {"train": evaluate(model, sample, config.precision)} if sample is not None else {}
+    measured["dev"] = evaluate(model, dev, config.precision)
     entry = {
         "epoch": position.epoch,
         "step": position.step,
         **running,
-        "train_accuracy": on_train.frame_accuracy,
-        "train_cross_entropy": on_train.cross_entropy,
-        "dev_accuracy": on_dev.frame_accuracy,
-        "dev_cross_entropy": on_dev.cross_entropy,
+        **{f"{name}_accuracy": value.frame_accuracy for name, value in measured.items()},
+        **{f"{name}_cross_entropy": value.cross_entropy for name, value in measured.items()},
         "learning_rate": learning_rate(position.epoch / config.epochs, config),
     }
     position.history.append(entry)
@@ -151,42 +160,41 @@ def end_epoch(
         position.best = len(position.history) - 1
         save_model(model, experiment.folder)
     experiment.record(position.history)
-    print(
-        f"epoch {position.epoch}: train {on_train.frame_accuracy:.2%} ({on_train.cross_entropy:.3f} nats), "
-        f"dev {on_dev.frame_accuracy:.2%} ({on_dev.cross_entropy:.3f} nats){' *' if is_best else ''}",
-        file=sys.stderr,
+    results = (
+        f"{name} {value.frame_accuracy:.2%} ({value.cross_entropy:.3f} nats)" for name, value in measured.items()
     )
+    print(f"epoch {position.epoch}: {', '.join(results)}{' *' if is_best else ''}", file=sys.stderr)
 
 
-def fit_to_data(config: TrainConfig, data: LabelledFrames) -> TrainConfig:
-    """``config`` with the network's ``bins`` and ``states`` filled in from the data; ``UserError`` if they differ."""
-    bins, states = config.net.bins or data.bins, config.net.states or data.num_states
-    if bins != data.bins:
-        raise UserError(f"net.bins is {bins}, but {data.features.path} has {data.bins} bins")
-    if not states:
-        raise UserError(f"{data.states.path}: does not record how many states there are; give --set net.states=NUMBER")
-    return dataclasses.replace(config, net=dataclasses.replace(config.net, bins=bins, states=states))
-
-
-def new_model(config: TrainConfig, data: LabelledFrames) -> AcousticModel:
-    """A network with random weights from the seed, and the data's standardisation and priors."""
+def new_model(config: TrainConfig, data: TrainingData, log_prior: np.ndarray | None = None) -> AcousticModel:
+    """A network with random weights from the seed, the data's standardisation, and priors: the data's by default."""
     torch.manual_seed(config.seed)
     model = AcousticModel(config.net)
     statistics = data.statistics(config.net.states)
     model.mean.copy_(torch.from_numpy(statistics.mean))
     model.std.copy_(torch.from_numpy(statistics.std))
-    model.log_prior.copy_(torch.from_numpy(statistics.log_prior))
+    model.log_prior.copy_(torch.from_numpy(statistics.log_prior if log_prior is None else log_prior))
     return model.train()
 
 
-def make_reader(data: LabelledFrames, config: TrainConfig, model: AcousticModel, device: torch.device) -> Reader:
-    """The batches that suit the network; ``UserError`` if its chunks are not whole multiples of ``every``."""
+def make_reader(
+    data: TrainingData,
+    config: TrainConfig,
+    model: AcousticModel,
+    device: torch.device,
+    context: tuple[int, int] = (0, 0),
+) -> Reader:
+    """The batches that suit the network, with at least ``context`` frames before and after what they predict.
+
+    Raises ``UserError`` if its chunks are not whole multiples of ``every``.
+    """
     chunk = config.chunk or model.network.chunk
     if chunk % config.every:
         raise UserError(
             f"chunk is {chunk} for this network and every is {config.every}; give a multiple (--set chunk=)"
         )
-    return Reader(data, config, model.left_context, model.right_context, chunk, device)
+    left, right = max(model.left_context, context[0]), max(model.right_context, context[1])
+    return Reader(data, config, left, right, chunk, device)
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -3,9 +3,15 @@
 import dataclasses
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asr_kd.nets import StateModel, outputs_within
+from asr_kd.targets import Dense, SoftTargets, TargetStore
+from asr_kd.train.config import TrainConfig
+from asr_kd.train.distillation import distillation_loss, logit_matching_loss
+from asr_kd.train.evaluate import autocast
 from asr_kd.train.reader import Batch
 
 Objective = Callable[[Tensor, Batch], Tensor]
@@ -21,3 +27,43 @@ class HardTargets:
         """``logits [examples x outputs, states]`` in the order of ``batch.labels``."""
         labels = batch.labels.flatten()
         return functional.cross_entropy(logits.float(), labels, ignore_index=-1, label_smoothing=self.label_smoothing)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTargets:
+    """The objective of distillation with the soft targets that a store has for the batch's frames."""
+
+    targets: TargetStore
+    config: TrainConfig
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
+        """As ``HardTargets``."""
+        return _mixed(logits, self.targets.soft(batch.targets, self.config.temperature), batch, self.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveTeacher:
+    """The objective of distillation with what ``teacher`` says of the very frames that the student sees.
+
+    The batch's features have ``left`` frames before the first output and ``right`` after the last.
+    """
+
+    teacher: StateModel
+    left: int
+    right: int
+    config: TrainConfig
+
+    def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
+        """As ``HardTargets``."""
+        with torch.no_grad(), autocast(batch.features.device, self.config.precision):
+            said = outputs_within(self.teacher, batch.features, self.left, self.right, self.config.every)
+        return _mixed(logits, Dense(said.flatten(0, 1).float()), batch, self.config)
+
+
+def _mixed(logits: Tensor, soft: SoftTargets, batch: Batch, config: TrainConfig) -> Tensor:
+    weights = config.soft_weight, config.hard_weight
+    labels, frames = batch.labels.flatten(), batch.valid.flatten()
+    if config.match == "logits":
+        assert isinstance(soft, Dense)  # checked when the training begins
+        return logit_matching_loss(logits, soft, labels, *weights, frames)
+    return distillation_loss(logits, soft, labels, config.temperature, *weights, frames)

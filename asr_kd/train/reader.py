@@ -3,8 +3,9 @@
 An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance). A pool
 is one contiguous tensor of frames in the stores' own precision; each utterance in it lies between its repeated edge
 frames, so that every window is a slice, and windows are copied only for the batch at hand. The examples of a pool are
-shuffled across all of its utterances. Memory: one pool, that is ``frames x (bins x bytes of a number + 40)`` bytes, and
-a few batches. All order follows from the seed, the epoch and the pool's number: a position is (epoch, batch).
+shuffled across all of its utterances. Memory: one pool, at most ``pool_mib`` MiB, and a few batches; a frame takes its
+features, its soft targets and 40 bytes. All order follows from the seed, the epoch and the pool's number: a position is
+(epoch, batch).
 """
 
 import collections
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from asr_kd.nets import pad_edges
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import LabelledFrames
+from asr_kd.train.data import TrainingData
 
 PREFETCH = 2  # batches gathered ahead by the background thread
 
@@ -28,12 +29,15 @@ PREFETCH = 2  # batches gathered ahead by the background thread
 class Batch:
     """Examples of one step: ``features [examples, frames, bins]`` float32 and ``labels [examples, outputs]`` int64.
 
-    A label of -1 is no frame. ``fraction`` of the epoch is done after this batch. ``utterances`` are where the
-    examples come from.
+    ``valid [examples, outputs]`` tells which outputs belong to a frame; a label of -1 is none. ``targets`` are the rows
+    of a target store ``[examples x outputs, ...]``. ``fraction`` of the epoch is done after this batch.
+    ``utterances`` are where the examples come from.
     """
 
     features: Tensor
     labels: Tensor
+    valid: Tensor
+    targets: dict[str, Tensor]
     fraction: float
     starts: np.ndarray
     layout: "Layout"
@@ -68,23 +72,35 @@ class Layout:
         """Rows in all."""
         return int(self.begins[-1]) + self.margin
 
-    def labelled(self) -> np.ndarray:
-        """Whether the output at each row, which predicts the frame ``left`` rows later, has a label: ``[rows]``."""
+    def valid(self) -> np.ndarray:
+        """Whether the output at each row, which predicts the frame ``left`` rows later, has a frame: ``[rows]``."""
         steps = np.zeros(self.rows + 1, np.int8)
         np.add.at(steps, self.begins[:-1], 1)
         np.add.at(steps, self.begins[:-1] + self.counts, -1)
         return np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
 
 
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The frames of a layout in memory, ``[rows, ...]`` each; what is no features belongs to the output of a row."""
+
+    layout: Layout
+    features: Tensor
+    labels: Tensor
+    valid: Tensor
+    targets: dict[str, Tensor]
+
+
 class Reader:
     """The batches of each epoch over ``data`` for a network with this context."""
 
     def __init__(
-        self, data: LabelledFrames, config: TrainConfig, left: int, right: int, chunk: int, device: torch.device
+        self, data: TrainingData, config: TrainConfig, left: int, right: int, chunk: int, device: torch.device
     ) -> None:
         self.data, self.config, self.device = data, config, device
         self.left, self.right, self.chunk = left, right, chunk
-        self._pool: tuple[Layout, Tensor, Tensor] | None = None
+        self._pool: Pool | None = None
+        self.pool_frames = min(config.pool_frames, (config.pool_mib << 20) // data.bytes_per_frame)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` (from 0), without the first ``skip``; gathered ahead by a background thread."""
@@ -107,7 +123,7 @@ class Reader:
         pool: list[str] = []
         frames = 0
         for i in order:
-            if pool and frames + counts[utterances[i]] > self.config.pool_frames:
+            if pool and frames + counts[utterances[i]] > self.pool_frames:
                 yield self._layout(pool)
                 pool, frames = [], 0
             pool.append(utterances[i])
@@ -121,41 +137,68 @@ class Reader:
 
     def _starts(self, layout: Layout, random: np.random.Generator) -> list[np.ndarray]:
         """The first row of each example, shuffled and dealt into batches of equal size (to one example)."""
-        labelled = layout.labelled()
+        valid = layout.valid()
         first = layout.margin - int(random.integers(self.chunk))
         starts = np.arange(first, layout.rows - layout.margin - self.left - self.right, self.chunk)
         offsets = np.arange(0, self.chunk, self.config.every)
-        starts = starts[labelled[starts[:, None] + offsets].any(axis=1)]
+        starts = starts[valid[starts[:, None] + offsets].any(axis=1)]
         random.shuffle(starts)
         examples = max(1, self.config.batch_frames // len(offsets))
         return np.array_split(starts, math.ceil(len(starts) / examples))
 
     def _gather(self, layout: Layout, starts: np.ndarray, fraction: float) -> Batch:
-        features, labels = self._load(layout)
-        bins, span, every = features.shape[1], self.chunk + self.left + self.right, self.config.every
+        pool = self._load(layout)
+        bins, span, every = pool.features.shape[1], self.chunk + self.left + self.right, self.config.every
         chosen = torch.from_numpy(starts).to(self.device)
-        windows = features.as_strided((len(features) - span + 1, span * bins), (bins, 1)).index_select(0, chosen)
-        outputs = labels.as_strided((len(labels) - self.chunk + 1, self.chunk // every), (1, every))
+        rows = len(pool.features) - span + 1
+        windows = pool.features.as_strided((rows, span * bins), (bins, 1)).index_select(0, chosen)
+        outputs = chosen[:, None] + torch.arange(0, self.chunk, every, device=self.device)
         return Batch(
             features=windows.view(-1, span, bins).float(),
-            labels=outputs.index_select(0, chosen).long(),
+            labels=pool.labels[outputs].long(),
+            valid=pool.valid[outputs],
+            targets={name: tensor.index_select(0, outputs.flatten()) for name, tensor in pool.targets.items()},
             fraction=fraction,
             starts=starts,
             layout=layout,
         )
 
-    def _load(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        if self._pool is not None and self._pool[0].utterances == layout.utterances:
-            return self._pool[1:]
+    def _load(self, layout: Layout) -> Pool:
+        if self._pool is not None and self._pool.layout.utterances == layout.utterances:
+            return self._pool
         self._pool = None  # free the last pool before the next one is allocated
-        features = torch.zeros(layout.rows, self.data.bins, dtype=torch.from_numpy(np.empty(0, self.data.dtype)).dtype)
+        features = torch.zeros(layout.rows, self.data.bins, dtype=_torch_dtype(self.data.dtype))
         labels = torch.full((layout.rows,), -1, dtype=torch.int32)
+        targets = {
+            name: torch.zeros(layout.rows, *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)))
+            for name, spec in self.data.target_tensors.items()
+        }
         for utterance, begin, end in zip(layout.utterances, layout.begins[:-1], layout.begins[1:], strict=True):
-            frames, states = self.data.read(utterance)
-            features[begin:end] = pad_edges(torch.tensor(frames), self.left, self.right)
-            labels[begin : begin + len(states)] = torch.from_numpy(states.astype(np.int32))
-        self._pool = (layout, features.to(self.device), labels.to(self.device))
-        return self._pool[1:]
+            frames = self.data.read(utterance)
+            features[begin:end] = pad_edges(torch.tensor(frames.features), self.left, self.right)
+            own = slice(begin, begin + len(frames.features))
+            if frames.states is not None:
+                labels[own] = torch.from_numpy(frames.states.astype(np.int32))
+            for name, values in frames.targets.items():
+                targets[name][own] = torch.tensor(_signed(values))
+        valid = torch.from_numpy(layout.valid())
+        self._pool = Pool(
+            layout,
+            features.to(self.device),
+            labels.to(self.device),
+            valid.to(self.device),
+            {name: tensor.to(self.device) for name, tensor in targets.items()},
+        )
+        return self._pool
+
+
+def _signed(array: np.ndarray) -> np.ndarray:
+    """Unsigned 16-bit numbers as the signed ones of the same bits: torch cannot index into the former."""
+    return array.view(np.int16) if array.dtype == np.uint16 else array
+
+
+def _torch_dtype(dtype: np.dtype) -> torch.dtype:
+    return torch.from_numpy(_signed(np.empty(0, dtype))).dtype
 
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

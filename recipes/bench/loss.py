@@ -10,7 +10,8 @@ from measuring import row
 from torch import Tensor
 from torch.nn import functional
 
-from asr_kd.train.distillation import Dense, Sampled, SoftTargets, TopK, distillation_loss
+from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
+from asr_kd.train.distillation import distillation_loss
 
 FRAMES, STATES, CHOSEN, TEMPERATURE, HARD = 4096, 2000, 20, 2.0, 0.5
 

@@ -11,10 +11,11 @@ from measuring import row
 from torch import nn
 
 from asr_kd.frames import FrameStore
-from asr_kd.train import LabelledFrames, TrainConfig
+from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.evaluate import autocast
-from asr_kd.train.loop import fit_to_data, make_optimiser, make_reader, new_model, training_step
+from asr_kd.train.lesson import fit_to_data
+from asr_kd.train.loop import make_optimiser, make_reader, new_model, training_step
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.reader import Batch
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    data = LabelledFrames(FrameStore(options.feats), FrameStore(options.states))
+    data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
     config = fit_to_data(TrainConfig(precision=options.precision), data)
     model = new_model(config, data)
     optimiser = make_optimiser(model, config)
@@ -54,7 +55,7 @@ def main() -> None:
 
     def trained(source: Iterator[Batch]) -> Iterator[Batch]:
         for batch in itertools.islice(source, STEPS):
-            training_step(model, batch, HardTargets(), optimiser, config, Position())
+            training_step(model, batch, reader, HardTargets(), optimiser, config, Position())
             yield batch
 
     frames_bare, frames_stored, peak = best((bare, stored, products(config.precision)), options.rounds)

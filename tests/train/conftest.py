@@ -9,7 +9,7 @@ import pytest
 
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
 from asr_kd.nets import NetConfig
-from asr_kd.train import LabelledFrames, TrainConfig
+from asr_kd.train import TrainConfig, TrainingData
 
 STATES, BINS = 6, 4
 NET = NetConfig(width=16, layers=2, left_context=3, right_context=1)
@@ -42,7 +42,7 @@ def write_states(path: Path, arrays: Arrays, num_states: int = STATES) -> FrameS
     return write_arrays(path, "states", tensors, {u: {"state": a} for u, a in arrays.items()}, config)
 
 
-MakeData = Callable[..., LabelledFrames]
+MakeData = Callable[..., TrainingData]
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def make_data(tmp_path: Path) -> MakeData:
     """``make_data(lengths, seed)`` -> joined stores of utterances of these lengths."""
     numbers = itertools.count()
 
-    def make(lengths: list[int], seed: int = 0) -> LabelledFrames:
+    def make(lengths: list[int], seed: int = 0) -> TrainingData:
         features, states = speech(lengths, seed)
         folder = tmp_path / f"data{next(numbers)}"
-        return LabelledFrames(write_features(folder / "feats", features), write_states(folder / "states", states))
+        return TrainingData(write_features(folder / "feats", features), write_states(folder / "states", states))
 
     return make

@@ -13,6 +13,8 @@ from tests.train.conftest import CONFIG, MakeData
 @pytest.fixture
 def command(tmp_path: Path, make_data: MakeData) -> list[str]:
     data, dev = make_data([50] * 10), make_data([50] * 4, seed=1)
+    assert data.states is not None
+    assert dev.states is not None
     save_config(CONFIG, tmp_path / "conf.yaml")
     return [
         *["train", "--feats", str(data.features.path), "--states", str(data.states.path)],

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.train import LabelledFrames, read_utterance_list
+from asr_kd.train import TrainingData, read_utterance_list
 from tests.train.conftest import BINS, STATES, MakeData, speech, write_features, write_states
 
 
 def test_statistics_are_those_of_all_frames(make_data: MakeData) -> None:
     data = make_data([30, 50, 20])
-    features = np.concatenate([data.read(u)[0] for u in data.utterances]).astype(np.float64)
-    states = np.concatenate([data.read(u)[1] for u in data.utterances])
+    features = np.concatenate([data.read(u).features for u in data.utterances]).astype(np.float64)
+    states = np.concatenate([data.read(u).states for u in data.utterances])
     found = data.statistics(STATES + 1)
     assert np.allclose(found.mean, features.mean(0), atol=1e-6)
     assert np.allclose(found.std, features.std(0), atol=1e-6)
@@ -25,7 +25,7 @@ def test_statistics_are_those_of_all_frames(make_data: MakeData) -> None:
 
 def test_a_subset_has_the_named_utterances_only(make_data: MakeData, tmp_path: Path) -> None:
     data = make_data([30, 50, 20])
-    subset = LabelledFrames(data.features, data.states, ["u2", "u0"])
+    subset = TrainingData(data.features, data.states, ["u2", "u0"])
     assert subset.utterances == ["u0", "u2"]
     assert subset.total_frames == 50
     assert subset.statistics(STATES).state_counts.sum() == 50
@@ -57,20 +57,21 @@ def test_another_frame_count_is_refused_with_both(tmp_path: Path) -> None:
     features, states = speech([20, 30])
     states["u1"] = states["u1"][:-2]
     with pytest.raises(UserError, match=r"u1.*30.*28"):
-        LabelledFrames(write_features(tmp_path / "f", features), write_states(tmp_path / "s", states))
+        TrainingData(write_features(tmp_path / "f", features), write_states(tmp_path / "s", states))
 
 
 def test_a_missing_utterance_is_named(tmp_path: Path) -> None:
     features, states = speech([20, 30])
     del states["u1"]
     with pytest.raises(UserError, match="u1"):
-        LabelledFrames(write_features(tmp_path / "f", features), write_states(tmp_path / "s", states))
+        TrainingData(write_features(tmp_path / "f", features), write_states(tmp_path / "s", states))
 
 
 def test_stores_in_the_wrong_places_are_refused(make_data: MakeData) -> None:
     data = make_data([20])
+    assert data.states is not None
     with pytest.raises(UserError, match="holds states; a store of features"):
-        LabelledFrames(data.states, data.features)
+        TrainingData(data.states, data.features)
 
 
 def test_a_state_beyond_the_network_is_refused(make_data: MakeData) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.train import distillation
-from asr_kd.train.distillation import Dense, Sampled, SoftTargets, TopK, distillation_loss
+from asr_kd.train.distillation import distillation_loss
 
 FRAMES, STATES, CHOSEN = 50, 60, 7
 KINDS = ("dense", "top_k", "sampled")

@@ -19,13 +19,14 @@ import torch
 from asr_kd.config import save_config
 from asr_kd.errors import UserError
 from asr_kd.nets import NetConfig, load_model, log_posteriors
-from asr_kd.train import Evaluation, LabelledFrames, TrainConfig, evaluate, loop, train
+from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, loop, train
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import learning_rate, out_of_patience
+from asr_kd.train.objective import HardTargets
 from tests.killing import Killed
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData
 
-Corpus = tuple[LabelledFrames, LabelledFrames]  # to learn from, and dev
+Corpus = tuple[TrainingData, TrainingData]  # to learn from, and dev
 MASKED = dataclasses.replace(
     CONFIG, net=dataclasses.replace(CONFIG.net, dropout=0.2), frequency_masks=1, frequency_width=2, checkpoint_steps=5
 )
@@ -57,8 +58,8 @@ def test_it_learns(tmp_path: Path, corpus: Corpus, net: NetConfig, precision: An
 def test_evaluation_is_accuracy_and_cross_entropy_of_the_saved_model(tmp_path: Path, corpus: Corpus) -> None:
     summary = train(CONFIG, *corpus, tmp_path)
     model, dev = load_model(tmp_path), corpus[1]
-    posteriors = np.concatenate([log_posteriors(model, dev.read(u)[0]) for u in dev.utterances])
-    states = np.concatenate([dev.read(u)[1] for u in dev.utterances]).astype(int)
+    posteriors = np.concatenate([log_posteriors(model, dev.read(u).features) for u in dev.utterances])
+    states = np.concatenate([dev.read(u).states for u in dev.utterances]).astype(int)
     found = evaluate(model, dev)
     assert found.frame_accuracy == pytest.approx((posteriors.argmax(1) == states).mean())
     assert found.cross_entropy == pytest.approx(-posteriors[np.arange(len(states)), states].mean(), rel=1e-5)
@@ -132,6 +133,8 @@ EPOCHS = 15  # long enough to be caught in the middle
 def start(folder: Path, corpus: Corpus) -> subprocess.Popen[str]:
     """``asr-kd train`` in a process of its own."""
     data, dev = corpus
+    assert data.states is not None
+    assert dev.states is not None
     save_config(MASKED, folder.parent / "conf.yaml")
     command = [sys.executable, "-m", "asr_kd", "train", "--feats", data.features.path, "--states", data.states.path]
     command += ["--dev-feats", dev.features.path, "--dev-states", dev.states.path, "--out", folder, "--threads", "1"]
@@ -198,19 +201,19 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(decay: Any) -> No
 def test_a_loss_that_is_not_finite_is_named_and_overwrites_nothing(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.HardTargets.__call__
+    real = HardTargets.__call__
     calls: list[int] = []
 
     def poison(self: Any, logits: torch.Tensor, batch: Any) -> torch.Tensor:
         calls.append(1)
         return real(self, logits, batch) * (float("nan") if len(calls) == 24 else 1)
 
-    monkeypatch.setattr(loop.HardTargets, "__call__", poison)
+    monkeypatch.setattr(HardTargets, "__call__", poison)
     with pytest.raises(UserError, match=r"not finite .* at step 23, epoch 2, in a batch from u\d+"):
         train(MASKED, *corpus, tmp_path)
     checkpoint, model = (tmp_path / "checkpoint.safetensors").read_bytes(), weights(tmp_path)
     assert b"nan" not in (tmp_path / "metrics.jsonl").read_bytes().lower()
-    monkeypatch.setattr(loop.HardTargets, "__call__", real)
+    monkeypatch.setattr(HardTargets, "__call__", real)
     assert all(torch.isfinite(tensor).all() for tensor in load_model(tmp_path).state_dict().values())
     assert weights(tmp_path) == model
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == checkpoint

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from asr_kd.train.augment import mask
+from asr_kd.train.augment import augment
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.reader import Batch, Layout
 from tests.train.conftest import CONFIG
@@ -14,7 +14,8 @@ from tests.train.conftest import CONFIG
 
 def batch_of(labels: list[list[int]]) -> Batch:
     layout = Layout(["u0"], np.array([9]), 0, 0, 0)
-    return Batch(torch.zeros(0), torch.tensor(labels), 1.0, np.arange(len(labels)), layout)
+    found = torch.tensor(labels)
+    return Batch(torch.zeros(0), found, found >= 0, {}, 1.0, np.arange(len(labels)), layout)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -31,14 +32,14 @@ def test_cross_entropy_is_the_mean_over_labelled_frames(smoothing: float) -> Non
 
 def test_without_masks_features_are_as_they_were() -> None:
     features = torch.randn(3, 9, 4)
-    assert mask(features, torch.zeros(4), CONFIG) is features
+    assert augment(features, torch.zeros(4), CONFIG) is features
 
 
 def test_masks_are_stretches_of_the_mean_within_their_width() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, frequency_masks=1, frequency_width=3, time_masks=1, time_width=4)
     features, mean = torch.randn(200, 20, 10), torch.arange(10.0)
-    masked = mask(features, mean, config)
+    masked = augment(features, mean, config)
     hidden = masked == mean
     bands, stretches = hidden.all(1).sum(1), hidden.all(2).sum(1)
     assert set(bands.tolist()) == {0, 1, 2, 3}

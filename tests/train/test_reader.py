@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asr_kd.nets import pad_edges
-from asr_kd.train import LabelledFrames
+from asr_kd.train import TrainingData
 from asr_kd.train.reader import Batch, Reader
 from tests.train.conftest import CONFIG, MakeData
 
@@ -16,7 +16,7 @@ LEFT, RIGHT = 3, 2
 LENGTHS = [17, 40, 3, 1, 29, 60, 22, 8]
 
 
-def reader(data: LabelledFrames, chunk: int = 1, **settings: Any) -> Reader:
+def reader(data: TrainingData, chunk: int = 1, **settings: Any) -> Reader:
     """A reader over ``data`` with small batches."""
     config = dataclasses.replace(CONFIG, **{"batch_frames": 24, **settings})
     return Reader(data, config, LEFT, RIGHT, chunk, torch.device("cpu"))
@@ -34,11 +34,13 @@ def examples(batches: list[Batch], every: int = 1) -> list[tuple[bytes, int]]:
     ]
 
 
-def windows(data: LabelledFrames) -> list[tuple[bytes, int]]:
+def windows(data: TrainingData) -> list[tuple[bytes, int]]:
     """What one epoch must hold: the window of each frame of each utterance, edges repeated, and its label."""
     found = []
     for utterance in data.utterances:
-        features, states = data.read(utterance)
+        frames = data.read(utterance)
+        features, states = frames.features, frames.states
+        assert states is not None
         padded = pad_edges(torch.tensor(features), LEFT, RIGHT).numpy()
         for t, state in enumerate(states):
             found.append((padded[t : t + LEFT + 1 + RIGHT].tobytes(), int(state)))
@@ -99,7 +101,7 @@ def test_batches_mix_utterances_and_are_of_one_size(make_data: MakeData) -> None
 def test_a_batch_knows_its_utterances_and_how_far_it_is(make_data: MakeData) -> None:
     data = make_data(LENGTHS)
     batches = list(reader(data, pool_frames=70).epoch(0))
-    of_window = {w: u for u in data.utterances for w, _ in windows(LabelledFrames(data.features, data.states, [u]))}
+    of_window = {w: u for u in data.utterances for w, _ in windows(TrainingData(data.features, data.states, [u]))}
     for batch in batches:
         assert batch.utterances == sorted({of_window[window] for window, _ in examples([batch])})
     fractions = [batch.fraction for batch in batches]
@@ -113,7 +115,7 @@ def test_no_more_than_a_pool_is_ever_loaded(make_data: MakeData, monkeypatch: py
     load = Reader._load
 
     def note(self: Reader, layout: Any) -> Any:
-        sizes.append(len(load(self, layout)[0]))
+        sizes.append(len(load(self, layout).features))
         return load(self, layout)
 
     monkeypatch.setattr(Reader, "_load", note)

@@ -1,0 +1,189 @@
+"""``asr-kd targets``: what a teacher says of each frame, in frame stores."""
+
+import argparse
+import json
+from collections.abc import Callable
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of ``targets``."""
+    parser.description = (
+        "Soft targets: the distribution over states that a network or an ensemble gives to each frame of a transfer\n"
+        "set, which needs no transcripts. Three forms: dense (every state), topk (the k best, and the mass of all\n"
+        "others at each temperature asked for), sampled (k states drawn at one temperature, with weights, unbiased)."
+    )
+    parser.epilog = (
+        "example:\n  asr-kd targets write --teacher exp/ensemble --feats exp/feats/train exp/targets/top20 --k 20\n"
+        "Each action has its own: asr-kd targets ACTION --help"
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _configure_write(_action(actions, "write", _write, "teacher and features -> soft targets", _WRITE))
+    info = _action(actions, "info", _info, "form, temperatures, sizes, provenance", "exp/targets/top20")
+    info.add_argument("store")
+    info.add_argument("--json", action="store_true")
+    verify = _action(
+        actions, "verify", _verify, "read every byte, compare checksums, check values", "exp/targets/top20"
+    )
+    verify.add_argument("store")
+
+
+_WRITE = (
+    "--teacher exp/ensemble --feats exp/feats/train exp/targets/top20 \\\n"
+    "    --form topk --k 20 --temperatures 1,2,5,10 --states exp/states/train --jobs 2"
+)
+
+
+def _action(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    purpose: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(
+        name,
+        help=purpose,
+        description=purpose,
+        epilog=f"example:\n  asr-kd targets {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    action.set_defaults(run=run)
+    return action
+
+
+def _configure_write(write: argparse.ArgumentParser) -> None:
+    write.description = (
+        "Write what the teacher says of each frame. Killed or interrupted, the same command goes on; several\n"
+        "processes or machines may share the work (--part, or torchrun); the store has the same bytes. Before the\n"
+        "first byte it prints the teacher's frame accuracy on the transfer set (with --states), bytes, free space and time."
+    )
+    write.add_argument("out", metavar="OUT", help="the target store to write")
+    write.add_argument("--teacher", metavar="MODEL", required=True, help="folder of a network or an ensemble")
+    write.add_argument("--feats", metavar="STORE", required=True, help="features of the transfer set")
+    write.add_argument("--utterances", metavar="LIST", help="only the ids in this file or data directory")
+    write.add_argument("--states", metavar="STORE", help="labels, where there are any: they judge the teacher")
+    write.add_argument("--form", default="topk", choices=("dense", "topk", "sampled"), help="(default: topk)")
+    write.add_argument("--k", type=int, default=20, help="states of a frame, topk and sampled (default: 20)")
+    temperatures = "of topk, those at which students may learn; of sampled, the one of the draws (default: 1,2,5,10; 2)"
+    write.add_argument("--temperatures", metavar="T,T,...", help=temperatures)
+    write.add_argument("--seed", type=int, default=0, help="of the draws")
+    write.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the teacher's products")
+    write.add_argument("--jobs", type=int, default=1, metavar="J", help="processes of one thread each")
+    write.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    write.add_argument("--part", metavar="I/N", help="the I-th of N parts only (default under torchrun: the rank's)")
+    write.add_argument("--skip-bad", action="store_true", help="leave out utterances that cannot be done; list them")
+    write.add_argument("--force", action="store_true", help="replace another store at OUT")
+    write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")
+
+
+def _write(options: argparse.Namespace) -> None:
+    import sys
+
+    from asr_kd.cli import numbers
+    from asr_kd.errors import UserError
+    from asr_kd.frames import FrameStore, Unfinished
+    from asr_kd.targets import TargetConfig, estimate, write_targets
+    from asr_kd.train.data import read_utterance_list
+
+    default = "2" if options.form == "sampled" else "1,2,5,10"
+    temperatures = tuple(numbers("--temperatures", options.temperatures or default))
+    config = TargetConfig(options.form, options.k, temperatures, options.seed, options.precision)
+    features = FrameStore(options.feats)
+    chosen = read_utterance_list(options.utterances) if options.utterances else None
+    part = _part(options.part)
+    if part[0] == 0:
+        states = FrameStore(options.states) if options.states else None
+        shared = options.teacher, features, options.out, config
+        expected = estimate(*shared, states, chosen, options.jobs * part[1], options.device)
+        print(describe_estimate(expected, config), file=sys.stderr)
+        if expected.frames * expected.bytes_per_frame > expected.free:
+            raise UserError(
+                f"{options.out}: that does not fit on the disk; choose another form, a smaller --k, or disk"
+            )
+    if options.dry_run:
+        return
+    try:
+        store = write_targets(
+            options.teacher, features, options.out, config, chosen, options.jobs, options.device, part,
+            skip_bad=options.skip_bad, force=options.force,
+        )  # fmt: skip
+    except Unfinished as others:
+        print(f"{others}; the part that finishes last makes the store whole")
+        return
+    whole = store.store
+    print(f"{options.out}: {len(whole):,} utterances, {whole.total_frames:,} frames, {whole.total_bytes:,} bytes")
+    for utterance, reason in whole.skipped.items():
+        print(f"skipped {utterance}: {reason}")
+
+
+def describe_estimate(expected, config) -> str:  # type: ignore[no-untyped-def]
+    """The estimate for people."""
+    from asr_kd.progress import duration
+
+    what = f"{expected.networks} networks" if expected.networks > 1 else "1 network"
+    judged = "no labels to judge it by (--states)"
+    if expected.accuracy is not None:
+        judged = f"frame accuracy {expected.accuracy:.1%} on {expected.judged:,} frames of the transfer set"
+    size = expected.bytes_per_frame * expected.frames
+    form = config.form if config.form == "dense" else f"{config.form}, k = {config.k}"
+    return (
+        f"teacher: {what}, {expected.parameters:,} parameters; {judged}\n"
+        f"{form}: {expected.bytes_per_frame:,} bytes a frame, {expected.frames:,} frames, {size / 1e6:,.1f} MB;"
+        f" {expected.free / 1e9:,.1f} GB free; about {duration(expected.seconds)}"
+    )
+
+
+def _part(text: str | None) -> tuple[int, int]:
+    import os
+
+    from asr_kd.errors import UserError
+
+    if text is None:
+        return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    number, slash, parts = text.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise UserError(f"--part {text}: expected I/N, such as 1/4 for the first of four parts")
+    return int(number) - 1, int(parts)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from asr_kd.targets import TargetStore
+
+    targets = TargetStore(options.store)
+    store = targets.store
+    content = {
+        "form": targets.config.form,
+        **({} if targets.config.form == "dense" else {"k": targets.config.k}),
+        "temperatures": "any" if targets.config.form == "dense" else list(targets.config.temperatures),
+        "states": targets.num_states,
+        "utterances": len(store),
+        "frames": store.total_frames,
+        "bytes_per_frame": store.description.bytes_per_frame,
+        "bytes": store.total_bytes,
+        "shards": len(store.headers),
+        "skipped": len(store.skipped),
+        **{f"of {name}": value for name, value in store.inputs.items()},
+        "asr_kd": store.version,
+    }
+    if options.json:
+        print(json.dumps(content))
+        return
+    width = max(map(len, content))
+    for name, value in content.items():
+        print(f"{name:{width}}  {value:,}" if isinstance(value, int) else f"{name:{width}}  {value}")
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from asr_kd.progress import Progress
+    from asr_kd.targets import TargetStore
+    from asr_kd.targets.verify import check_values
+
+    targets = TargetStore(options.store)
+    store = targets.store
+    with Progress(store.total_bytes, f"verifying {options.store}", "bytes") as bar:
+        for size in store.verify():
+            bar.advance(size)
+    check_values(targets)
+    print(
+        f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: checksums and values are right"
+    )
