@@ -7,7 +7,7 @@ from typing import Any
 
 
 class _InOrder(argparse.Action):
-    """Collects --table, --system, --rows and --recovery in one list: their order is that of the report."""
+    """Collects the parts of the report in one list: their order is that of the report."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         namespace.parts = [*namespace.parts, (self.dest, values)]
@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Write RESULTS.md and results.json from what a recipe measured.\n"
         "Each --system is a line: its decode folders, one for each seed (the N of seedN in the path), become a mean\n"
         "with intervals. --table begins a table. --rows adds rows of a file of JSON lines. --recovery says how far\n"
-        "each other line of the table has come on the way from one to another."
+        "each other line of the table has come on the way from one to another. --picture shows a figure."
     )
     parser.epilog = (
         "example:\n"
@@ -38,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="rows measured otherwise")
     recovery = "below the table another: (system - LOW) / (HIGH - LOW), in frame accuracy and WER, of its other systems"
     parser.add_argument("--recovery", action=_InOrder, nargs=2, metavar=("LOW", "HIGH"), help=recovery)
+    picture = "a figure (asr-kd plot) in or below the --output folder, and the words under it"
+    parser.add_argument("--picture", action=_InOrder, nargs=2, metavar=("FILE", "CAPTION"), help=picture)
     parser.set_defaults(run=run, parts=[])
 
 
@@ -47,14 +49,15 @@ def run(options: argparse.Namespace) -> None:
     from asr_kd.score.report import write_report
 
     parts = _parts(options.parts)
-    remarks = [" ".join(remark.split()) for remark in options.remark]  # a shell script breaks its long lines
+    remarks = [_one_line(remark) for remark in options.remark]
     print(write_report(options.output, options.title, parts, provenance(options.seconds), remarks), end="")
 
 
 def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
     from asr_kd.errors import UserError
-    from asr_kd.score.entries import Entry, read_rows, scored_entries
+    from asr_kd.score.entries import read_rows, scored_entries
     from asr_kd.score.recovery import Recovery
+    from asr_kd.score.report import Picture
 
     table = "Results"
     parts: list[Any] = []
@@ -65,10 +68,17 @@ def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
             parts += read_rows(value, table)
         elif option == "recovery":
             parts.append(Recovery(table, *value))
+        elif option == "picture":
+            parts.append(Picture(Path(value[0]), _one_line(value[1])))
         elif len(value) < 2:
             raise UserError(f"--system {value[0]!r}: expected a name and at least one decode folder")
         else:
             parts += scored_entries(table, value[0], value[1:])
-    if not any(isinstance(part, Entry) for part in parts):
-        raise UserError("nothing to report; give --system NAME FOLDER... or --rows FILE")
+    if not parts:
+        raise UserError("nothing to report; give --system NAME FOLDER..., --rows FILE or --picture FILE CAPTION")
     return parts
+
+
+def _one_line(text: str) -> str:
+    """A text that a shell script broke into lines."""
+    return " ".join(text.split())

@@ -16,7 +16,8 @@ _LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "numba", "kaldifst", "kal
 def provenance(seconds: float | None = None) -> dict[str, Any]:
     """Commit (None outside a git checkout), whether files differ from it, versions, machine, date, wall time."""
     commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!*RESULTS.md", ":!*results.json")
+    written = (":!*RESULTS.md", ":!*results.json", ":!*.png")  # by the run itself
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return {
         "commit": commit,
         "modified": None if commit is None else bool(changes),

@@ -3,11 +3,14 @@
 Rows that differ in the seed only become one line of RESULTS.md; see ``entries``.
 """
 
+import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
+from asr_kd.errors import UserError
 from asr_kd.files import write_text
 from asr_kd.progress import duration
 from asr_kd.score.compare import describe, tuning_notes
@@ -17,29 +20,62 @@ from asr_kd.score.recovery import UNBOUNDED, Recovery, recoveries
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain, render
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure of the report: its file, in or below the report's folder, and the words under it."""
+
+    file: Path
+    caption: str
+
+
 def write_report(
-    folder: str | Path, title: str, parts: Sequence[Entry | Recovery], provenance: Record, remarks: Sequence[str] = ()
+    folder: str | Path,
+    title: str,
+    parts: Sequence[Entry | Recovery | Picture],
+    provenance: Record,
+    remarks: Sequence[str] = (),
 ) -> str:
     """Write ``results.json`` and ``RESULTS.md`` into ``folder``; returns the text of the latter.
 
-    A table stands where its first entry is, its recoveries follow it.
+    A table stands where its first entry is, its recoveries follow it; a picture stands where it is. Raises
+    ``UserError`` for a picture that is missing or outside of ``folder``, and what ``recoveries`` raises.
     """
     entries = [part for part in parts if isinstance(part, Entry)]
     recovered = {part: recoveries(entries, part) for part in parts if isinstance(part, Recovery)}
     rows = [entry.row for entry in entries]
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
     provenance = {**provenance, "seeds": seeds}
+    blocks = [f"# {title}\n", *(f"{remark}\n" for remark in remarks)]
+    tables = set()
+    for part in parts:
+        if isinstance(part, Picture):
+            blocks.append(_picture(part, Path(folder)))
+        elif isinstance(part, Entry) and (table := part.row["table"]) not in tables:
+            tables.add(table)
+            blocks += _table([entry for entry in entries if entry.row["table"] == table], recovered)
+    text = "\n".join([*blocks, _provenance_text(provenance)])
     content = {"rows": rows, "recovery": [*itertools.chain(*recovered.values())], "provenance": provenance}
     write_text(Path(folder) / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    blocks = [f"# {title}\n", *(f"{remark}\n" for remark in remarks)]
-    for table in dict.fromkeys(row["table"] for row in rows):
-        chosen = [entry for entry in entries if entry.row["table"] == table]
-        blocks += [f"## {table}\n", _bench_table(chosen) if "name" in chosen[0].row else _system_table(chosen)]
-        blocks += [_recovery_table(asked, found) for asked, found in recovered.items() if asked.table == table]
-    blocks.append(_provenance_text(provenance))
-    text = "\n".join(blocks)
     write_text(Path(folder) / "RESULTS.md", text)
     return text
+
+
+def _table(entries: Sequence[Entry], recovered: Mapping[Recovery, Sequence[Record]]) -> list[str]:
+    """The heading, the table, and the recoveries between its systems."""
+    first = entries[0].row
+    table = _bench_table(entries) if "name" in first else _system_table(entries)
+    below = [_recovery_table(asked, found) for asked, found in recovered.items() if asked.table == first["table"]]
+    return [f"## {first['table']}\n", table, *below]
+
+
+def _picture(picture: Picture, folder: Path) -> str:
+    """The figure and its caption in Markdown; the address is relative to ``folder``, so that both can be moved."""
+    if not picture.file.is_file():
+        raise UserError(f"{picture.file}: no such picture; asr-kd plot makes one")
+    file, folder = picture.file.resolve(), folder.resolve()
+    if not file.is_relative_to(folder):
+        raise UserError(f"{picture.file}: not in or below {folder}, where RESULTS.md goes; put the picture there")
+    return f"![{file.stem}]({quote(file.relative_to(folder).as_posix())})\n\n{picture.caption}\n"
 
 
 def _spread(key: str, digits: int) -> Callable[[Record], str]:
@@ -122,7 +158,8 @@ def _recovery_notes(asked: Recovery, found: Sequence[Record]) -> list[str]:
         runs = [min(record["runs"][end] for record in found) for end in (1, 2)]
         exact = [end for end, count in zip((low, high), runs, strict=True) if count == 1]
         notes.append(
-            "CI, seeds: Fieller's interval with Welch's and Satterthwaite's degrees of freedom, the test set held fixed"
+            "CI, seeds: Fieller's interval, for systems with several runs, with Welch's and Satterthwaite's degrees of"
+            " freedom, the test set held fixed"
             + (f". Taken as exact, with one run: {' and '.join(exact)}." if exact else ".")
         )
     if any(record.get("wer_interval_by_speaker") for record in found):

@@ -143,3 +143,31 @@ def test_an_empty_report_is_an_error(
 ) -> None:
     assert main(["report", "--title", "T", "--output", str(tmp_path), *options]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_picture_stands_between_the_tables_with_its_address_from_the_report(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "my figures").mkdir(parents=True)
+    (tmp_path / "out" / "my figures" / "curve.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    gmm, *dnn = map(str, folders)
+    command = ["report", "--title", "T", "--output", "out", "--table", "First", "--system", "GMM", gmm]
+    command += ["--picture", "out/my figures/curve.png", "Hard targets\n  turn over."]
+    assert main([*command, "--system", "DNN", dnn[0], "--table", "Second", "--system", "DNN", *dnn]) == 0
+    text = capsys.readouterr().out
+    picture = "![curve](my%20figures/curve.png)\n\nHard targets turn over.\n"
+    assert text.index("## First") < text.index(picture) < text.index("## Second")
+    assert text.count("## First") == 1
+
+
+def test_a_picture_that_would_not_move_with_the_report_is_refused(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere.png").write_bytes(b"")
+    out = tmp_path / "out"
+    for file, message in (("elsewhere.png", "elsewhere.png: not in or below"), ("none.png", "none.png: no such pict")):
+        command = ["report", "--title", "T", "--output", str(out), "--system", "GMM", str(folders[0])]
+        assert main([*command, "--picture", str(tmp_path / file), "Caption"]) == 1
+        assert message in capsys.readouterr().err
+        assert not out.exists()

@@ -1,0 +1,101 @@
+"""``asr-kd plot``."""
+
+import argparse
+import math
+from pathlib import Path
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add ``curves`` and ``against``."""
+    parser.description = "Draw figures (PNG) of trainings and results; asr-kd report --picture shows them."
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd plot curves --output curves.png --title 'Hard targets overfit' \\\n"
+        "    --series hard exp/hard/seed* --series soft exp/soft/seed*"
+    )
+    verbs = parser.add_subparsers(metavar="curves|against", required=True)
+    curves = _action(
+        verbs,
+        "curves",
+        "frame accuracy and dev cross-entropy during training, from metrics.jsonl",
+        "--title 'Hard targets overfit' --output curves.png \\\n"
+        "    --series hard exp/hard/seed* --series soft exp/soft/seed*",
+    )
+    text = "a line: its experiment folders, one for each seed, become a mean in the band of their range"
+    curves.add_argument(
+        "--series", action="append", nargs="+", required=True, metavar=("NAME", "EXP_FOLDER"), help=text
+    )
+    curves.add_argument("--axis", choices=("step", "epoch"), default="step", help="horizontally (default: step)")
+    curves.set_defaults(run=_curves)
+    against = _action(
+        verbs,
+        "against",
+        "test frame accuracy and WER against a quantity, from scored decode folders",
+        "--title 'Less data' --output less.png --x 'training data (%)' --log \\\n"
+        "    --series hard 3=model/hard3/decode_test 100=model/hard/decode_test \\\n"
+        "    --series soft {3=model/soft3,100=model/soft}_seed{1,2,3}/decode_test \\\n"
+        "    --level ensemble model/ensemble/decode_test",
+    )
+    text = "a line: scored decode folders, each after the number X it belongs to; those of the same X are seeds"
+    points = ("NAME", "X=DECODE_DIR")
+    against.add_argument("--series", action="append", nargs="+", required=True, metavar=points, help=text)
+    text = "a horizontal line: scored decode folders, one for each seed"
+    against.add_argument("--level", action="append", nargs="+", default=[], metavar=("NAME", "DECODE_DIR"), help=text)
+    against.add_argument("--x", required=True, metavar="LABEL", help="what X is")
+    against.set_defaults(run=_against)
+    for action in (curves, against):
+        action.add_argument("--log", action="store_true", help="a logarithmic horizontal axis")
+
+
+def _action(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
+) -> argparse.ArgumentParser:
+    epilog = f"example:\n  asr-kd plot {name} {example}"
+    form = argparse.RawDescriptionHelpFormatter
+    parser = verbs.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the PNG file to write")
+    parser.add_argument("--title", required=True, help="of the figure")
+    return parser
+
+
+def _curves(options: argparse.Namespace) -> None:
+    from asr_kd.score.figures import plot_curves
+    from asr_kd.score.series import training_curves
+
+    series = [training_curves(*_named("--series", words), options.axis) for words in options.series]
+    plot_curves(series, options.title, options.output, options.log)
+    print(options.output)
+
+
+def _against(options: argparse.Namespace) -> None:
+    from asr_kd.score.figures import plot_results
+    from asr_kd.score.series import results_against
+
+    named = [_named("--series", words) for words in options.series]
+    series = [results_against(name, [_point(name, word) for word in words]) for name, words in named]
+    named = [_named("--level", words) for words in options.level]
+    levels = [results_against(name, [(0.0, folder) for folder in folders]) for name, folders in named]
+    plot_results(series, levels, options.x, options.title, options.output, options.log)
+    print(options.output)
+
+
+def _named(option: str, words: list[str]) -> tuple[str, list[str]]:
+    from asr_kd.errors import UserError
+
+    if len(words) < 2:
+        raise UserError(f"{option} {words[0]!r}: expected a name and at least one folder")
+    return words[0], words[1:]
+
+
+def _point(name: str, word: str) -> tuple[float, str]:
+    """``X=DECODE_DIR`` as a number and a folder."""
+    from asr_kd.errors import UserError
+
+    number, equals, folder = word.partition("=")
+    try:
+        x = float(number)
+    except ValueError:
+        x = math.nan
+    if not (equals and folder and math.isfinite(x)):
+        raise UserError(f"--series {name!r}: expected X=DECODE_DIR with a number X; found {word!r}")
+    return x, folder

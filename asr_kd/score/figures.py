@@ -1,0 +1,176 @@
+"""Figures as PNG files, of two panels each; the same data gives the same bytes.
+
+Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers tell apart.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from asr_kd.errors import UserError
+from asr_kd.files import write_bytes
+from asr_kd.score.series import Band, Results, TrainingCurves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX"
+_LEVELS = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+_GREY = "#555555"
+_DASHED: dict[str, Any] = {"dashes": (3, 1.5), "linewidth": 1.2}
+_SIZE, _DPI = (9.0, 3.6), 110
+_STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.w_pad": 0.1,
+    "font.size": 9,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "text.parse_math": False,  # a dollar in a name is a dollar
+}
+
+
+def plot_curves(series: Sequence[TrainingCurves], title: str, output: str | Path, log: bool = False) -> None:
+    """Draw frame accuracy on training (dashed) and dev data (solid), and dev cross-entropy, against step or epoch.
+
+    A line is the mean over seeds, the band about it their range, a dot the best of the mean on dev. ``log`` makes the
+    horizontal axis logarithmic. Raises ``UserError`` for more series than there are colours, and an ``output`` that is
+    not a PNG.
+    """
+    from matplotlib.lines import Line2D
+
+    _check(series, output)
+    legend: list[tuple[Any, str]] = []
+    with _figure(title, output) as (figure, (accuracy, cross_entropy)):
+        for curves, colour in zip(series, COLOURS, strict=False):
+            if curves.train_accuracy is not None:
+                _curve(accuracy, curves.x, _percent(curves.train_accuracy), colour, **_DASHED)
+            on_dev = _percent(curves.dev_accuracy)
+            _curve(accuracy, curves.x, on_dev, colour, markevery=[int(on_dev.mean.argmax())], marker="o")
+            best = int(curves.dev_cross_entropy.mean.argmin())
+            _curve(cross_entropy, curves.x, curves.dev_cross_entropy, colour, markevery=[best], marker="o")
+            legend.append((Line2D([], [], color=colour), curves.name))
+        accuracy.set_ylabel("frame accuracy (%)")
+        cross_entropy.set_ylabel("dev cross-entropy (nats)")
+        for axes in (accuracy, cross_entropy):
+            axes.set_xlabel("training step" if series[0].axis == "step" else series[0].axis)
+            _horizontal(axes, np.concatenate([curves.x for curves in series]), log, own_ticks=False)
+        legend.append((Line2D([], [], color=_GREY, marker="o", markersize=4), "dev, and its best"))
+        if any(curves.train_accuracy is not None for curves in series):
+            legend.append((Line2D([], [], color=_GREY, **_DASHED), "train"))
+        _legend(figure, legend)
+
+
+def plot_results(
+    series: Sequence[Results], levels: Sequence[Results], label: str, title: str, output: str | Path, log: bool = False
+) -> None:
+    """Draw frame accuracy and word error rate against a quantity called ``label``, with 95 % intervals over seeds.
+
+    Each of ``levels`` (whose ``x`` does not matter) is a horizontal line. Raises ``UserError`` for results on different
+    sets, an ``x`` of 0 or less on a logarithmic axis, too many series or levels, and an ``output`` that is not a PNG.
+    """
+    _check(series, output)
+    if len(levels) > len(_LEVELS):
+        raise UserError(f"{len(levels)} levels; a figure tells at most {len(_LEVELS)} apart")
+    _check_sets([*series, *levels])
+    places = np.concatenate([results.x for results in series])
+    if log and places.min() <= 0:
+        raise UserError(f"--log: {label} is {places.min():g} at one point; a logarithmic axis needs numbers above 0")
+    with _figure(title, output) as (figure, panels):
+        for axes, key in zip(panels, ("frame_accuracy", "wer"), strict=True):
+            marks = [_points(axes, results, key, number) for number, results in enumerate(series)]
+            lines = [
+                axes.axhline(100 * getattr(level, key).mean[0], color=_GREY, linestyle=style, linewidth=1.2, zorder=1)
+                for level, style in zip(levels, _LEVELS, strict=False)
+            ]
+            axes.set_xlabel(label)
+            axes.set_ylabel(f"{series[0].dataset} {'WER' if key == 'wer' else 'frame accuracy'} (%)")
+            _horizontal(axes, places, log, own_ticks=True)
+        names = [item.name for item in (*series, *levels)]
+        _legend(figure, list(zip([*marks, *lines], names, strict=True)))
+
+
+@contextlib.contextmanager
+def _figure(title: str, output: str | Path) -> Iterator[tuple["Figure", Sequence["Axes"]]]:
+    """An empty figure with its two panels, written when the block ends well; the user's matplotlibrc has no say."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
+        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+        figure.suptitle(title, fontsize=11, fontweight="bold")
+        yield figure, figure.subplots(1, 2)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", metadata={"Software": None})  # no version, no date
+    write_bytes(output, content.getvalue())
+
+
+def _curve(axes: "Axes", x: np.ndarray, band: Band, colour: str, **look: Any) -> None:
+    axes.plot(x, band.mean, color=colour, markersize=4, **look)
+    if (band.high > band.low).any():
+        axes.fill_between(x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _points(axes: "Axes", results: Results, key: str, number: int) -> Any:
+    band = _percent(getattr(results, key))
+    return axes.errorbar(
+        results.x,
+        band.mean,
+        yerr=[band.mean - band.low, band.high - band.mean],
+        color=COLOURS[number],
+        marker=_MARKERS[number],
+        markersize=5,
+        elinewidth=1.1,
+        capsize=3,
+    )
+
+
+def _percent(band: Band) -> Band:
+    return Band(100 * band.mean, 100 * band.low, 100 * band.high)
+
+
+def _horizontal(axes: "Axes", places: np.ndarray, log: bool, own_ticks: bool) -> None:
+    """The scale of the horizontal axis; with ``own_ticks`` a logarithmic one of few ``places`` has its ticks there."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    if log:
+        axes.set_xscale("log")
+        if own_ticks and len(distinct := np.unique(places)) <= 10:
+            axes.set_xticks(distinct)
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def _legend(figure: "Figure", entries: Sequence[tuple[Any, str]]) -> None:
+    """Below the panels: what each entry looks like, and its text; in one row where there is room."""
+    handles, texts = zip(*entries, strict=True)
+    widths = [len(text) + 8 for text in texts]  # in letters, with the handle; about 150 fit
+    columns = len(texts) if sum(widths) <= 150 else max(1, 150 // max(widths))
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns)
+
+
+def _check(series: Sequence[Any], output: str | Path) -> None:
+    if Path(output).suffix != ".png":
+        raise UserError(f"{output}: figures are PNG files; name one that ends in .png")
+    if len(series) > len(COLOURS):
+        raise UserError(f"{len(series)} series; a figure tells at most {len(COLOURS)} apart")
+
+
+def _check_sets(results: Sequence[Results]) -> None:
+    for item in results:
+        if item.dataset != results[0].dataset:
+            raise UserError(
+                f"{item.name}: results on {item.dataset!r}, but those of {results[0].name} are on"
+                f" {results[0].dataset!r}; a figure is of one set"
+            )

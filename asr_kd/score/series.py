@@ -1,0 +1,134 @@
+"""What figures show: curves of training, and results against a quantity, each over several seeds."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_kd.errors import UserError
+from asr_kd.files import read_text
+from asr_kd.score.entries import scored_entries, summarise
+from asr_kd.score.table import Record
+
+AXES = ("step", "epoch")
+_TRAIN, _DEV, _CROSS_ENTROPY = "train_accuracy", "dev_accuracy", "dev_cross_entropy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Band:
+    """A mean and the range about it, each ``[points]``; the range is NaN where there is none."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCurves:
+    """Evaluations during training: means over seeds, and their least and greatest; accuracies are fractions.
+
+    ``x`` ``[points]`` is the ``axis`` (``step`` or ``epoch``). ``train_accuracy`` is None where training had no labels;
+    ``dev_cross_entropy`` is in nats a frame.
+    """
+
+    name: str
+    axis: str
+    x: np.ndarray
+    train_accuracy: Band | None
+    dev_accuracy: Band
+    dev_cross_entropy: Band
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Frame accuracy and word error rate (fractions) on ``dataset`` at each ``x`` ``[points]``, in rising order.
+
+    They are means over seeds with the 95 % interval of ``summarise`` (NaN of one seed), the ± of a report's tables.
+    """
+
+    name: str
+    dataset: str
+    x: np.ndarray
+    frame_accuracy: Band
+    wer: Band
+
+
+def training_curves(name: str, folders: Sequence[str | Path], axis: str = "step") -> TrainingCurves:
+    """The curves of experiment folders that differ in the seed, from their ``metrics.jsonl``.
+
+    Only the epochs that were evaluated in all folders count, so that a mean is always over the same seeds. Raises
+    ``UserError`` where there is none, or for a file that is not what training writes.
+    """
+    runs = [_read_metrics(Path(folder) / "metrics.jsonl") for folder in folders]
+    epochs = sorted(set.intersection(*(set(run) for run in runs)))
+    if not epochs:
+        raise UserError(f"{name}: no epoch was evaluated in all of {', '.join(map(str, folders))}")
+
+    def collect(key: str) -> np.ndarray:
+        return np.array([[run[epoch][key] for epoch in epochs] for run in runs], float)
+
+    labelled = all(run[epoch].get(_TRAIN) is not None for run in runs for epoch in epochs)
+    return TrainingCurves(
+        name=name,
+        axis=axis,
+        x=collect(axis).mean(axis=0),
+        train_accuracy=_extremes(collect(_TRAIN)) if labelled else None,
+        dev_accuracy=_extremes(collect(_DEV)),
+        dev_cross_entropy=_extremes(collect(_CROSS_ENTROPY)),
+    )
+
+
+def results_against(name: str, points: Sequence[tuple[float, str | Path]]) -> Results:
+    """The results of scored decode folders, each at its ``x``; folders of the same ``x`` are seeds.
+
+    Raises ``UserError`` for a folder without score or frame accuracy, and for folders of different sets.
+    """
+    places = sorted({x for x, _ in points})
+    summaries = [_summary(name, [folder for x, folder in points if x == place]) for place in places]
+    sets = list(dict.fromkeys(summary["set"] for summary in summaries))
+    if len(sets) > 1:
+        raise UserError(f"{name}: results on {' and '.join(map(repr, sets))}; a figure is of one set")
+    bands = (_interval(summaries, key) for key in ("frame_accuracy", "wer"))
+    return Results(name, sets[0], np.array(places, float), *bands)
+
+
+def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:
+    """The evaluations in ``metrics.jsonl``, by epoch."""
+    found: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            found[int(entry["epoch"])] = entry
+            numbers = [float(entry[key]) for key in (*AXES, _DEV, _CROSS_ENTROPY)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}:{number}: not an evaluation as `asr-kd train` writes it ({error!r})") from None
+        if not all(map(math.isfinite, numbers)):
+            raise UserError(f"{path}:{number}: a value is not finite; leave this run out")
+    return found
+
+
+def _summary(name: str, folders: Sequence[str | Path]) -> Record:
+    summaries = summarise(scored_entries("", name, folders))
+    if len(summaries) > 1:
+        sets = " and ".join(repr(summary["set"]) for summary in summaries)
+        raise UserError(f"{name}: {', '.join(map(str, folders))}: results on {sets}; a figure is of one set")
+    if "frame_accuracy" not in summaries[0]:
+        raise UserError(
+            f"{name}: {', '.join(map(str, folders))}: a decode.json has no frame_accuracy; decode with --states"
+        )
+    return summaries[0]
+
+
+def _extremes(values: np.ndarray) -> Band:
+    """Over seeds, of ``[seeds, points]``."""
+    return Band(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def _interval(summaries: Sequence[Record], key: str) -> Band:
+    mean = np.array([summary[key] for summary in summaries], float)
+    half = np.array([summary.get(f"{key}_spread", math.nan) for summary in summaries], float)
+    return Band(mean, mean - half, mean + half)
