@@ -29,6 +29,8 @@ class TargetConfig:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"k is {self.k}; expected at least 1 state for each frame")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}; expected 0 or more")
         if not self.temperatures or not all(0 < t < math.inf for t in self.temperatures):
             raise UserError(f"temperatures {list(self.temperatures)}; expected numbers above 0")
         if len(set(self.temperatures)) != len(self.temperatures):

@@ -1,6 +1,8 @@
 """Log-probabilities of every state -> the tensors of a target store."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,13 +12,49 @@ from asr_kd.errors import UserError
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.forms import LEAST, sample, top_k
 
+BLOCK = 1 << 22  # log-probabilities worked on at once: 16 MB in float32, and several times that beside it
 
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch computes by one thread: more would add up in another order, and give other bytes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def encode(log_prob: Tensor, config: TargetConfig, random: np.random.Generator) -> dict[str, np.ndarray]:
     """``log_prob`` ``[frames, states]`` (natural log, T = 1) in the form of ``config``.
 
     Raises ``UserError`` where a value is NaN or a frame's distribution is empty.
     """
-    _check(log_prob)
+    check_finite(log_prob)
+    rows = max(1, BLOCK // log_prob.shape[1])
+    parts = [_encode(log_prob[i : i + rows], config, random) for i in range(0, len(log_prob), rows)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def draws_of(utterance: str, seed: int) -> np.random.Generator:
+    """The random numbers of one utterance: whoever computes it, in whatever order, draws the same."""
+    return np.random.default_rng([seed, *hashlib.sha256(utterance.encode()).digest()[:16]])
+
+
+def check_finite(log_prob: Tensor) -> None:
+    """``UserError`` naming the first frame of ``[frames, states]`` with a NaN, or without a state that is possible."""
+    best = log_prob.amax(1)  # NaN where any is
+    if not torch.isfinite(best).all():
+        frame = int((~torch.isfinite(best)).nonzero()[0, 0])
+        raise UserError(
+            f"the teacher's log-probabilities of frame {frame} are not finite (the greatest is {float(best[frame])});"
+            " look at the features, or at the teacher's weights"
+        )
+
+
+def _encode(log_prob: Tensor, config: TargetConfig, random: np.random.Generator) -> dict[str, np.ndarray]:
     if config.form == "dense":
         return {"log_prob": _half(log_prob)}
     if config.form == "sampled":
@@ -28,21 +66,6 @@ def encode(log_prob: Tensor, config: TargetConfig, random: np.random.Generator) 
     return {"target_state": state.int().cpu().numpy(), "log_prob": _half(values), "log_tail": _half(tails)}
 
 
-def draws_of(utterance: str, seed: int) -> np.random.Generator:
-    """The random numbers of one utterance: whoever computes it, in whatever order, draws the same."""
-    return np.random.default_rng([seed, *hashlib.sha256(utterance.encode()).digest()[:16]])
-
-
 def _half(values: Tensor) -> np.ndarray:
     array: np.ndarray = values.clamp(min=LEAST).half().cpu().numpy()
     return array
-
-
-def _check(log_prob: Tensor) -> None:
-    best = log_prob.amax(1)  # NaN where any is
-    if not torch.isfinite(best).all():
-        frame = int((~torch.isfinite(best)).nonzero()[0, 0])
-        raise UserError(
-            f"the teacher's log-probabilities of frame {frame} are not finite (the greatest is {float(best[frame])});"
-            " look at the features, or at the teacher's weights"
-        )

@@ -1,24 +1,23 @@
 """Teachers and features -> a store of soft targets."""
 
 import dataclasses
-import functools
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, write_store
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.remote import local_folder
-from asr_kd.nets import Ensemble, StateModel, logits_by_chunk, model_hash, num_parameters, open_model
+from asr_kd.nets import Ensemble, model_hash, num_parameters
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.store import TargetStore
+from asr_kd.targets.teacher import Teacher
 
 SAMPLE = 20_000  # frames of the transfer set that the estimate looks at
 
@@ -64,21 +63,21 @@ def write_targets(
 
     Raises ``UserError`` as ``write_store`` does, and naming the utterance of which the teacher's output is not finite.
     """
-    _check_features(features)
-    model = open_model(teacher)
-    counts = frame_counts(features, utterances)
+    if force and part[1] > 1:
+        raise UserError(f"{out}: --force with --part would delete what the other parts write; delete the store first")
+    asked = Teacher(Path(teacher), features, config.precision, device)
     store = write_store(
         out,
         "targets",
-        config.tensors(model.num_states),
-        counts,
-        _Label(Path(teacher), features, config, device),
-        {**to_dict(config), "num_states": model.num_states},
+        config.tensors(asked.num_states),
+        asked.frame_counts(utterances),
+        _Label(asked, config),
+        {**to_dict(config), "num_states": asked.num_states},
         {"features": features.content_hash, "teacher": model_hash(teacher)},
         jobs,
         shard_frames,
         skip_bad,
-        left_out={utt: why for utt, why in features.skipped.items() if utterances is None or utt in set(utterances)},
+        left_out=features.skipped if utterances is None else None,
         part=part,
         force=force,
     )
@@ -94,94 +93,48 @@ def estimate(
     utterances: Sequence[str] | None = None,
     jobs: int = 1,
     device: str = "cpu",
+    skip_bad: bool = False,
 ) -> Estimate:
     """Label a sample of the transfer set, to see how good the teacher is on it and how long all of it will take.
 
-    Raises ``UserError`` where an utterance of the sample has another number of frames in ``states``.
+    Raises ``UserError`` as ``Teacher.sample`` does.
     """
-    _check_features(features)
-    model = open_model(teacher).to(device)
-    counts = frame_counts(features, utterances)
-    label = _Label(Path(teacher), features, config, device)
+    asked = Teacher(Path(teacher), features, config.precision, device)
+    bytes_per_frame = sum(spec.bytes_per_frame for spec in config.tensors(asked.num_states).values())
+    frames = sum(asked.frame_counts(utterances).values())
     begun, right, judged, seen = time.monotonic(), 0, 0, 0
-    for utterance in _spread(sorted(counts), counts):
-        log_prob = label.log_prob(model, utterance)
+    for utterance, log_prob, labels in asked.sample(SAMPLE, utterances, states, skip_bad):
         encode(log_prob, config, draws_of(utterance, config.seed))
         seen += len(log_prob)
-        if states is not None and utterance in states:
-            truth = states.read(utterance)["state"].astype(np.int64)
-            if len(truth) != len(log_prob):
-                raise UserError(
-                    f"utterance {utterance}: {len(log_prob)} frames in {features.path}, {len(truth)} in {states.path}"
-                )
-            right += int((log_prob.argmax(1).cpu().numpy() == truth).sum())
-            judged += len(truth)
-    seconds = (time.monotonic() - begun) * sum(counts.values()) / max(seen, 1) / (jobs if device == "cpu" else 1)
+        if labels is not None:
+            right += int((log_prob.argmax(1).cpu().numpy() == labels).sum())
+            judged += len(labels)
+    seconds = (time.monotonic() - begun) * frames / max(seen, 1) / (jobs if device == "cpu" else 1)
     folder = local_folder(out)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return Estimate(
-        networks=len(model.members) if isinstance(model, Ensemble) else 1,
-        parameters=num_parameters(model),
+        networks=len(asked.model.members) if isinstance(asked.model, Ensemble) else 1,
+        parameters=num_parameters(asked.model),
         accuracy=right / judged if judged else None,
         judged=judged,
-        frames=sum(counts.values()),
-        bytes_per_frame=sum(spec.bytes_per_frame for spec in config.tensors(model.num_states).values()),
+        frames=frames,
+        bytes_per_frame=bytes_per_frame,
         free=shutil.disk_usage(existing).free,
         seconds=seconds,
     )
-
-
-def frame_counts(features: FrameStore, utterances: Sequence[str] | None) -> dict[str, int]:
-    """Frames of each utterance of the transfer set; ``UserError`` for one that ``features`` lacks."""
-    if utterances is None:
-        return features.frame_counts
-    if missing := [utterance for utterance in utterances if utterance not in features]:
-        raise UserError(f"{features.path}: lacks utterance {missing[0]}, which you asked for ({len(missing):,} in all)")
-    return {utterance: features.frame_counts[utterance] for utterance in utterances}
-
-
-def _check_features(features: FrameStore) -> None:
-    if features.kind != "features":
-        raise UserError(f"{features.path}: holds {features.kind}; a store of features was expected")
-
-
-def _spread(utterances: Sequence[str], counts: dict[str, int]) -> Sequence[str]:
-    """About ``SAMPLE`` frames of utterances, evenly from all."""
-    step = max(1, round(sum(counts.values()) / SAMPLE))
-    return utterances[::step]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Label:
     """The targets of one shard's utterances."""
 
-    teacher: Path
-    features: FrameStore
+    teacher: Teacher
     config: TargetConfig
-    device: str
-
-    @functools.cached_property  # loaded once in each process
-    def _model(self) -> StateModel:
-        return open_model(self.teacher).to(self.device)
 
     def __call__(self, utterances: Sequence[str]) -> Computed:
         for utterance in utterances:
             try:
-                log_prob = self.log_prob(self._model, utterance)
+                log_prob = self.teacher.log_prob(utterance)
                 yield utterance, encode(log_prob, self.config, draws_of(utterance, self.config.seed))
             except UserError as error:
                 yield utterance, error
-
-    @torch.inference_mode()
-    def log_prob(self, model: StateModel, utterance: str) -> torch.Tensor:
-        """``[frames, states]`` of an utterance, always by one thread: more would add up in another order."""
-        features = next(iter(self.features.read(utterance).values()))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with torch.autocast(
-                torch.device(self.device).type, torch.bfloat16, enabled=self.config.precision == "bf16"
-            ):
-                return torch.cat([logits[0].float().log_softmax(-1) for logits in logits_by_chunk(model, features)])
-        finally:
-            torch.set_num_threads(threads)

@@ -1,0 +1,116 @@
+"""A network or an ensemble as a teacher: what it says of the frames of a transfer set."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr_kd.errors import UserError
+from asr_kd.frames import FrameStore
+from asr_kd.nets import AcousticModel, Ensemble, logits_by_chunk, open_model
+from asr_kd.targets.encode import check_finite, one_thread
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """The network or ensemble in ``folder`` as it hears ``features``; each process that asks it loads it once.
+
+    Raises ``UserError`` where the store holds no features, or those of another width than the teacher was trained on.
+    """
+
+    folder: Path
+    features: FrameStore
+    precision: str = "fp32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.features.kind != "features":
+            raise UserError(f"{self.features.path}: holds {self.features.kind}; a store of features was expected")
+
+    def __reduce__(self) -> tuple[type["Teacher"], tuple[Path, FrameStore, str, str]]:
+        return Teacher, (self.folder, self.features, self.precision, self.device)  # without the model
+
+    @functools.cached_property
+    def model(self) -> AcousticModel | Ensemble:
+        """The teacher on its device, in evaluation mode."""
+        model = open_model(self.folder).to(self.device)
+        (bins,) = next(iter(self.features.tensors.values())).shape
+        if bins != model.bins:
+            raise UserError(f"{self.features.path}: {bins} bins; the teacher {self.folder} was trained on {model.bins}")
+        return model
+
+    @property
+    def num_states(self) -> int:
+        """Number of states of its distributions."""
+        return self.model.num_states
+
+    @torch.inference_mode()
+    def log_prob(self, utterance: str) -> Tensor:
+        """Natural log of p(state | features) at T = 1, ``[frames, states]``, on its device.
+
+        Raises ``UserError`` naming the frame where a value is NaN.
+        """
+        features = next(iter(self.features.read(utterance).values()))
+        kind = torch.device(self.device).type
+        with one_thread(), torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+            chunks = [logits[0].float().log_softmax(-1) for logits in logits_by_chunk(self.model, features)]
+        log_prob = torch.cat(chunks)
+        check_finite(log_prob)
+        return log_prob
+
+    def frame_counts(self, utterances: Sequence[str] | None) -> dict[str, int]:
+        """Frames of each utterance of the transfer set, by default all; ``UserError`` for one without features."""
+        known = self.features.frame_counts
+        if utterances is None:
+            return known
+        if missing := [utterance for utterance in utterances if utterance not in known]:
+            raise UserError(
+                f"{self.features.path}: lacks utterance {missing[0]}, which you asked for ({len(missing):,} in all)"
+            )
+        return {utterance: known[utterance] for utterance in utterances}
+
+    def sample(
+        self, frames: int, utterances: Sequence[str] | None, states: FrameStore | None, skip_bad: bool = False
+    ) -> Iterator[tuple[str, Tensor, np.ndarray | None]]:
+        """Utterances spread evenly over the transfer set, about ``frames`` frames in all: id, ``log_prob``, and the
+        labels ``[frames]`` int64 where ``states`` has them.
+
+        Raises ``UserError`` naming an utterance of which the output is not finite, unless ``skip_bad`` leaves it out,
+        and one that has another number of frames in ``states``.
+        """
+        counts = self.frame_counts(utterances)
+        _check_labels(states, self.num_states)
+        step = max(1, round(sum(counts.values()) / frames))
+        for utterance in sorted(counts)[::step]:
+            try:
+                log_prob = self.log_prob(utterance)
+            except UserError as error:
+                if skip_bad:
+                    continue
+                raise UserError(f"{self.features.path}: utterance {utterance}: {error}") from None
+            yield utterance, log_prob, self._labels(utterance, states)
+
+    def _labels(self, utterance: str, states: FrameStore | None) -> np.ndarray | None:
+        if states is None or utterance not in states:
+            return None
+        labels: np.ndarray = states.read(utterance)["state"].astype(np.int64)
+        frames = self.features.frame_counts[utterance]
+        if len(labels) != frames:
+            raise UserError(
+                f"utterance {utterance}: {frames} frames in {self.features.path}, {len(labels)} in {states.path}"
+            )
+        return labels
+
+
+def _check_labels(states: FrameStore | None, num_states: int) -> None:
+    if states is None:
+        return
+    if states.kind != "states":
+        raise UserError(f"{states.path}: holds {states.kind}; a store of states was expected")
+    known = int(states.config.get("num_states", num_states))
+    if known != num_states:
+        raise UserError(f"{states.path}: labels of {known} states; the teacher has {num_states}")
