@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _configure_write(_action(actions, "write", _write, "teacher and features -> soft targets", _WRITE))
+    _configure_compare(_action(actions, "compare", _compare, "what each form and k tells of a teacher", _COMPARE))
     info = _action(actions, "info", _info, "form, temperatures, sizes, provenance", "exp/targets/top20")
     info.add_argument("store")
     info.add_argument("--json", action="store_true")
@@ -30,6 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 _WRITE = (
     "--teacher exp/ensemble --feats exp/feats/train exp/targets/top20 \\\n"
     "    --form topk --k 20 --temperatures 1,2,5,10 --states exp/states/train --jobs 2"
+)
+
+_COMPARE = (
+    "--teacher exp/ensemble --feats exp/feats/train --states exp/states/train \\\n    --temperature 2 --k 5,10,20,50"
 )
 
 
@@ -51,6 +56,13 @@ def _action(
     return action
 
 
+def _add_transfer_set(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--teacher", metavar="MODEL", required=True, help="folder of a network or an ensemble")
+    action.add_argument("--feats", metavar="STORE", required=True, help="features of the transfer set")
+    action.add_argument("--utterances", metavar="LIST", help="only the ids in this file or data directory")
+    action.add_argument("--states", metavar="STORE", help="labels, where there are any: they judge the teacher")
+
+
 def _configure_write(write: argparse.ArgumentParser) -> None:
     write.description = (
         "Write what the teacher says of each frame. Killed or interrupted, the same command goes on; several\n"
@@ -58,10 +70,7 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
         "first byte it prints the teacher's frame accuracy on the transfer set (with --states), size, free space, time."
     )
     write.add_argument("out", metavar="OUT", help="the target store to write")
-    write.add_argument("--teacher", metavar="MODEL", required=True, help="folder of a network or an ensemble")
-    write.add_argument("--feats", metavar="STORE", required=True, help="features of the transfer set")
-    write.add_argument("--utterances", metavar="LIST", help="only the ids in this file or data directory")
-    write.add_argument("--states", metavar="STORE", help="labels, where there are any: they judge the teacher")
+    _add_transfer_set(write)
     write.add_argument("--form", default="topk", choices=("dense", "topk", "sampled"), help="(default: topk)")
     write.add_argument("--k", type=int, default=20, help="states of a frame, topk and sampled (default: 20)")
     temperatures = "of topk, those at which students may learn; of sampled, the one of the draws (default: 1,2,5,10; 2)"
@@ -74,6 +83,19 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
     write.add_argument("--skip-bad", action="store_true", help="leave out utterances that cannot be done; list them")
     write.add_argument("--force", action="store_true", help="replace another store at OUT")
     write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")
+
+
+def _configure_compare(compare: argparse.ArgumentParser) -> None:
+    compare.description = (
+        "Measure on a sample of the transfer set what dense, topk and sampled targets tell of the teacher at a\n"
+        "temperature, what they lose, and what they cost."
+    )
+    _add_transfer_set(compare)
+    compare.add_argument("--temperature", type=float, default=2.0, metavar="T", help="the student's (default: 2)")
+    compare.add_argument("--frames", type=int, default=20_000, metavar="N", help="size of the sample (default: 20,000)")
+    compare.add_argument("--k", metavar="K,K,...", help="states of a frame (default: 5,10,20,50)")
+    compare.add_argument("--device", default="cpu", help="of the teacher: cpu, cuda, cuda:1, ...")
+    compare.add_argument("--json", action="store_true", help="print the numbers unrounded, as JSON")
 
 
 def _write(options: argparse.Namespace) -> None:
@@ -126,6 +148,65 @@ def describe_estimate(expected, config) -> str:  # type: ignore[no-untyped-def]
         f"{form}: {expected.bytes_per_frame:,} bytes a frame, {expected.frames:,} frames, {size / 1e6:,.1f} MB;"
         f" {expected.free / 1e9:,.1f} GB free; about {duration(expected.seconds)}"
     )
+
+
+def _compare(options: argparse.Namespace) -> None:
+    import dataclasses
+    from pathlib import Path
+
+    from asr_kd.frames import FrameStore
+    from asr_kd.targets.compare import compare_forms
+    from asr_kd.targets.teacher import Teacher
+    from asr_kd.train.data import read_utterance_list
+
+    comparison = compare_forms(
+        Teacher(Path(options.teacher), FrameStore(options.feats), device=options.device),
+        options.temperature,
+        options.frames,
+        _whole_numbers("--k", options.k) if options.k else None,
+        read_utterance_list(options.utterances) if options.utterances else None,
+        FrameStore(options.states) if options.states else None,
+    )
+    if options.json:
+        print(json.dumps(dataclasses.asdict(comparison)))
+        return
+    print(describe_comparison(comparison), end="")
+
+
+def describe_comparison(comparison) -> str:  # type: ignore[no-untyped-def]
+    """The comparison as a table for people."""
+    import dataclasses
+
+    from asr_kd.score.table import Column, percent, plain, render
+
+    columns = [
+        Column("form", plain("form"), left=True),
+        Column("k", plain("k")),
+        Column("bytes/frame", plain("bytes_per_frame")),
+        Column("lost mass %", percent("lost_mass")),
+        Column("KL, nats", plain("divergence")),
+        Column("variation %", percent("variation")),
+        Column("entropy, nats", plain("entropy")),
+        Column("frame accuracy %", percent("frame_accuracy")),
+        Column("calibration error %", percent("calibration_error")),
+    ]
+    notes = [
+        f"{comparison.frames:,} frames of {comparison.states:,} states, {comparison.labelled:,} with labels,"
+        f" at temperature {comparison.temperature:g}; each further temperature adds 2 bytes to topk.",
+        "KL of the teacher from what the form tells, the tail of topk spread evenly; none of a draw, which has zeros.",
+        "Variation: of topk an error, of sampled the noise of one draw, which has no error in the mean.",
+    ]
+    return render([dataclasses.asdict(row) for row in comparison.rows], columns, notes)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    from asr_kd.cli import numbers
+    from asr_kd.errors import UserError
+
+    found = numbers(option, text)
+    if not all(number.is_integer() for number in found):
+        raise UserError(f"{option} {text}: expected whole numbers with commas between them, such as 5,10,20")
+    return [int(number) for number in found]
 
 
 def _part(text: str | None) -> tuple[int, int]:

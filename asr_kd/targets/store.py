@@ -56,13 +56,18 @@ class TargetStore:
 
     def soft(self, tensors: Mapping[str, Tensor], temperature: float) -> SoftTargets:
         """Rows of the store's tensors, ``[frames, ...]``, as the objective at ``temperature`` takes them."""
-        if self.config.form == "dense":
-            return Dense(tensors["log_prob"])
-        state = unsigned(tensors["target_state"])
-        if self.config.form == "sampled":
-            return Sampled(state, tensors["weight"].float())
-        column = self.config.temperatures.index(temperature)
-        return TopK(state, tensors["log_prob"].float(), tensors["log_tail"][:, column].float())
+        return soft_targets(self.config, tensors, temperature)
+
+
+def soft_targets(config: TargetConfig, tensors: Mapping[str, Tensor], temperature: float) -> SoftTargets:
+    """What ``tensors`` ``[frames, ...]``, stored as ``config`` says, tell a student at ``temperature``."""
+    if config.form == "dense":
+        return Dense(tensors["log_prob"])
+    state = unsigned(tensors["target_state"])
+    if config.form == "sampled":
+        return Sampled(state, tensors["weight"].float())
+    column = config.temperatures.index(temperature)
+    return TopK(state, tensors["log_prob"].float(), tensors["log_tail"][:, column].float())
 
 
 def unsigned(states: Tensor) -> Tensor:
