@@ -51,7 +51,7 @@ run_stage() {
   local number=$1 title=$2 inputs=$3 outputs=$4 function=$5 begun=$SECONDS marker digest
   marker=$work/.stages/$number-$function
   chain=$({ echo "$chain"; declare -f "$function" features train_hmm train_network \
-    test_gmm test_network tune_and_test report; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
+    test_gmm test_network tune test_model report; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
   digest=$chain
   ((number < stage || number > stop_stage)) && return
   if [[ $force == false && -f $marker && $(head -n 1 "$marker") == "$digest" ]]; then
@@ -104,36 +104,58 @@ train_hmm() {
   done
 }
 
-# train_network SEED [SET]: $work/NETWORK/seedN from SET (train), the best epoch by dev; conf/NETWORK.yaml, and with
-# --small what the recipe's $quick says.
+# train_network NAME SEED SET CONFIG [OPTION...]: $work/NAME/seedN, trained by one thread on the features of SET and their
+# states, as conf/CONFIG.yaml says; with --small also as the recipe's $quick says.
 train_network() {
-  local set=${2:-train}
-  asr-kd train --feats "$work/feats/fbank/$set" --states "$work/states/$set" \
-    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" \
-    --config "$recipe/conf/$network.yaml" --seed "$1" --threads "$jobs" --out "$work/$network/seed$1" \
-    ${small:+${quick:-}}
+  local name=$1 seed=$2 set=$3 config=$4
+  shift 4
+  asr-kd train --feats "$work/feats/fbank/$set" --states "$work/$states/$set" \
+    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/$states/dev" --threads 1 \
+    --config "$recipe/conf/$config.yaml" --seed "$seed" --out "$work/$name/seed$seed" ${small:+${quick:-}} "$@"
 }
 
-# test_gmm SYSTEM, test_network SEED: a deployable folder in $work/model, tuned on dev, and its words on test. A recipe
-# may set $build_options and $tune_options.
+# test_gmm SYSTEM, test_network NAME [NETWORK]: a deployable folder $work/model/NAME of $work/NETWORK (NAME), tuned on
+# dev, and its words on test. NAME/seedN is tuned only where N is the first of $seeds: other seeds search as it does. A
+# recipe may set $build_options and $tune_options, and the HMM's $hmm, $graph and $states below $work.
+hmm=gmm/lda graph=graph/lda states=states
 test_gmm() {
   asr-kd model build --gmm "$work/gmm/$1" --states-dir "$work/gmm/$1" --graph "$work/graph/$1" \
     --features "$work/feats/mfcc/train" "$work/model/$1" ${build_options:-} > /dev/null
-  tune_and_test "$work/model/$1" mfcc
+  tune "$work/model/$1" mfcc
+  test_model "$work/model/$1" mfcc
 }
 
 test_network() {
-  asr-kd model build --network "$work/$network/seed$1" --states-dir "$work/gmm/lda" --graph "$work/graph/lda" \
-    --features "$work/feats/fbank/train" "$work/model/$network/seed$1" ${build_options:-} > /dev/null
-  tune_and_test "$work/model/$network/seed$1" fbank --states "$work/states/test"
+  local first=${1%/seed*} like=()
+  [[ $first == "$1" || $1 == "$first/seed${seeds%% *}" ]] || like=(--search-like "$work/model/$first/seed${seeds%% *}")
+  asr-kd model build --network "$work/${2:-$1}" --states-dir "$work/$hmm" --graph "$work/$graph" "${like[@]}" \
+    --features "$work/feats/fbank/train" "$work/model/$1" ${build_options:-} > /dev/null
+  [[ -n ${like[*]} ]] || tune "$work/model/$1" fbank
+  test_model "$work/model/$1" fbank --states "$work/$states/test"
 }
 
-# tune_and_test MODEL KIND [OPTION...]: acoustic scale and word penalty on dev, then the words and error rate of test.
-tune_and_test() {
+# side_by_side < COMMANDS: one shell command a line, $jobs of them at once; what each prints is headed by its second and
+# third word. Fails where one fails, once all that run have ended.
+side_by_side() {
+  local line begun=0 failed=0
+  while read -r line; do
+    if ((begun == jobs)); then wait -n || failed=1; else begun=$((begun + 1)); fi
+    ((failed == 0)) || break
+    (jobs=1; eval "$line" 2>&1 | sed -u "s|^|$(cut -d ' ' -f 2-3 <<< "$line"): |") < /dev/null &
+  done
+  while ((begun > 0)); do begun=$((begun - 1)); wait -n || failed=1; done
+  return $failed
+}
+
+# tune MODEL KIND: acoustic scale, word penalty and beam on dev. test_model MODEL KIND [OPTION...]: the words and error
+# rate of test.
+tune() {
+  asr-kd decode "$1" "$work/data/dev" --tune --feats "$work/feats/$2/dev" ${tune_options:-} --jobs "$jobs" | tail -n 1
+}
+
+test_model() {
   local model=$1 kind=$2
   shift 2
-  asr-kd decode "$model" "$work/data/dev" --tune --feats "$work/feats/$kind/dev" ${tune_options:-} --jobs "$jobs" |
-    tail -n 1
   asr-kd decode "$model" "$work/data/test" --feats "$work/feats/$kind/test" --jobs "$jobs" "$@" \
     --output "$model/decode_test" > /dev/null
   asr-kd score --ref "$work/data/test" --hyp "$model/decode_test" | sed -n 1,2p

@@ -9,7 +9,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Average networks; gather all that turning audio into words needs into one folder; look into such a folder."
     )
     parser.epilog = (
-        "example:\n  asr-kd model ensemble exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1\n  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
+        "example:\n  asr-kd model ensemble exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1\n"
+        "  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
     verbs = parser.add_subparsers(metavar="ensemble|build|info", required=True)
@@ -43,6 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--features", metavar="FILE|STORE", required=True, help="feature configuration, or a store of them"
     )
+    like = "take scale, penalty, beam and what they were tuned on from this model: another seed of the same system"
+    build.add_argument("--search-like", metavar="MODEL_DIR", help=like)
     build.add_argument(
         "--acoustic-scale", type=float, help="multiplies log-likelihoods, until --tune finds a better one"
     )
@@ -83,13 +86,17 @@ def _ensemble(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from asr_kd.decode.model import build_model, describe, read_feature_config
+    import dataclasses
+
+    from asr_kd.decode.model import build_model, describe, read_feature_config, read_model_config
     from asr_kd.decode.search import SearchOptions
 
-    search = SearchOptions(**search_options(options))  # type: ignore[arg-type]
+    other = read_model_config(options.search_like) if options.search_like else None
+    search = dataclasses.replace(other.search if other else SearchOptions(), **search_options(options))  # type: ignore[arg-type]
     features = read_feature_config(options.features)
     parts = options.network, options.gmm, options.states or options.gmm
-    _show(describe(build_model(options.model, options.graph, features, *parts, search)))
+    tuned_on = other.tuned_on if other else None
+    _show(describe(build_model(options.model, options.graph, features, *parts, search, tuned_on)))
 
 
 def _info(options: argparse.Namespace) -> None:

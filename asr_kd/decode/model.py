@@ -66,6 +66,7 @@ def build_model(
     gmm: str | Path | None = None,
     states: str | Path | None = None,
     search: SearchOptions | None = None,
+    tuned_on: str | None = None,
 ) -> Model:
     """Gather a network or GMM folder, a graph folder and a folder with states and lexicon into the model ``out``.
 
@@ -95,6 +96,7 @@ def build_model(
         kind=kind,
         features=features,
         search=search or SearchOptions(),
+        tuned_on=tuned_on,
         word_times="aligned" if states is not None else "emitted",
         provenance=origin,
         files={name: sha256(out / name) for name in _names(out, kind, states is not None)},
