@@ -130,7 +130,7 @@ train_fractions() {
   local percent epochs set seed list options
   while read -r percent epochs set; do
     list=$work/data/list$percent
-    asr-kd corpus subset "$work/data/train" "$work/data/percent$percent" --fraction "${percent}e-2"
+    asr-kd corpus subset "$work/data/train" "$work/data/percent$percent" --fraction "${percent}e-2" >&2
     awk 'NR == FNR {chosen[$1]; next} {id = $1; sub(/^(sp[0-9.]+-)?(sh[0-9.]+-)?/, "", id)} id in chosen {print $1}' \
       "$work/data/percent$percent/utt2spk" "$work/data/$set/utt2spk" > "$list"
     options="--utterances '$list' --priors '$work/states/train' --set epochs=$epochs"

@@ -1,16 +1,26 @@
 #!/usr/bin/env bash
 # The built-in corpus: digit strings and commands spoken by a synthesiser, with noise and echo; voices of train, dev and
-# test are disjoint. It needs neither data nor network. About 10 minutes on 2 cores; --small is what `make demo` runs.
+# test are disjoint. From audio to the paper's two tables: an ensemble teaches students of two sizes, and students that
+# hear 3 % of the speech. It needs neither data nor network. --small is what `make demo` runs, in about 7 minutes on
+# 2 cores; all of it takes about an hour.
 #   recipes/digits/run.sh --hours 2 --seeds "1 2 3"
-hours="" seeds="" options="hours seeds" network=dnn
+hours="" seeds="" members="" options="hours seeds members"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 hours=${hours:-$([[ -n ${small:-} ]] && echo 0.5 || echo 2)}
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo "1 2 3")}
+members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
 
-prepare() { asr-kd corpus prepare digits "$work/data" --hours "$hours" --jobs "$jobs"; }
-run_stage 0 "speech is synthesised" "espeak-ng" "$work/data" prepare
+prepare() {
+  asr-kd corpus prepare digits "$work/data" --hours "$hours" --jobs "$jobs"
+  asr-kd corpus subset "$work/data/train" "$work/data/three" --fraction 0.03
+  asr-kd corpus perturb "$work/data/three" "$work/data/three_copies" --jobs "$jobs" \
+    --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5
+  asr-kd corpus combine "$work/data/three_pool" "$work/data/three" "$work/data/three_copies"
+}
+run_stage 0 "speech is synthesised; 3 % of it at other speeds" "espeak-ng" "$work/data" prepare
 
+sets="train three_pool dev test"
 extract() { features mfcc; features fbank; }
 run_stage 1 "features" "$work/data" "$work/feats" extract
 
@@ -22,20 +32,72 @@ build_graph() {
 }
 run_stage 3 "language model, decoding graph" "$work/data/train, $work/gmm" "$work/graph" build_graph
 
-test_gmms() { test_gmm lda; }
-run_stage 4 "GMM system: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
-
-train_networks() { for seed in $seeds; do train_network "$seed"; done; }
-run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/$network" train_networks
-
-test_networks() { for seed in $seeds; do test_network "$seed"; done; }
-run_stage 6 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
-
-results() {
-  report "Built-in digits" \
-    --remark "$hours hours of synthesised training speech; the voices of test are in neither train nor dev." \
-    --table "Word error rate on test" \
-    --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
-    --system "DNN 3x256, hard targets" "$work/model/$network"/seed*/decode_test
+train_teachers() {
+  asr-kd train --feats "$work/feats/fbank/train" --states "$work/states/train" \
+    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" --config "$recipe/conf/teacher.yaml" \
+    --seed 1 --members "$members" --threads "$jobs" --out "$work/teacher"
 }
-run_stage 7 "table" "$work/model" "$recipe/RESULTS.md" results
+run_stage 4 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" train_teachers
+
+write_targets() {
+  local set
+  for set in train three_pool; do
+    asr-kd targets write "$work/targets/$set" --teacher "$work/teacher" --feats "$work/feats/fbank/$set" \
+      --states "$work/states/$set" --form topk --k 20 --temperatures 1,2,5,8 --precision bf16 --jobs "$jobs"
+  done
+}
+run_stage 5 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
+
+# Table 1: students of the teachers' size and of a quarter of it. Table 5: students that hear 3 % of the speech.
+train_students() {
+  local priors="--priors '$work/states/train'"
+  for seed in $seeds; do
+    echo "train_network student $seed train student --targets '$work/targets/train'"
+    echo "train_network small_hard $seed train small_hard"
+    echo "train_network small_soft $seed train small_student --targets '$work/targets/train'"
+    echo "train_network three_hard $seed three_pool three_hard $priors"
+    echo "train_network three_stored $seed three_pool three_stored $priors --targets '$work/targets/three_pool'"
+    echo "train_network three_live $seed three_pool three_live $priors --teacher '$work/teacher'"
+  done | side_by_side
+}
+run_stage 6 "students" "$work/targets" "$work/{student,small_*,three_*}" train_students
+
+test_systems() {
+  local first=${seeds%% *} system seed
+  test_gmm lda
+  test_network ensemble teacher
+  for system in teacher student small_hard small_soft three_hard three_stored three_live; do
+    test_network "$system/seed$first"
+    for seed in ${seeds#"$first"}; do test_network "$system/seed$seed"; done
+  done
+  for seed in $(seq "$members"); do [[ -d $work/model/teacher/seed$seed ]] || test_network "teacher/seed$seed"; done
+}
+run_stage 7 "all systems: tuned on dev, scored on test" "$work/*/seed*, $work/graph" "$work/model" test_systems
+
+decoded() { echo "$work/model/$1"/seed*/decode_test; }
+results() {
+  local figures=$recipe
+  [[ -z ${small:-} ]] || figures=$work
+  asr-kd plot curves --output "$figures/curves.png" --title "Training on 3 % of the speech" --axis step \
+    --series "labels" "$work"/three_hard/seed* --series "soft, stored" "$work"/three_stored/seed* \
+    --series "soft, live" "$work"/three_live/seed*
+  report "Built-in digits" \
+    --remark "$hours hours of synthesised training speech; the voices of test are in neither train nor dev. Scale, penalty
+      and beam of each system are tuned on dev with its first seed; networks and students have the settings of one
+      manual trial on dev." \
+    --table "Table 1: an ensemble and its students" \
+    --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
+    --system "labels, 3x256: teachers" $(decoded teacher) \
+    --system "ensemble of $members" "$work/model/ensemble/decode_test" \
+    --system "distilled, 3x256" $(decoded student) \
+    --system "labels, 2x96" $(decoded small_hard) \
+    --system "distilled, 2x96" $(decoded small_soft) \
+    --table "Table 5: soft targets as regularisers" \
+    --system "labels, 100 %" $(decoded teacher) \
+    --system "labels, 3 %, augmented, early-stopped" $(decoded three_hard) \
+    --system "soft, 3 %, stored" $(decoded three_stored) \
+    --system "soft, 3 %, live teachers" $(decoded three_live) \
+    --recovery "labels, 3 %, augmented, early-stopped" "labels, 100 %" \
+    --picture "$figures/curves.png" "Learning curves of the systems that hear 3 %."
+}
+run_stage 8 "tables" "$work/model" "$recipe/RESULTS.md" results

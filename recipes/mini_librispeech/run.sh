@@ -4,7 +4,7 @@
 # at three speeds. About two hours on 2 cores, 3 GB of disk.
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 # --lm-dir holds lexicon.txt and a *.arpa.gz; without it, as without --corpus-dir, the official ones are downloaded.
-corpus_dir="" lm_dir="" seeds="1" options="lm_dir seeds" network=tdnn
+corpus_dir="" lm_dir="" seeds="1" options="lm_dir seeds"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 build_options="--max-active 3000" tune_options="--utterances $work/data/dev_sixth"
@@ -27,17 +27,17 @@ run_stage 2 "GMM-HMM training, alignment" "$work/data, $work/feats/mfcc" "$work/
 build_graph() { asr-kd graph compile "$work/gmm/lda" "$work/data/lm.arpa.gz" "$work/graph/lda"; }
 run_stage 3 "decoding graph" "$work/data/lm.arpa.gz, $work/gmm/lda" "$work/graph" build_graph
 
-train_networks() { for seed in $seeds; do train_network "$seed" train_speeds; done; }
-run_stage 4 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/$network" train_networks
+train_networks() { for seed in $seeds; do echo "train_network tdnn $seed train_speeds tdnn"; done | side_by_side; }
+run_stage 4 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/tdnn" train_networks
 
-test_networks() { for seed in $seeds; do test_network "$seed"; done; }
-run_stage 5 "networks: tuned on dev, scored on test" "$work/$network, $work/graph" "$work/model" test_networks
+test_networks() { for seed in $seeds; do test_network "tdnn/seed$seed"; done; }
+run_stage 5 "networks: tuned on dev, scored on test" "$work/tdnn, $work/graph" "$work/model" test_networks
 
 results() {
   report "mini_librispeech" \
     --remark "14 of the test speakers; 6 others are dev. The language model is the trigram of --lm-dir, not the official
       one, so the figures do not compare with other papers' (Kaldi on dev-clean-2: tri3b 18.1 %, TDNN 9.6 to 18.6 %)." \
     --table "Word error rate on test" \
-    --system "TDNN-F, hard targets" "$work/model/$network"/seed*/decode_test
+    --system "TDNN-F, hard targets" "$work/model/tdnn"/seed*/decode_test
 }
 run_stage 6 "table" "$work/model" "$recipe/RESULTS.md" results
