@@ -10,7 +10,7 @@ exp_dir="" libri_dir="" large_dir="" options="exp_dir libri_dir large_dir"
 source "$(dirname "$0")/../lib.sh"
 exp_dir=$root/recipes/an4/exp large_dir=$root/recipes/mini_librispeech/exp
 parse_options "$@"
-for part in data/train feats/mfcc/train feats/fbank/train states/train trigram.arpa model/dnn/seed1/model.yaml; do
+for part in data/train feats/mfcc/train feats/fbank/train states/train trigram.arpa model/teacher/seed1/model.yaml; do
   [[ -e $exp_dir/$part ]] && continue
   echo "$0: no $exp_dir/$part; --exp-dir names a finished AN4 system: recipes/an4/run.sh --work $exp_dir" >&2
   exit 1
@@ -69,7 +69,7 @@ stores=("$exp_dir/feats/fbank/train" "$exp_dir/states/train" --threads "$jobs" -
 measure 5 "network training in fp32" training "${stores[@]}" --precision fp32
 measure 6 "network training in bf16" training "${stores[@]}" --precision bf16
 
-model=$exp_dir/model/dnn/seed1
+model=$exp_dir/model/teacher/seed1
 measure 7 "search" search "$model" "$exp_dir/feats/fbank/test" --rounds "$rounds"
 measure 8 "from audio to words" recognisers "$model" "$exp_dir/data/test" "$exp_dir/trigram.arpa" \
   "$exp_dir/data/lexicon.txt" "$work/words"
@@ -83,10 +83,15 @@ else
 fi
 
 measure 11 "distillation loss" loss --threads "$jobs" --rounds "$rounds"
+measure 12 "steps on soft targets, the reader" distilling "$work/made" --threads "$jobs" --rounds "$rounds"
+measure 13 "writing soft targets" writing "$work/made" --rounds "$rounds"
+measure 14 "the paper's network in fp32" paper "$work/paper" --threads "$jobs" --precision fp32
+measure 15 "the paper's network in bf16" paper "$work/paper" --threads "$jobs" --precision bf16
+measure 16 "memory" growth "$work/growth"
 
 arguments=()
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
-for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6 11" "Decoding:7 8" "A large vocabulary:9 10"; do
+for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Distillation:11 12 13 14 15 16" "Decoding:7 8" "A large vocabulary:9 10"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
 done

@@ -1,0 +1,92 @@
+"""What soft targets cost a student: its step against the same step on labels, and the reader by itself."""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import time
+from pathlib import Path
+
+import torch
+from made import BINS, make_stores
+from measuring import row
+from training import best
+
+from asr_kd.nets import NetConfig
+from asr_kd.targets import TargetConfig, TargetStore
+from asr_kd.train import TrainConfig, TrainingData
+from asr_kd.train.checkpoint import Position
+from asr_kd.train.lesson import Lesson
+from asr_kd.train.loop import make_optimiser, make_reader, new_model, training_step
+from asr_kd.train.objective import HardTargets
+from asr_kd.train.reader import Reader
+
+STEPS, FRAMES = 10, 500_000
+MOST = {"top-20": 1.10, "dense": 1.5}
+
+
+def main() -> None:
+    """Take turns, and compare the best turn of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="folder for the made-up stores")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=8)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for states in (2000, 14_000):
+        steps(options.work / f"{states}", states, options)
+    reading(options.work / "reader", options.rounds)
+
+
+def steps(work: Path, states: int, options: argparse.Namespace) -> None:
+    """One batch, learnt again and again: from labels, from top-20 and from dense targets."""
+    forms = {"top-20": TargetConfig("topk", 20), "dense": TargetConfig("dense")}
+    config = TrainConfig(net=NetConfig(bins=BINS, states=states), precision="bf16")
+    works = []
+    for name, form in {"labels": forms["top-20"], **forms}.items():
+        features, labels, targets = make_stores(work, 10_000, states, form)
+        data = TrainingData(features, labels, None, None if name == "labels" else TargetStore(targets))
+        works.append(_steps(data, config))
+    hard, *rates = best(tuple(works), options.rounds)
+    for (name, most), rate in zip(MOST.items(), rates, strict=True):
+        against = f"a step on labels ({1000 * config.batch_frames / hard:.0f} ms)"
+        title = f"student 4x512, {states:,} states, bf16, {options.threads} threads: a step on {name} targets"
+        row(title, hard / rate, f"times as long ({1000 * config.batch_frames / rate:.0f} ms)", against, most=most)
+
+
+def _steps(data: TrainingData, config: TrainConfig):  # type: ignore[no-untyped-def]
+    lesson = Lesson.plan(config, data)
+    model = new_model(lesson.config, data)
+    optimiser = make_optimiser(model, lesson.config)
+    reader = make_reader(data, lesson.config, model, torch.device("cpu"))
+    objective = lesson.objective(reader, torch.device("cpu")) if data.targets else HardTargets()
+    batch = next(iter(reader.epoch(0)))
+
+    def turn() -> int:
+        for _ in range(STEPS):
+            training_step(model, batch, reader, objective, optimiser, lesson.config, Position())
+        return STEPS * len(batch.labels)
+
+    return turn
+
+
+def reading(work: Path, rounds: int) -> None:
+    """Shuffled frames of features, labels and top-20 targets out of the page cache, by one core, windows not gathered."""
+    features, labels, targets = make_stores(work, FRAMES, 2000, TargetConfig("topk", 20))
+    data = TrainingData(features, labels, None, TargetStore(targets))
+    config = dataclasses.replace(TrainConfig(), batch_frames=4096)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    fastest = 0.0
+    for epoch in range(max(2, rounds // 2)):
+        began = time.perf_counter()
+        frames = sum(len(batch.labels) for batch in Reader(data, config, 0, 0, 1, torch.device("cpu")).epoch(epoch))
+        fastest = max(fastest, frames / (time.perf_counter() - began))
+    os.sched_setaffinity(0, cores)
+    against = f"{FRAMES:,} frames of 40 bins and 20 states, from the page cache, shuffled"
+    row("reader, one core", fastest / 1e6, "million frames/s", against, least=1.5)
+
+
+if __name__ == "__main__":
+    main()

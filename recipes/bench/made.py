@@ -1,0 +1,67 @@
+"""Stores of made-up frames: what is measured on them depends on sizes alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from asr_kd.config import to_dict
+from asr_kd.frames import FrameStore, TensorSpec, write_store
+from asr_kd.targets import TargetConfig
+
+BINS, LENGTH = 40, 500  # of a frame, and frames of an utterance
+
+
+def make_stores(folder: Path, frames: int, states: int, config: TargetConfig) -> tuple[FrameStore, FrameStore, FrameStore]:
+    """Features, states and soft targets of ``frames`` frames, in utterances of equal length."""
+    counts = {f"utterance{number:06d}": LENGTH for number in range(frames // LENGTH)}
+    features = write_store(
+        folder / "feats", "features", {"fbank": TensorSpec("float16", (BINS,))}, counts, _features, inputs={"made": "up"}
+    )
+    labels = write_store(
+        folder / "states", "states", {"state": TensorSpec("uint16")}, counts, _Labels(states), {"num_states": states}
+    )
+    targets = write_store(
+        folder / f"{config.form}{config.k}", "targets", config.tensors(states), counts, _Targets(states, config),
+        {**to_dict(config), "num_states": states}, {"features": features.content_hash},
+    )  # fmt: skip
+    return features, labels, targets
+
+
+def _random(utterance: str) -> np.random.Generator:
+    return np.random.default_rng(int(utterance[9:]))
+
+
+def _features(utterances):  # type: ignore[no-untyped-def]
+    for utterance in utterances:
+        yield utterance, {"fbank": _random(utterance).standard_normal((LENGTH, BINS), np.float32).astype(np.float16)}
+
+
+class _Labels:
+    def __init__(self, states: int) -> None:
+        self.states = states
+
+    def __call__(self, utterances):  # type: ignore[no-untyped-def]
+        for utterance in utterances:
+            yield utterance, {"state": _random(utterance).integers(self.states, size=LENGTH).astype(np.uint16)}
+
+
+class _Targets:
+    """Random states with falling probabilities; random log-probabilities where they are dense."""
+
+    def __init__(self, states: int, config: TargetConfig) -> None:
+        self.states, self.config = states, config
+
+    def __call__(self, utterances):  # type: ignore[no-untyped-def]
+        k = self.config.k
+        for utterance in utterances:
+            random = _random(utterance)
+            if self.config.form == "dense":
+                logits = 3 * random.standard_normal((LENGTH, self.states), np.float32)
+                log_prob = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+                yield utterance, {"log_prob": log_prob.astype(np.float16)}
+                continue
+            state = (random.integers(self.states, size=(LENGTH, 1)) + np.arange(k)) % self.states
+            tail = np.full((LENGTH, len(self.config.temperatures)), np.log(0.1))
+            log_prob = np.log(0.9 / k) * np.ones((LENGTH, k))
+            arrays = {"log_prob": log_prob.astype(np.float16), "log_tail": tail.astype(np.float16)}
+            yield utterance, {"target_state": state.astype(np.uint16), **arrays}

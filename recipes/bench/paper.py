@@ -1,0 +1,85 @@
+"""The paper's network, 8 x 2560 and 14,000 states, on made-up frames, against the peak of matrix products."""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from made import BINS, make_stores
+from measuring import row
+from training import operations
+
+from asr_kd.nets import NetConfig
+from asr_kd.targets import TargetConfig, TargetStore
+from asr_kd.train import TrainConfig, TrainingData
+from asr_kd.train.checkpoint import Position
+from asr_kd.train.lesson import Lesson
+from asr_kd.train.loop import make_optimiser, make_reader, new_model, training_step
+
+LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
+ROWS = {"cpu": 1024, "cuda": 8192}  # frames of a batch
+
+
+def main() -> None:
+    """Training from stores of top-20 targets, and products of the network's own sizes, in turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path, help="folder for the made-up stores")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=0, help="in one turn (default: 2 on a CPU, 50 on a GPU)")
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch, steps = ROWS[device.type], options.steps or {"cpu": 2, "cuda": 50}[device.type]
+    net = NetConfig(bins=BINS, states=14_000, layers=8, width=2560, norm="none")
+    config = TrainConfig(net=net, batch_frames=batch, precision=options.precision)
+    features, labels, targets = make_stores(options.work, 3 * steps * batch, 14_000, TargetConfig("topk", 20))
+    data = TrainingData(features, labels, None, TargetStore(targets))
+    lesson = Lesson.plan(config, data)
+    model = new_model(lesson.config, data).to(device)
+    optimiser = make_optimiser(model, lesson.config)
+    reader = make_reader(data, lesson.config, model, device)
+    objective = lesson.objective(reader, device)
+    batches = (each for epoch in range(10**6) for each in reader.epoch(epoch))
+    frames, peak = 0.0, 0.0
+    for turn in range(options.rounds + 1):
+        began, done = time.perf_counter(), 0
+        for _ in range(steps):
+            each = next(batches)
+            training_step(model, each, reader, objective, optimiser, lesson.config, Position())
+            done += len(each.labels)
+        _wait(device)
+        if turn:
+            frames = max(frames, done / (time.perf_counter() - began))
+        peak = max(peak, products(options.precision, device, batch))
+    rate = operations(model) * frames
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{options.threads} threads"
+    against = f"matrix products {batch} x 2560 x 2560 in {options.precision} ({peak / 1e12:.3f} TFLOP/s)"
+    name = f"the paper's network from top-20 shards, batches of {batch}, {options.precision}, {where}"
+    unit = f"of the FLOP/s ({rate / 1e12:.3f} TFLOP/s, {frames:,.0f} frames/s)"
+    row(name, rate / peak, unit, against, least=LEAST.get((device.type, options.precision)))
+
+
+def products(precision: str, device: torch.device, rows: int) -> float:
+    """Floating-point operations a second of products of a hidden layer's size."""
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.randn(rows, 2560, device=device).to(kind), torch.randn(2560, 2560, device=device).to(kind)
+    best, repeats = 0.0, 200 if device.type == "cuda" else 8
+    for _ in range(4):
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(repeats):
+            left @ right
+        _wait(device)
+        best = max(best, repeats * 2 * rows * 2560**2 / (time.perf_counter() - began))
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
