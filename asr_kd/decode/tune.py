@@ -102,14 +102,25 @@ def _choose(search: SearchOptions, dev: _Dev) -> Tuning:
         if number and best is rounds[-1][0]:
             break
         search = dataclasses.replace(search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
-    centre = [(search.acoustic_scale, search.word_penalty)]
-    beams: list[Point] = []
-    for beam in (WIDEST, *BEAMS):
-        beams += dev.evaluate(dataclasses.replace(search, beam=beam), centre)
-        if beams[-1].wer > beams[0].wer + TOLERATED:
-            break
-    within = [point for point in beams if point.wer <= beams[0].wer + TOLERATED]
-    return Tuning(within[-1], tuple(rounds), tuple(beams))
+    beams = _beams(search, dev, rounds[-1][0])
+    return Tuning(beams[-1], tuple(rounds), beams)
+
+
+def _beams(search: SearchOptions, dev: _Dev, last: Point) -> tuple[Point, ...]:
+    """The beams tried that cost no more than is tolerated, widest first, found by halving the list of ``BEAMS``."""
+    centre = (search.acoustic_scale, search.word_penalty)
+    searched = (last.acoustic_scale, last.word_penalty) == centre
+    widest = last if searched else dev.evaluate(search, [centre])[0]
+    good, below, above = [widest], -1, len(BEAMS)  # BEAMS[below] is good, BEAMS[above] is not
+    while above - below > 1:
+        middle = (below + above) // 2
+        (point,) = dev.evaluate(dataclasses.replace(search, beam=BEAMS[middle]), [centre])
+        if point.wer <= widest.wer + TOLERATED:
+            good.append(point)
+            below = middle
+        else:
+            above = middle
+    return tuple(good)
 
 
 def _smoothed(points: Sequence[Point]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import itertools
 import os
 import time
 from pathlib import Path
@@ -71,7 +70,7 @@ def _steps(data: TrainingData, config: TrainConfig):  # type: ignore[no-untyped-
 
 
 def reading(work: Path, rounds: int) -> None:
-    """Shuffled frames of features, labels and top-20 targets out of the page cache, by one core, windows not gathered."""
+    """Shuffled frames of features, labels and top-20 targets from the page cache, by one core, without windows."""
     features, labels, targets = make_stores(work, FRAMES, 2000, TargetConfig("topk", 20))
     data = TrainingData(features, labels, None, TargetStore(targets))
     config = dataclasses.replace(TrainConfig(), batch_frames=4096)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from measuring import ASR_KD, run, row
+from measuring import ASR_KD, row, run
 
 SMALL, TIMES = 100_000, 10  # frames
 

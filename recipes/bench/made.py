@@ -11,11 +11,18 @@ from asr_kd.targets import TargetConfig
 BINS, LENGTH = 40, 500  # of a frame, and frames of an utterance
 
 
-def make_stores(folder: Path, frames: int, states: int, config: TargetConfig) -> tuple[FrameStore, FrameStore, FrameStore]:
+def make_stores(
+    folder: Path, frames: int, states: int, config: TargetConfig
+) -> tuple[FrameStore, FrameStore, FrameStore]:
     """Features, states and soft targets of ``frames`` frames, in utterances of equal length."""
     counts = {f"utterance{number:06d}": LENGTH for number in range(frames // LENGTH)}
     features = write_store(
-        folder / "feats", "features", {"fbank": TensorSpec("float16", (BINS,))}, counts, _features, inputs={"made": "up"}
+        folder / "feats",
+        "features",
+        {"fbank": TensorSpec("float16", (BINS,))},
+        counts,
+        _features,
+        inputs={"made": "up"},
     )
     labels = write_store(
         folder / "states", "states", {"state": TensorSpec("uint16")}, counts, _Labels(states), {"num_states": states}
