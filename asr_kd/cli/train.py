@@ -12,7 +12,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "student of a network or ensemble, from its stored soft targets (--targets) or asked live (--teacher), with\n"
         "labels or without. Killed or interrupted, the same command goes on; run again when done, it prints the\n"
         "result. OUT holds the model with its curves; with --members N, N networks of different seeds and their ensemble.\n"
-        "With --evaluate MODEL, measure a trained network instead."
+        "With --evaluate MODEL, measure a trained network instead. Under torchrun, which gives each process a GPU of\n"
+        "its own, N processes train one network, each on its share of every batch, as one process would."
     )
     parser.epilog = (
         "example:\n"
@@ -21,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --set net.layers=4 --set net.width=512 --set epochs=15 --seed 1\n"
         "  asr-kd train --feats exp/train/fbank --states exp/train/states --targets exp/train/top20 \\\n"
         "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/student --set temperature=2\n"
+        "  torchrun --nproc-per-node 2 -m asr_kd train --feats exp/train/fbank --states exp/train/states \\\n"
+        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
         "every key of a configuration, with its default: asr-kd train --print-config"
     )
@@ -46,12 +49,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, or evaluate, as the options say."""
+    """Train, or evaluate, as the options say; as one of the processes that torchrun started, if it did."""
+    from asr_kd.train.group import joined
+
+    with joined() as group:
+        if group.leads or not options.evaluate:
+            _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     import torch
     import yaml
 
     from asr_kd.config import load_config, to_dict
     from asr_kd.train import TrainConfig, evaluate, train
+    from asr_kd.train.group import Group
 
     seed = [] if options.seed is None else [f"seed={options.seed}"]
     config = load_config(TrainConfig, options.config, [*options.set, *seed])
@@ -60,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = _device(options.device)
+    device = Group.current().device(_device(options.device))
     data = _training_data(options)
     if options.evaluate:
         from asr_kd.nets import open_model

@@ -29,5 +29,5 @@ class Dnn(nn.Module):
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
         windows = x.unfold(1, self.window, every).transpose(2, 3)  # [batch, outputs, window, bins], a view
         batch, outputs = windows.shape[:2]
-        rows = windows.reshape(batch * outputs, -1)  # copies only where windows overlap
-        return self.output(self.hidden(rows)).view(batch, outputs, -1)
+        rows = windows.reshape(batch * outputs, self.window * x.shape[2])  # copies only where windows overlap
+        return self.output(self.hidden(rows)).unflatten(0, (batch, outputs))

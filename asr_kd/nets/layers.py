@@ -1,9 +1,10 @@
 """The pieces that every kind of network is built from."""
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from asr_kd.nets.config import NetConfig
@@ -12,10 +13,50 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 
 
 class FrameBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of ``[..., width]`` over everything but the last dimension."""
+    """Batch normalisation of ``[..., width]`` over everything but the last dimension.
+
+    Processes that are joined by ``torch.distributed`` are normalised in training by what all of them see together, and
+    have the same running statistics. Each must come by as often as the others; it may come with nothing.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.reshape(-1, x.shape[-1])).view_as(x)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.training and distributed.is_available() and distributed.is_initialized():
+            return self._together(rows.to(self.weight.dtype)).to(x.dtype).view_as(x)
+        return super().forward(rows).view_as(x)
+
+    def _together(self, rows: Tensor) -> Tensor:
+        """As ``nn.BatchNorm1d`` of every process's ``rows [frames, width]``; ``nn.SyncBatchNorm`` needs a GPU."""
+        sums = _SumOverProcesses.apply(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
+        number = sums[-1].detach()
+        mean = sums[:-1] / number
+        centred = rows - mean
+        variance = _SumOverProcesses.apply(centred.square().sum(0)) / number
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            assert self.momentum is not None
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (number / (number - 1).clamp(min=1)), self.momentum)
+        return torch.addcmul(self.bias, centred, self.weight * (variance + self.eps).rsqrt())
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of all processes' tensors, in each of them; the gradient is such a sum too."""
+
+    @staticmethod
+    def forward(context: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
 
 
 class ByteDropout(nn.Dropout):

@@ -24,7 +24,10 @@ from asr_kd.train.data import TrainingData
 
 
 class Experiment:
-    """The folder of one training run; opening it refuses a folder that belongs to another one."""
+    """The folder of one training run; opening it refuses a folder that belongs to another one.
+
+    A process that does not lead its group (``leads``) looks at no record and writes none.
+    """
 
     def __init__(
         self,
@@ -33,16 +36,19 @@ class Experiment:
         train: TrainingData,
         dev: TrainingData,
         hashes: Mapping[str, str] = MappingProxyType({}),
+        leads: bool = True,
     ) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / "checkpoint.safetensors"
+        self._board: Any = None
+        if not leads:
+            return
         identity = {**to_dict(config), "train": _identity(train), "dev": _identity(dev), **hashes}
         record = self.folder / "train.yaml"
         if self.checkpoint.exists() or (self.folder / WEIGHTS).exists():
             _check_same(record, identity)
         else:  # nothing is lost, even if an attempt failed here before
             write_text(record, yaml.safe_dump(identity, sort_keys=False))
-        self._board: Any = None
 
     @property
     def summary(self) -> dict[str, Any] | None:

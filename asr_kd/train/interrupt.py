@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def interruption() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or a request to terminate has come; a second Ctrl-C acts at once."""
+def interruption(insist: bool = True) -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C or a request to terminate has come; a second Ctrl-C acts at once.
+
+    Without ``insist`` it does not: processes that leave together have to agree first.
+    """
     came: list[int] = []
 
     def note(number: int, _: object) -> None:
         came.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if insist:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData
 from asr_kd.train.evaluate import autocast, evaluate
 from asr_kd.train.experiment import Experiment
+from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
 from asr_kd.train.lesson import Lesson
 from asr_kd.train.objective import Objective
@@ -47,42 +49,89 @@ def train(
     The same configuration, data and number of threads give the same weights on a CPU, bit for bit, however often the
     run was killed. Raises ``UserError`` for a folder of another run, data that does not fit the network, and a loss
     that is not finite; ``KeyboardInterrupt``, after a checkpoint, on Ctrl-C or a request to terminate.
+
+    Processes inside ``asr_kd.train.group.joined`` train one network together, each on its share of every batch, and
+    may go on in another number than they began. Loss, gradient, batch statistics and metrics are those of one process
+    up to the order of sums; only what dropout and augmentation draw differs, since each process draws for its own
+    share, from (seed, step, rank). Each has the whole pool of frames in memory. Process 0 writes ``folder``.
     """
+    group = Group.current()
     lesson = Lesson.plan(config, data, teacher, priors)
     config = lesson.config
-    experiment = Experiment(folder, config, data, dev, lesson.hashes)
-    if experiment.summary is not None:
-        return experiment.summary
+    experiment = Experiment(folder, config, data, dev, lesson.hashes, group.leads)
+    if (summary := group.of_first(experiment.summary)) is not None:
+        return summary
     model = new_model(config, data, lesson.log_prior).to(device)
     optimiser = make_optimiser(model, config)
-    reader = make_reader(data, config, model, device, lesson.context)
+    reader = make_reader(data, config, model, device, lesson.context, group)
     objective = lesson.objective(reader, device)
     sample = data.sample(SAMPLE_FRAMES, config.seed) if data.states is not None else None
-    position = Position()
-    if experiment.checkpoint.exists():
-        position = load_checkpoint(experiment.checkpoint, model, optimiser)
-        print(f"{folder}: going on from epoch {position.epoch + 1}, step {position.step:,}", file=sys.stderr)
+    position = resume(experiment, model, optimiser, group)
 
-    with interruption() as interrupted:
-        while position.epoch < config.epochs and not out_of_patience(position, config):
-            start = time.monotonic()
-            label = f"epoch {position.epoch + 1}/{config.epochs}"
-            with Progress(data.total_frames, label, "frames") as bar:
-                for batch in reader.epoch(position.epoch, position.batch):
-                    bar.advance(data.total_frames * batch.fraction - bar.done)
-                    training_step(model, batch, reader, objective, optimiser, config, position)
-                    if interrupted() or position.step % config.checkpoint_steps == 0:
-                        save_checkpoint(experiment.checkpoint, model, optimiser, position)
-                    if interrupted():
-                        raise KeyboardInterrupt
-            position.seconds += time.monotonic() - start
-            end_epoch(model, position, config, sample, dev, experiment)
+    def save() -> None:
+        if group.leads:
             save_checkpoint(experiment.checkpoint, model, optimiser, position)
+        group.wait()
+
+    parallel = group.parallel(model)
+    with interruption(insist=group.world == 1) as interrupted:
+        while position.epoch < config.epochs and not out_of_patience(position, config):
+            learn_epoch(parallel, reader, objective, optimiser, config, position, save, interrupted)
+            if group.leads:
+                end_epoch(model, position, config, sample, dev, experiment)
+            vars(position).update(group.of_first(vars(position)))
+            save()
 
     best = position.history[position.best]
     summary = {**best, "parameters": num_parameters(model), "epochs": position.epoch, "seconds": position.seconds}
-    experiment.finish(summary)
+    if group.leads:
+        experiment.finish(summary)
     return summary
+
+
+def resume(experiment: Experiment, model: AcousticModel, optimiser: torch.optim.Optimizer, group: Group) -> Position:
+    """The position of the experiment's checkpoint, which is put into ``model`` and ``optimiser``; or the beginning.
+
+    Raises ``UserError`` where the processes of ``group`` do not find the same one.
+    """
+    position = Position()
+    if experiment.checkpoint.exists():
+        position = load_checkpoint(experiment.checkpoint, model, optimiser)
+        place = f"epoch {position.epoch + 1}, step {position.step:,}"
+        print(f"{experiment.folder}: going on from {place}", file=sys.stderr)
+    if position.step != (first := group.of_first(position.step)):
+        raise UserError(
+            f"{experiment.folder}: process {group.rank} finds itself at step {position.step:,}, and process 0 at"
+            f" {first:,}; the folder must be on a disk that all of them share"
+        )
+    return position
+
+
+def learn_epoch(
+    model: AcousticModel,
+    reader: Reader,
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    config: TrainConfig,
+    position: Position,
+    save: Callable[[], None],
+    interrupted: Callable[[], bool],
+) -> None:
+    """The steps of the epoch that ``position`` is in, from there on; every so many steps ``save`` is called.
+
+    Raises ``KeyboardInterrupt``, when all has been saved, once some process of the group is ``interrupted``.
+    """
+    start, frames = time.monotonic(), reader.data.total_frames
+    with Progress(frames, f"epoch {position.epoch + 1}/{config.epochs}", "frames") as bar:
+        for batch in reader.epoch(position.epoch, position.batch):
+            bar.advance(frames * batch.fraction - bar.done)
+            training_step(model, batch, reader, objective, optimiser, config, position)
+            leaving = reader.group.any(interrupted())
+            if leaving or position.step % config.checkpoint_steps == 0:
+                save()
+            if leaving:
+                raise KeyboardInterrupt
+    position.seconds += time.monotonic() - start
 
 
 def training_step(
@@ -95,9 +144,11 @@ def training_step(
     position: Position,
 ) -> None:
     """One step of the optimiser, and ``position`` moved past it. A loss that is not finite leaves the weights alone."""
-    torch.manual_seed(int(np.random.SeedSequence([config.seed, position.step]).generate_state(1, np.uint64)[0]))
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate((position.epoch + batch.fraction) / config.epochs, config)
+    group = reader.group
+    entropy = [config.seed, position.step, *([group.rank] if group.rank else [])]
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+    for parameters in optimiser.param_groups:
+        parameters["lr"] = learning_rate((position.epoch + batch.fraction) / config.epochs, config)
     batch = dataclasses.replace(batch, features=augment(batch.features, model.mean, config))
     with autocast(batch.features.device, config.precision):
         logits = outputs_within(model, batch.features, reader.left, reader.right, config.every)
@@ -106,28 +157,30 @@ def training_step(
     optimiser.zero_grad()
     loss.backward()
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    if not math.isfinite(loss.item() + norm.item()):
+    total, correct, counted = group.sum(loss.item(), *predictions(logits.detach(), batch))
+    mean = total / group.world
+    if not math.isfinite(mean + norm.item()):
         raise UserError(
-            f"the loss or its gradient is not finite (loss {loss.item()}, norm {norm.item()}) at step {position.step},"
+            f"the loss or its gradient is not finite (loss {mean}, norm {norm.item()}) at step {position.step},"
             f" epoch {position.epoch + 1}, in a batch from {', '.join(batch.utterances[:5])}, ...; the last checkpoint"
             " is untouched: look at these utterances' features, or lower learning_rate"
         )
     if norm > config.clip_norm:
         nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
     optimiser.step()
-    count(position, logits.detach(), batch, loss.item())
-
-
-def count(position: Position, logits: Tensor, batch: Batch, loss: float) -> None:
-    """Move ``position`` past a batch, adding its loss and, for a part of its outputs, the right predictions."""
-    frames = int(batch.valid.sum())
-    position.loss_sum += loss * frames
-    position.frames += frames
-    logits, labels = logits[::COUNTED], batch.labels.flatten()[::COUNTED]
-    position.correct += int((logits.argmax(-1) == labels).sum())
-    position.counted += int((labels >= 0).sum())
+    position.loss_sum += mean * batch.share.frames
+    position.frames += batch.share.frames
+    position.correct += int(correct)
+    position.counted += int(counted)
     position.step += 1
     position.batch += 1
+
+
+def predictions(logits: Tensor, batch: Batch) -> tuple[int, int]:
+    """How many are right, and of how many: of each ``COUNTED``-th output of the whole batch, where it is here."""
+    first = -batch.share.begin * batch.labels.shape[1] % COUNTED
+    logits, labels = logits[first::COUNTED], batch.labels.flatten()[first::COUNTED]
+    return int((logits.argmax(-1) == labels).sum()), int((labels >= 0).sum())
 
 
 def end_epoch(
@@ -183,6 +236,7 @@ def make_reader(
     model: AcousticModel,
     device: torch.device,
     context: tuple[int, int] = (0, 0),
+    group: Group = ALONE,
 ) -> Reader:
     """The batches that suit the network, with at least ``context`` frames before and after what they predict.
 
@@ -194,7 +248,7 @@ def make_reader(
             f"chunk is {chunk} for this network and every is {config.every}; give a multiple (--set chunk=)"
         )
     left, right = max(model.left_context, context[0]), max(model.right_context, context[1])
-    return Reader(data, config, left, right, chunk, device)
+    return Reader(data, config, left, right, chunk, device, group)
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -1,4 +1,8 @@
-"""What training minimises: logits ``[n, states]`` and the batch they belong to -> one number."""
+"""What training minimises: logits ``[n, states]`` and the batch they belong to -> one number.
+
+The mean of the numbers that the processes of a group have of their shares is that of the whole batch: a mean over own
+frames is weighted by the share's part of all such frames.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,7 +30,10 @@ class HardTargets:
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """``logits [examples x outputs, states]`` in the order of ``batch.labels``."""
         labels = batch.labels.flatten()
-        return functional.cross_entropy(logits.float(), labels, ignore_index=-1, label_smoothing=self.label_smoothing)
+        if not len(labels):
+            return logits.float().sum()  # 0, which can go backward; the mean would be NaN
+        loss = functional.cross_entropy(logits.float(), labels, ignore_index=-1, label_smoothing=self.label_smoothing)
+        return batch.share.labelled * loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,7 @@ class LiveTeacher:
 
 
 def _mixed(logits: Tensor, soft: SoftTargets, batch: Batch, config: TrainConfig) -> Tensor:
-    weights = config.soft_weight, config.hard_weight
+    weights = config.soft_weight * batch.share.valid, config.hard_weight * batch.share.labelled
     labels, frames = batch.labels.flatten(), batch.valid.flatten()
     if config.match == "logits":
         assert isinstance(soft, Dense)  # checked when the training begins

@@ -21,8 +21,23 @@ from torch import Tensor
 from asr_kd.nets import pad_edges
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData
+from asr_kd.train.group import ALONE, Group
 
 PREFETCH = 2  # batches gathered ahead by the background thread
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What part of a batch one process of a group has: its examples from ``begin`` on.
+
+    ``frames`` outputs of the whole batch belong to a frame. ``valid`` and ``labelled``: the part of these, and of the
+    labelled ones, that this process has, times the number of processes. All is of the plan, without a word exchanged.
+    """
+
+    begin: int
+    frames: int
+    valid: float
+    labelled: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +46,9 @@ class Batch:
 
     ``valid [examples, outputs]`` tells which outputs belong to a frame; a label of -1 is none. ``targets`` are the rows
     of a target store ``[examples x outputs, ...]``. ``fraction`` of the epoch is done after this batch.
-    ``utterances`` are where the examples come from.
+
+    Of several processes that train together each has its ``share`` of the examples, perhaps none; ``starts`` and
+    ``utterances`` are those of all.
     """
 
     features: Tensor
@@ -41,6 +58,7 @@ class Batch:
     fraction: float
     starts: np.ndarray
     layout: "Layout"
+    share: Share
 
     @property
     def utterances(self) -> list[str]:
@@ -82,22 +100,34 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """The frames of a layout in memory, ``[rows, ...]`` each; what is no features belongs to the output of a row."""
+    """The frames of a layout in memory, ``[rows, ...]`` each; what is no features belongs to the output of a row.
+
+    ``counted``: whether it has a frame, and whether it has a label; on the CPU, where batches are planned.
+    """
 
     layout: Layout
     features: Tensor
     labels: Tensor
     valid: Tensor
     targets: dict[str, Tensor]
+    counted: tuple[np.ndarray, np.ndarray]
 
 
 class Reader:
-    """The batches of each epoch over ``data`` for a network with this context."""
+    """The batches of each epoch over ``data`` for a network with this context; of several processes in a ``group`` each
+    plans the same batches, and has its share of each."""
 
     def __init__(
-        self, data: TrainingData, config: TrainConfig, left: int, right: int, chunk: int, device: torch.device
+        self,
+        data: TrainingData,
+        config: TrainConfig,
+        left: int,
+        right: int,
+        chunk: int,
+        device: torch.device,
+        group: Group = ALONE,
     ) -> None:
-        self.data, self.config, self.device = data, config, device
+        self.data, self.config, self.device, self.group = data, config, device, group
         self.left, self.right, self.chunk = left, right, chunk
         self._pool: Pool | None = None
         self.pool_frames = min(config.pool_frames, (config.pool_mib << 20) // data.bytes_per_frame)
@@ -149,7 +179,8 @@ class Reader:
     def _gather(self, layout: Layout, starts: np.ndarray, fraction: float) -> Batch:
         pool = self._load(layout)
         bins, span, every = pool.features.shape[1], self.chunk + self.left + self.right, self.config.every
-        chosen = torch.from_numpy(starts).to(self.device)
+        own = self.group.share(len(starts))
+        chosen = torch.from_numpy(starts[own]).to(self.device)
         rows = len(pool.features) - span + 1
         windows = pool.features.as_strided((rows, span * bins), (bins, 1)).index_select(0, chosen)
         outputs = chosen[:, None] + torch.arange(0, self.chunk, every, device=self.device)
@@ -161,7 +192,14 @@ class Reader:
             fraction=fraction,
             starts=starts,
             layout=layout,
+            share=self._share(pool, starts[:, None] + np.arange(0, self.chunk, every), own),
         )
+
+    def _share(self, pool: Pool, outputs: np.ndarray, own: slice) -> Share:
+        """That of the examples ``own`` in a batch whose ``outputs [examples, outputs]`` are rows of ``pool``."""
+        valid, labelled = (counted[outputs] for counted in pool.counted)
+        parts = (self.group.world * mask[own].sum() / max(mask.sum(), 1) for mask in (valid, labelled))
+        return Share(own.start, int(valid.sum()), *map(float, parts))
 
     def _load(self, layout: Layout) -> Pool:
         if self._pool is not None and self._pool.layout.utterances == layout.utterances:
@@ -181,13 +219,14 @@ class Reader:
                 labels[own] = torch.from_numpy(frames.states.astype(np.int32))
             for name, values in frames.targets.items():
                 targets[name][own] = torch.tensor(_signed(values))
-        valid = torch.from_numpy(layout.valid())
+        valid = layout.valid()
         self._pool = Pool(
             layout,
             features.to(self.device),
             labels.to(self.device),
-            valid.to(self.device),
+            torch.from_numpy(valid).to(self.device),
             {name: tensor.to(self.device) for name, tensor in targets.items()},
+            (valid, (labels >= 0).numpy()),
         )
         return self._pool
 

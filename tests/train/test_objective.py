@@ -8,14 +8,15 @@ import torch
 
 from asr_kd.train.augment import augment
 from asr_kd.train.objective import HardTargets
-from asr_kd.train.reader import Batch, Layout
+from asr_kd.train.reader import Batch, Layout, Share
 from tests.train.conftest import CONFIG
 
 
 def batch_of(labels: list[list[int]]) -> Batch:
     layout = Layout(["u0"], np.array([9]), 0, 0, 0)
     found = torch.tensor(labels)
-    return Batch(torch.zeros(0), found, found >= 0, {}, 1.0, np.arange(len(labels)), layout)
+    share = Share(0, int((found >= 0).sum()), 1.0, 1.0)
+    return Batch(torch.zeros(0), found, found >= 0, {}, 1.0, np.arange(len(labels)), layout, share)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
