@@ -1,15 +1,23 @@
-"""One way to spread independent tasks over processes, results in the order of the tasks."""
+"""Independent tasks in several processes, results in the order of the tasks: many short ones, or a few long ones."""
 
+import contextlib
+import dataclasses
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar
 
 from asr_kd.errors import UserError
+from asr_kd.progress import labelled
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -66,8 +74,140 @@ def parallel_map(
 
 def _start(initialiser: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers without a traceback from each
-    os.environ["OMP_NUM_THREADS"] = "1"
-    if torch := sys.modules.get("torch"):  # else it reads the variable when the task imports it
-        torch.set_num_threads(1)
+    _set_threads(1)
     if initialiser is not None:
         initialiser(*arguments)
+
+
+def _set_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if torch := sys.modules.get("torch"):  # else it reads the variable when the task imports it
+        torch.set_num_threads(threads)
+
+
+def in_processes(
+    function: Callable[[Task, int], Result], tasks: Mapping[str, Task], at_once: int, threads: int = 1
+) -> dict[str, Result]:
+    """``function(task, slot)`` for each task, by its name: in a process of its own of so many ``threads``, the next one
+    when one of ``at_once`` has ended.
+
+    ``slot``, from 0 to below ``at_once``, differs between tasks that run at the same time. The task's name begins each
+    line that its process writes to standard error. Function and tasks must be picklable.
+
+    An exception in a task is raised here, a ``UserError`` with the task's name before it. The other tasks end with it,
+    as they do after ``KeyboardInterrupt`` (Ctrl-C or a request to terminate), and where this process is killed: they
+    are sent SIGTERM, and have the time they want to save their work.
+    """
+    waiting, running, results = list(tasks), dict[Connection, _Running](), dict[str, Result]()
+    with _terminable():
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    name = waiting.pop(0)
+                    slot = min(set(range(at_once)) - {task.slot for task in running.values()})
+                    connection, process = _start_task(name, threads, (function, tasks[name], slot))
+                    running[connection] = _Running(name, slot, process)
+                ready = wait(list(running))
+                for connection in [one for one in running if one in ready]:
+                    results[running[connection].name] = _result(running[connection], connection)
+                    del running[connection]
+        finally:
+            for task in running.values():
+                task.process.terminate()
+            for task in running.values():
+                task.process.join()
+    return {name: results[name] for name in tasks}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    name: str
+    slot: int
+    process: SpawnProcess
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """A request to terminate raises ``KeyboardInterrupt``, as Ctrl-C does; further ones have nothing to add."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start_task(name: str, threads: int, call: tuple[Any, ...]) -> tuple[Connection, SpawnProcess]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    # Pickled here, since unpickling imports torch, which must find the number of threads set.
+    process = context.Process(target=_run_task, args=(name, threads, there, pickle.dumps(call)), name=name, daemon=True)
+    # The new process inherits that Ctrl-C waits: while Python starts, it would end with a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    there.close()  # so that the process's end is the end of the pipe
+    return here, process
+
+
+def _run_task(name: str, threads: int, connection: Connection, call: bytes) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _set_threads(threads)
+    with labelled(f"{name}, "):
+        outcome = _outcome(call, threads)
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed: there is nobody to tell
+            connection.send(outcome)
+
+
+def _outcome(call: bytes, threads: int) -> tuple[Any, BaseException | None]:
+    try:
+        function, task, slot = pickle.loads(call)
+        _set_threads(threads)
+        return function(task, slot), None
+    except (Exception, KeyboardInterrupt) as error:
+        error.add_note(traceback.format_exc())  # a traceback is not pickled
+        return None, error
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _result(task: _Running, connection: Connection) -> Any:
+    try:
+        value, error = connection.recv()
+    except EOFError:
+        task.process.join()
+        raise _early_end(task.name, task.process.exitcode or 0) from None
+    task.process.join()
+    if isinstance(error, UserError):
+        raise UserError(f"{task.name}: {error}") from error
+    if error is not None:
+        raise error
+    return value
+
+
+def _early_end(name: str, status: int) -> BaseException:
+    """The exception for a process that ended without a result, with the exit status ``status``."""
+    if status in (-signal.SIGINT, -signal.SIGTERM):
+        return KeyboardInterrupt()
+    if status < 0:
+        return UserError(
+            f"{name}: its process was ended by signal {-status}, most often for lack of memory; fewer processes need"
+            " less (--threads 1 is one at a time)"
+        )
+    return RuntimeError(f"{name}: its process ended with status {status} and no result")

@@ -1,9 +1,11 @@
 """Progress of long work on standard error: rate and time left, on a terminal or in a log file."""
 
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 Item = TypeVar("Item")
 
@@ -53,6 +55,38 @@ def progress(items: Iterable[Item], total: float, label: str, unit: str = "utter
         for item in items:
             yield item
             bar.advance()
+
+
+@contextlib.contextmanager
+def labelled(label: str) -> Iterator[None]:
+    """Inside, ``label`` begins each line on standard error, and progress is shown as in a log file.
+
+    This is for one of several processes that share a terminal: lines of two never mix, and none is redrawn.
+    """
+    stream = _Labelled(sys.stderr, label)
+    with contextlib.redirect_stderr(stream):
+        try:
+            yield
+        finally:
+            stream.end_line()
+
+
+class _Labelled(io.TextIOBase):
+    """Passes whole lines on, each in one write; is no terminal."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self._stream, self._label, self._begun = stream, label, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"{self._label}{line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+    def end_line(self) -> None:
+        if self._begun:
+            self.write("\n")
 
 
 def duration(seconds: float) -> str:

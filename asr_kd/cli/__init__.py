@@ -16,7 +16,7 @@ VERBS = {
     "hmm": "GMM-HMM training and alignment: features and words -> a tied state for each frame",
     "lm": "n-gram language models: estimate, perplexity",
     "graph": "language model, lexicon and states -> decoding graph",
-    "targets": "teacher and features -> soft targets: write, info, verify",
+    "targets": "teacher and features -> soft targets: write, compare, import, info, verify",
     "train": "features, with states or soft targets -> acoustic network",
     "model": "network, states and graph -> one deployable folder",
     "decode": "audio or a data directory -> words",

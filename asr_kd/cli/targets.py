@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _configure_write(_action(actions, "write", _write, "teacher and features -> soft targets", _WRITE))
     _configure_compare(_action(actions, "compare", _compare, "what each form and k tells of a teacher", _COMPARE))
+    _configure_import(_action(actions, "import", _import, "another toolkit's outputs -> soft targets", _IMPORT))
     info = _action(actions, "info", _info, "form, temperatures, sizes, provenance", "exp/targets/top20")
     info.add_argument("store")
     info.add_argument("--json", action="store_true")
@@ -35,6 +36,11 @@ _WRITE = (
 
 _COMPARE = (
     "--teacher exp/ensemble --feats exp/feats/train --states exp/states/train \\\n    --temperature 2 --k 5,10,20,50"
+)
+
+_IMPORT = (
+    "posteriors.scp exp/targets/kaldi --values log-prob \\\n"
+    "    --feats exp/feats/train --form topk --k 20 --temperatures 1,2,5,10"
 )
 
 
@@ -71,18 +77,39 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
     )
     write.add_argument("out", metavar="OUT", help="the target store to write")
     _add_transfer_set(write)
-    write.add_argument("--form", default="topk", choices=("dense", "topk", "sampled"), help="(default: topk)")
-    write.add_argument("--k", type=int, default=20, help="states of a frame, topk and sampled (default: 20)")
-    temperatures = "of topk, those at which students may learn; of sampled, the one of the draws (default: 1,2,5,10; 2)"
-    write.add_argument("--temperatures", metavar="T,T,...", help=temperatures)
-    write.add_argument("--seed", type=int, default=0, help="of the draws")
+    _add_form(write)
     write.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the teacher's products")
-    write.add_argument("--jobs", type=int, default=1, metavar="J", help="processes of one thread each")
     write.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     write.add_argument("--part", metavar="I/N", help="the I-th of N parts only (default under torchrun: the rank's)")
-    write.add_argument("--skip-bad", action="store_true", help="leave out utterances that cannot be done; list them")
-    write.add_argument("--force", action="store_true", help="replace another store at OUT")
     write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")
+
+
+def _add_form(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--form", default="topk", choices=("dense", "topk", "sampled"), help="(default: topk)")
+    action.add_argument("--k", type=int, default=20, help="states of a frame, topk and sampled (default: 20)")
+    temperatures = "of topk, those at which students may learn; of sampled, the one of the draws (default: 1,2,5,10; 2)"
+    action.add_argument("--temperatures", metavar="T,T,...", help=temperatures)
+    action.add_argument("--seed", type=int, default=0, help="of the draws")
+    action.add_argument("--jobs", type=int, default=1, metavar="J", help="processes of one thread each")
+    action.add_argument("--skip-bad", action="store_true", help="leave out utterances that cannot be done; list them")
+    action.add_argument("--force", action="store_true", help="replace another store at OUT")
+
+
+def _configure_import(take: argparse.ArgumentParser) -> None:
+    take.description = (
+        "Write the matrices of a Kaldi archive, [frames, states] of any other toolkit's network, as soft targets.\n"
+        "Killed or interrupted, the same command goes on."
+    )
+    take.add_argument("archive", metavar="ARK_OR_SCP", help="float matrices, one for each utterance")
+    take.add_argument("out", metavar="OUT", help="the target store to write")
+    values = "what the numbers are: unnormalised, natural logs of probabilities, or probabilities (default: logits)"
+    take.add_argument("--values", default="logits", choices=("logits", "log-prob", "prob"), help=values)
+    take.add_argument(
+        "--feats", metavar="STORE", help="the features it heard: frame counts are compared, and students'"
+    )
+    take.add_argument("--num-states", type=int, metavar="N", help="columns to expect (default: those of the first)")
+    _add_form(take)
+    take.set_defaults(precision="fp32")
 
 
 def _configure_compare(compare: argparse.ArgumentParser) -> None:
@@ -101,14 +128,11 @@ def _configure_compare(compare: argparse.ArgumentParser) -> None:
 def _write(options: argparse.Namespace) -> None:
     import sys
 
-    from asr_kd.cli import numbers
     from asr_kd.frames import FrameStore, Unfinished
-    from asr_kd.targets import TargetConfig, estimate, write_targets
+    from asr_kd.targets import estimate, write_targets
     from asr_kd.train.data import read_utterance_list
 
-    default = "2" if options.form == "sampled" else "1,2,5,10"
-    temperatures = tuple(numbers("--temperatures", options.temperatures or default))
-    config = TargetConfig(options.form, options.k, temperatures, options.seed, options.precision)
+    config = _config(options)
     features = FrameStore(options.feats)
     chosen = read_utterance_list(options.utterances) if options.utterances else None
     part = _part(options.part)
@@ -127,9 +151,33 @@ def _write(options: argparse.Namespace) -> None:
     except Unfinished as others:
         print(f"{others}; the part that finishes last makes the store whole")
         return
-    whole = store.store
-    print(f"{options.out}: {len(whole):,} utterances, {whole.total_frames:,} frames, {whole.total_bytes:,} bytes")
-    for utterance, reason in whole.skipped.items():
+    _print_written(store.store)
+
+
+def _import(options: argparse.Namespace) -> None:
+    from asr_kd.frames import FrameStore
+    from asr_kd.targets.importing import import_targets
+
+    store = import_targets(
+        options.archive, options.out, _config(options), options.values,
+        FrameStore(options.feats) if options.feats else None, options.num_states, options.jobs,
+        skip_bad=options.skip_bad, force=options.force,
+    )  # fmt: skip
+    _print_written(store.store)
+
+
+def _config(options: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from asr_kd.cli import numbers
+    from asr_kd.targets import TargetConfig
+
+    default = "2" if options.form == "sampled" else "1,2,5,10"
+    temperatures = tuple(numbers("--temperatures", options.temperatures or default))
+    return TargetConfig(options.form, options.k, temperatures, options.seed, options.precision)
+
+
+def _print_written(store) -> None:  # type: ignore[no-untyped-def]
+    print(f"{store.path}: {len(store):,} utterances, {store.total_frames:,} frames, {store.total_bytes:,} bytes")
+    for utterance, reason in store.skipped.items():
         print(f"skipped {utterance}: {reason}")
 
 

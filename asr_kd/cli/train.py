@@ -3,6 +3,10 @@
 import argparse
 import dataclasses
 import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asr_kd.train import TrainConfig
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -11,9 +15,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Train an acoustic network to predict the tied HMM state of each frame: from labels (--states); or as the\n"
         "student of a network or ensemble, from its stored soft targets (--targets) or asked live (--teacher), with\n"
         "labels or without. Killed or interrupted, the same command goes on; run again when done, it prints the\n"
-        "result. OUT holds the model with its curves; with --members N, N networks of different seeds and their ensemble.\n"
-        "With --evaluate MODEL, measure a trained network instead. Under torchrun, which gives each process a GPU of\n"
-        "its own, N processes train one network, each on its share of every batch, as one process would."
+        "result. The folder --out holds the model with its curves. With --members N it is an ensemble, and holds N\n"
+        "networks, trained side by side from different seeds; one that fails ends the others, after a checkpoint.\n"
+        "With --evaluate MODEL, measure a trained network or ensemble instead. Under torchrun, which gives each\n"
+        "process a GPU of its own, N processes train one network, each on its share of a batch, as one would."
     )
     parser.epilog = (
         "example:\n"
@@ -22,6 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --set net.layers=4 --set net.width=512 --set epochs=15 --seed 1\n"
         "  asr-kd train --feats exp/train/fbank --states exp/train/states --targets exp/train/top20 \\\n"
         "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/student --set temperature=2\n"
+        "  asr-kd train --feats exp/train/fbank --states exp/train/states \\\n"
+        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/ensemble --members 10 \\\n"
+        "    --config conf/dnn.yaml --config conf/tdnn.yaml --threads 10\n"
         "  torchrun --nproc-per-node 2 -m asr_kd train --feats exp/train/fbank --states exp/train/states \\\n"
         "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
@@ -37,11 +45,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
     parser.add_argument("--dev-states", metavar="STORE", help="their states")
     parser.add_argument("--out", metavar="DIR", help="experiment folder, such as exp/dnn")
-    parser.add_argument("--config", metavar="YAML", help="configuration; keys it lacks have their defaults")
+    config = "configuration; keys it lacks have their defaults; repeatable: members take them in turn"
+    parser.add_argument("--config", metavar="YAML", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
     parser.add_argument("--seed", type=int, help="the same as --set seed=SEED")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: OMP_NUM_THREADS, else all cores)")
+    members = (
+        "train N networks of seeds from --seed on (or the configuration's, or 1) into DIR/seedSEED, and average them"
+    )
+    parser.add_argument("--members", type=int, metavar="N", help=members)
+    mean = "how the ensemble averages its members' distributions (default: arithmetic)"
+    parser.add_argument("--mean", choices=("arithmetic", "geometric"), help=mean)
+    device = "cpu, cuda, cuda:1, ... (default: a GPU where there is one); with cuda each GPU trains a member at a time"
+    parser.add_argument("--device", default="auto", help=device)
+    threads = (
+        "CPU threads (default: OMP_NUM_THREADS, else all cores); T of them train up to T members at once,"
+        " each of which takes the memory of one training"
+    )
+    parser.add_argument("--threads", type=int, metavar="T", help=threads)
     parser.add_argument("--evaluate", metavar="MODEL", help="print frame accuracy and cross-entropy of this model")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
@@ -50,9 +70,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Train, or evaluate, as the options say; as one of the processes that torchrun started, if it did."""
+    from asr_kd.errors import UserError
     from asr_kd.train.group import joined
 
     with joined() as group:
+        if options.members is not None and group.world > 1:
+            raise UserError("--members starts a process for each network by itself; run it without torchrun")
         if group.leads or not options.evaluate:
             _run(options)
 
@@ -61,31 +84,85 @@ def _run(options: argparse.Namespace) -> None:
     import torch
     import yaml
 
-    from asr_kd.config import load_config, to_dict
-    from asr_kd.train import TrainConfig, evaluate, train
-    from asr_kd.train.group import Group
+    from asr_kd.config import to_dict
 
-    seed = [] if options.seed is None else [f"seed={options.seed}"]
-    config = load_config(TrainConfig, options.config, [*options.set, *seed])
+    configs = _configs(options)
     if options.print_config:
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        different = configs[: max(1, len(options.config))]
+        print("---\n".join(yaml.safe_dump(to_dict(config), sort_keys=False) for config in different), end="")
         return
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.evaluate:
+        result, text = _evaluate(options)
+    elif options.members is not None:
+        result, text = _train_members(options, configs)
+    else:
+        result, text = _train(options, configs[0])
+    print(json.dumps(result) if options.json else text)
+
+
+def _configs(options: argparse.Namespace) -> "list[TrainConfig]":
+    """The configuration of each network to train."""
+    from asr_kd.config import load_config
+    from asr_kd.errors import UserError
+    from asr_kd.train import TrainConfig
+    from asr_kd.train.members import member_configs
+
+    overrides = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
+    if options.members is not None:
+        return member_configs(options.members, options.config, overrides)
+    if len(options.config) > 1 or options.mean:
+        raise UserError("several --config, or --mean, are for the members of an ensemble; give --members N too")
+    return [load_config(TrainConfig, options.config[0] if options.config else None, overrides)]
+
+
+def _evaluate(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from asr_kd.nets import open_model
+    from asr_kd.train import evaluate
+
+    device = _device(options.device)
+    data = _training_data(options)
+    result = dataclasses.asdict(evaluate(open_model(options.evaluate).to(device), data))
+    text = f"frame accuracy {result['frame_accuracy']:.2%}, cross-entropy {result['cross_entropy']:.4f} nats"
+    return result, f"{text}, {result['frames']:,} frames"
+
+
+def _train(options: argparse.Namespace, config: "TrainConfig") -> tuple[dict[str, Any], str]:
+    from asr_kd.train import train
+    from asr_kd.train.group import Group
+
     device = Group.current().device(_device(options.device))
     data = _training_data(options)
-    if options.evaluate:
-        from asr_kd.nets import open_model
+    _require(options, "out")
+    result = train(config, data, _dev_data(options), options.out, device, options.teacher, options.priors)
+    text = f"{options.out}: dev frame accuracy {result['dev_accuracy']:.2%} in epoch {result['epoch']}"
+    return result, f"{text}, {result['parameters']:,} parameters"
 
-        result = dataclasses.asdict(evaluate(open_model(options.evaluate).to(device), data))
-        text = f"frame accuracy {result['frame_accuracy']:.2%}, cross-entropy {result['cross_entropy']:.4f} nats"
-        text += f", {result['frames']:,} frames"
-    else:
-        _require(options, "out")
-        result = train(config, data, _dev_data(options), options.out, device, options.teacher, options.priors)
-        text = f"{options.out}: dev frame accuracy {result['dev_accuracy']:.2%} in epoch {result['epoch']}"
-        text += f", {result['parameters']:,} parameters"
-    print(json.dumps(result) if options.json else text)
+
+def _train_members(options: argparse.Namespace, configs: "list[TrainConfig]") -> tuple[dict[str, Any], str]:
+    import torch
+
+    from asr_kd.score.table import Column, percent, plain, render
+    from asr_kd.train.members import train_members
+
+    devices = _devices(options.device)
+    data = _training_data(options)
+    _require(options, "out")
+    given = options.teacher, options.priors, options.mean or "arithmetic", torch.get_num_threads()
+    trained = train_members(configs, data, _dev_data(options), options.out, devices, *given)
+    found = {"folder": options.out, "mean": trained.mean, **dataclasses.asdict(trained.evaluation)}
+    columns = (
+        Column("network", plain("folder"), left=True),
+        Column("dev frame acc. %", percent("dev_accuracy")),
+        Column("epoch", plain("epoch")),
+        Column("parameters", plain("parameters")),
+    )
+    rows = [
+        *trained.members,
+        {"folder": f"{options.out} ({trained.mean} mean)", "dev_accuracy": found["frame_accuracy"]},
+    ]
+    return {"members": trained.members, "ensemble": found}, render(rows, columns).rstrip("\n")
 
 
 def _training_data(options: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -127,3 +204,12 @@ def _device(name: str):  # type: ignore[no-untyped-def]
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:NUMBER") from None
+
+
+def _devices(name: str):  # type: ignore[no-untyped-def]
+    """Where members are trained: on every GPU, unless ``name`` is the CPU or one GPU."""
+    import torch
+
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [_device(name)]

@@ -30,7 +30,10 @@ class TargetStore:
         try:
             self.num_states = int(recorded.pop("num_states"))
         except KeyError:
-            raise UserError(f"{self.path}: does not record how many states it is of; write it again") from None
+            raise UserError(
+                f"{self.path}: does not record how many states it is of; write it with `asr-kd targets`"
+            ) from None
+        recorded.pop("values", None)  # what an archive that was imported held
         self.config = from_dict(TargetConfig, recorded, str(self.path))
 
     def check(self, num_states: int, features: FrameStore, temperature: float, match: str = "distribution") -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ NET = NetConfig(bins=BINS, states=STATES, width=8, layers=1, left_context=2, rig
 LENGTHS = {f"u{i:02d}": 3 + 7 * i % 20 for i in range(12)}
 
 
-def network(folder: Path, seed: int = 0, states: int = STATES, bins: int = BINS) -> Path:
-    """A network with random weights whose distributions are neither flat nor certain."""
+def network(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A network with random weights whose distributions are neither flat nor certain; ``changes`` of ``NET``."""
     torch.manual_seed(seed)
-    model = AcousticModel(dataclasses.replace(NET, states=states, bins=bins))
+    model = AcousticModel(dataclasses.replace(NET, **changes))
     for parameter in model.parameters():
         parameter.data.normal_(std=1.0)
     save_model(model, folder)

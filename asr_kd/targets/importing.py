@@ -1,0 +1,155 @@
+"""What another toolkit's network says of each frame, in a Kaldi archive -> a store of soft targets."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr_kd.config import to_dict
+from asr_kd.errors import UserError
+from asr_kd.frames import FrameStore, write_store
+from asr_kd.frames.kaldi import _Entry, _Read, _scan
+from asr_kd.frames.plan import SHARD_FRAMES
+from asr_kd.targets.config import TargetConfig
+from asr_kd.targets.encode import draws_of, encode
+from asr_kd.targets.store import TargetStore
+
+Values = Literal["logits", "log-prob", "prob"]
+TOLERANCE = 0.02  # by which the log of a frame's probabilities, added up, may differ from 0: digits of a text archive
+LEAST = float(np.finfo(np.float32).tiny)  # what a probability of 0 is taken as
+
+
+def import_targets(
+    archive: str | Path,
+    out: str | Path,
+    config: TargetConfig,
+    values: Values = "logits",
+    features: FrameStore | None = None,
+    num_states: int | None = None,
+    jobs: int = 1,
+    shard_frames: int = SHARD_FRAMES,
+    skip_bad: bool = False,
+    force: bool = False,
+) -> TargetStore:
+    """Write, or go on writing, the matrices ``[frames, states]`` of an ``.ark`` or ``.scp`` file as soft targets.
+
+    ``values``: unnormalised ``logits``, natural logs of probabilities, or probabilities, of which 0 is taken as the
+    smallest normal float32. With the ``features`` that the network heard, a student on others is refused; an archive
+    may be of a part of them. The teacher's identity is a hash of the archive's utterances and matrices, the same for
+    ``.ark`` and ``.scp``. The archive is read twice, in any order: memory is that of a shard and a matrix for each of
+    ``jobs``.
+
+    Raises ``UserError`` as ``read_kaldi`` and ``write_store`` do, and naming an utterance that occurs twice, has
+    another number of columns, is not in ``features`` or has another number of frames there, or whose values are not
+    what ``values`` says. With ``skip_bad`` the last three are left out and listed.
+    """
+    found = _survey(archive, num_states)
+    bad = {} if features is None else _mismatches(found.counts, features)
+    if bad and not skip_bad:
+        utterance, reason = next(iter(bad.items()))
+        raise UserError(f"{archive}: utterance {utterance}: {reason} ({len(bad):,} such in all; --skip-bad)")
+    store = write_store(
+        out,
+        "targets",
+        config.tensors(found.num_states),
+        {utterance: frames for utterance, frames in found.counts.items() if utterance not in bad},
+        _Convert(_Read(found.entries, "values", False), values, config),
+        {**to_dict(config), "num_states": found.num_states, "values": values},
+        {"teacher": found.digest, **({} if features is None else {"features": features.content_hash})},
+        jobs,
+        shard_frames,
+        skip_bad,
+        left_out=bad,
+        force=force,
+    )
+    return TargetStore(store)
+
+
+def log_probabilities(matrix: np.ndarray, values: Values) -> Tensor:
+    """Natural log of probabilities that add up to 1, float32 ``[frames, states]``.
+
+    Raises ``UserError`` naming the frame where ``matrix`` is not what ``values`` says.
+    """
+    given = torch.tensor(matrix, dtype=torch.float64)
+    if values == "prob":
+        if (given < 0).any():
+            frame, state = (given < 0).nonzero()[0].tolist()
+            raise UserError(f"frame {frame}, state {state} has the probability {float(given[frame, state]):g}")
+        given = given.clamp(min=LEAST).log()
+    total = given.logsumexp(1, keepdim=True)
+    off = total.abs()[:, 0] > TOLERANCE
+    if values != "logits" and off.any():
+        frame = int(off.nonzero()[0, 0])
+        mass = math.exp(min(float(total[frame]), 700.0))
+        raise UserError(f"frame {frame}: its probabilities add up to {mass:.4g}, expected 1; are they --values logits?")
+    return (given - total).float()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Archive:
+    """What a first reading of an archive finds: where each utterance is, its frames, and a hash of all."""
+
+    entries: dict[str, _Entry]
+    counts: dict[str, int]
+    num_states: int
+    digest: str
+
+
+def _survey(archive: str | Path, num_states: int | None) -> _Archive:
+    entries: dict[str, _Entry] = {}
+    counts: dict[str, int] = {}
+    digest = hashlib.sha256()
+    first = "the first" if num_states is None else "you said"
+    for entry, array in _scan(archive, False):
+        utterance = entry.utterance
+        if utterance in entries:
+            raise UserError(f"{archive}: utterance {utterance} occurs twice")
+        if array.ndim != 2:
+            raise UserError(f"{archive}: utterance {utterance} is a vector; a matrix of frames and states was expected")
+        if num_states is None:
+            num_states = array.shape[1]
+        if array.shape[1] != num_states:
+            raise UserError(
+                f"{archive}: utterance {utterance} has {array.shape[1]} columns, {first} {num_states} states"
+            )
+        entries[utterance], counts[utterance] = entry, len(array)
+        digest.update(f"{utterance} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
+    if num_states is None:
+        raise UserError(f"{archive}: holds no utterance")
+    return _Archive(entries, counts, num_states, digest.hexdigest())
+
+
+def _mismatches(counts: Mapping[str, int], features: FrameStore) -> dict[str, str]:
+    """Why utterances cannot be targets for ``features``."""
+    if features.kind != "features":
+        raise UserError(f"{features.path}: holds {features.kind}; a store of features was expected")
+    bad = {}
+    for utterance, frames in counts.items():
+        if utterance not in features:
+            bad[utterance] = f"not in {features.path}"
+        elif (known := features.frame_counts[utterance]) != frames:
+            bad[utterance] = f"{frames} frames, but {known} in {features.path}"
+    return bad
+
+
+@dataclasses.dataclass(frozen=True)
+class _Convert:
+    """The targets of one shard's utterances."""
+
+    read: _Read
+    values: Values
+    config: TargetConfig
+
+    def __call__(self, utterances: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray] | UserError]]:
+        for utterance, arrays in self.read(utterances):
+            try:
+                log_prob = log_probabilities(arrays["values"], self.values)
+                yield utterance, encode(log_prob, self.config, draws_of(utterance, self.config.seed))
+            except UserError as error:
+                yield utterance, error

@@ -1,0 +1,66 @@
+"""A writer that is killed at random moments, again and again, ends with the bytes of one that never was."""
+
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_kd.frames import FrameStore
+from asr_kd.targets import TargetConfig, write_targets
+from tests.killing import digests
+from tests.targets.conftest import BINS, network
+from tests.train.conftest import write_features
+
+CONFIG = TargetConfig("sampled", k=3, temperatures=(2.0,))
+SHARDS = 60
+
+
+def killed_again_and_again(folder: Path, kills: int) -> None:
+    """Kill a process that writes ``SHARDS`` shards ``kills`` times; shards are deleted so that there is work left."""
+    arrays = np.random.default_rng(0).normal(size=(SHARDS, 20, BINS)).astype(np.float32)
+    features = write_features(folder / "feats", {f"u{i:02d}": array for i, array in enumerate(arrays)})
+    teacher, out = network(folder / "m"), folder / "killed"
+
+    def write(out: Path) -> FrameStore:
+        return write_targets(teacher, features, out, CONFIG, shard_frames=20).store
+
+    write(folder / "whole")
+    context = multiprocessing.get_context("forkserver")  # torch is loaded once, in a process of one thread
+    context.set_forkserver_preload(["asr_kd.targets"])
+    moments, cut = random.Random(1), 0
+    for _ in range(kills):
+        shards = sorted(out.glob("shard-*"))
+        for shard in moments.sample(shards, max(0, len(shards) - SHARDS // 3)):
+            shard.unlink()
+        (out / "index.json").unlink(missing_ok=True)
+        before = len(list(out.glob("shard-*")))
+        options = {"shard_frames": 20}
+        process = context.Process(target=write_targets, args=(teacher, features, out, CONFIG), kwargs=options)
+        process.start()
+        wanted = before + moments.randrange(SHARDS // 3)
+        while len(list(out.glob("shard-*"))) < wanted and process.is_alive():
+            time.sleep(0.001)
+        time.sleep(moments.random() * 0.02)  # somewhere within a shard
+        process.kill()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        cut += process.exitcode != 0 and not (out / "index.json").exists()
+    assert cut > kills // 2
+    for partial in out.glob(".*.partial"):  # a later writer deletes what is an hour old
+        partial.unlink()
+    write(out)
+    assert digests(out) == digests(folder / "whole")
+
+
+def test_three_kills(tmp_path: Path) -> None:
+    killed_again_and_again(tmp_path, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # of which an idle machine needs 60
+def test_fifty_kills(tmp_path: Path) -> None:
+    killed_again_and_again(tmp_path, 50)

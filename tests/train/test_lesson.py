@@ -1,0 +1,272 @@
+"""Learning from a teacher: what fits is learnt, what does not is refused before the first step."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from asr_kd.errors import UserError
+from asr_kd.nets import load_model, log_posteriors, open_model, save_ensemble
+from asr_kd.targets import TargetConfig, TargetStore, write_targets
+from asr_kd.train import TrainingData, loop, train
+from asr_kd.train.distillation import distillation_loss
+from asr_kd.train.lesson import Lesson
+from asr_kd.train.objective import LiveTeacher, StoredTargets
+from asr_kd.train.reader import Batch, Reader
+from tests.killing import Killed
+from tests.targets.conftest import network
+from tests.train.conftest import BINS, CONFIG, STATES, MakeData, write_features, write_states
+
+TEMPERATURE = 2.0
+SOFT = dataclasses.replace(CONFIG, temperature=TEMPERATURE, hard_weight=0.0, checkpoint_steps=5)
+MIXED = dataclasses.replace(SOFT, hard_weight=0.5)
+FORMS = {
+    "dense": TargetConfig("dense"),
+    "topk": TargetConfig("topk", k=3, temperatures=(1.0, TEMPERATURE)),
+    "sampled": TargetConfig("sampled", k=3, temperatures=(TEMPERATURE,)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class School:
+    """Labelled ``data`` and ``dev``, and a ``teacher``: an ensemble of two networks with random weights."""
+
+    data: TrainingData
+    dev: TrainingData
+    teacher: Path
+    folder: Path
+
+    def targets(self, form: str = "dense") -> TargetStore:
+        return write_targets(self.teacher, self.data.features, self.folder / form, FORMS[form])
+
+    def with_targets(self, form: str = "dense", labels: bool = True) -> TrainingData:
+        states = self.data.states if labels else None
+        return TrainingData(self.data.features, states, targets=self.targets(form))
+
+    @property
+    def unlabelled(self) -> TrainingData:
+        return TrainingData(self.data.features)
+
+    def divergence(self, folder: Path) -> float:
+        """KL(teacher || student) at the temperature, in nats, mean over the frames of ``dev``."""
+        student, teacher, found = load_model(folder), open_model(self.teacher), []
+        for utterance in self.dev.utterances:
+            features = self.dev.read(utterance).features
+            q, p = (
+                torch.from_numpy(log_posteriors(model, features) / TEMPERATURE).log_softmax(1)
+                for model in (student, teacher)
+            )
+            found.append(functional.kl_div(q, p, log_target=True, reduction="batchmean"))
+        return float(torch.stack(found).mean())
+
+
+@pytest.fixture
+def school(make_data: MakeData, tmp_path: Path) -> School:
+    wide = {"states": STATES, "bins": BINS, "left_context": 5, "right_context": 2}  # wider than the student
+    members = [network(tmp_path / f"m{seed}", seed, **wide) for seed in (1, 2)]
+    save_ensemble(tmp_path / "teacher", members)
+    return School(make_data([50] * 12), make_data([50] * 4, seed=1), tmp_path / "teacher", tmp_path)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("form", [*FORMS, "live"])
+def test_a_student_comes_close_to_its_teacher_without_a_label(school: School, tmp_path: Path, form: str) -> None:
+    data, teacher = (school.unlabelled, school.teacher) if form == "live" else (school.with_targets(form, False), None)
+    divergences = []
+    for epochs in (1, 15):
+        out = tmp_path / f"student{epochs}"
+        train(dataclasses.replace(SOFT, epochs=epochs), data, school.dev, out, teacher=teacher, priors=school.teacher)
+        divergences.append(school.divergence(out))
+    assert divergences[1] < 0.5 * divergences[0]
+    assert divergences[1] < 0.1
+
+
+def test_the_priors_are_those_asked_for(school: School, tmp_path: Path) -> None:
+    assert school.data.states is not None
+    for name, priors in (("model", school.teacher), ("states", school.data.states.path)):
+        config = dataclasses.replace(SOFT, epochs=1)
+        train(config, school.unlabelled, school.dev, tmp_path / name, teacher=school.teacher, priors=priors)
+    assert torch.equal(load_model(tmp_path / "model").log_prior, open_model(school.teacher).log_prior)
+    counted = school.data.statistics(STATES).log_prior
+    assert np.array_equal(load_model(tmp_path / "states").log_prior.numpy(), counted)
+
+
+def test_the_last_model_is_kept_of_soft_targets_and_the_best_of_labels(school: School) -> None:
+    assert Lesson.plan(MIXED, school.with_targets()).config.keep == "last"
+    assert Lesson.plan(CONFIG, school.data).config.keep == "best"
+    assert Lesson.plan(dataclasses.replace(MIXED, keep="best"), school.with_targets()).config.keep == "best"
+
+
+def test_the_network_s_size_comes_from_whatever_knows_it(school: School) -> None:
+    for data, teacher in ((school.unlabelled, school.teacher), (school.with_targets(labels=False), None)):
+        found = Lesson.plan(SOFT, data, teacher, school.teacher).config.net
+        assert (found.states, found.bins) == (STATES, BINS)
+
+
+CHANGES = {"frequency_masks": 1, "time_masks": 2, "channel": 0.5, "scale": 0.1}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_stored_targets_of_other_features_than_the_student_sees_are_refused(school: School, key: str) -> None:
+    config = dataclasses.replace(MIXED, **{key: CHANGES[key]})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"what the teacher said of the stored features, but {key} .*--teacher"):
+        Lesson.plan(config, school.with_targets())
+    assert Lesson.plan(config, school.data, school.teacher).teacher is not None
+
+
+def other_data(school: School) -> TrainingData:
+    """The same utterances with other features, and the targets of the first ones."""
+    arrays = {u: school.data.read(u).features + 1 for u in school.data.utterances}
+    features = write_features(school.folder / "other", arrays)
+    return TrainingData(features, school.data.states, targets=school.targets("topk"))
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "training_step", lambda *_: pytest.fail("a step was made"))
+    wide = network(tmp_path / "wide", 3, states=STATES, bins=BINS + 1)
+    more = network(tmp_path / "more", 3, states=STATES + 1, bins=BINS)
+    cases: list[tuple[dict[str, Any], TrainingData, dict[str, Any], str]] = [
+        ({}, school.with_targets(), {"teacher": school.teacher}, "a live teacher or from stored targets, not both"),
+        ({}, school.unlabelled, {}, "nothing to learn; give states, soft targets or a teacher"),
+        ({"hard_weight": 0.0}, school.with_targets(labels=False), {}, "no labels to count .* priors; give --priors"),
+        ({}, school.with_targets(labels=False), {"priors": school.teacher}, "hard_weight is 0.5, but .* no labels"),
+        ({"label_smoothing": 0.1}, school.with_targets(), {}, "label_smoothing is for training on labels"),
+        ({"label_smoothing": 0.1}, school.data, {"teacher": school.teacher}, "label_smoothing is for training on"),
+        ({"soft_weight": 0.0}, school.with_targets(), {}, "soft_weight is 0, so the teacher would not be heard"),
+        ({"temperature": 3.0}, school.with_targets("topk"), {}, "temperature is 3, these topk targets are for 1, 2"),
+        ({"match": "logits"}, school.with_targets("topk"), {}, "topk targets lack logits to match"),
+        ({}, other_data(school), {}, "the teacher heard other features than"),
+        ({}, school.data, {"teacher": wide}, f"the teacher hears {BINS + 1} bins"),
+        ({}, school.data, {"teacher": more}, f"the teacher: {STATES + 1} states, but the student's labels"),
+        ({}, school.data, {"teacher": school.teacher, "priors": more}, f"priors of {STATES + 1} states"),
+        ({}, school.data, {"teacher": tmp_path / "absent"}, "absent: no such model folder"),
+    ]
+    for number, (changes, data, options, message) in enumerate(cases):
+        out = tmp_path / f"out{number}"
+        with pytest.raises(UserError, match=message):
+            train(dataclasses.replace(MIXED, **changes), data, school.dev, out, **options)
+        assert not out.exists(), message
+
+
+def test_targets_of_other_states_than_the_labels_are_refused(school: School, tmp_path: Path) -> None:
+    more = network(tmp_path / "more", 3, states=STATES + 1, bins=BINS)
+    targets = write_targets(more, school.data.features, tmp_path / "t", FORMS["dense"])
+    data = TrainingData(school.data.features, school.data.states, targets=targets)
+    with pytest.raises(UserError, match=f"/t: {STATES + 1} states, but the student's labels or configuration have 6"):
+        Lesson.plan(MIXED, data)
+
+
+def batch_of(school: School, data: TrainingData, lesson: Lesson) -> tuple[Reader, Batch]:
+    """A reader and its first batch; of chunks of 8 frames, so that some are no frames of an utterance."""
+    model = loop.new_model(lesson.config, data, lesson.log_prior)
+    config = dataclasses.replace(lesson.config, chunk=8, batch_frames=10_000)
+    reader = loop.make_reader(data, config, model, torch.device("cpu"), lesson.context)
+    return reader, next(iter(reader.epoch(0)))
+
+
+def live(school: School, config: Any = MIXED) -> tuple[Reader, Batch, LiveTeacher]:
+    lesson = Lesson.plan(config, school.data, school.teacher)
+    reader, batch = batch_of(school, school.data, lesson)
+    objective = lesson.objective(reader, torch.device("cpu"))
+    assert isinstance(objective, LiveTeacher)
+    return reader, batch, objective
+
+
+@pytest.mark.parametrize("match", ["distribution", "logits"])
+def test_a_live_teacher_is_what_it_stored_of_every_state(school: School, match: Any) -> None:
+    config = dataclasses.replace(MIXED, match=match)
+    _, batch, teacher = live(school, config)
+    data = school.with_targets("dense")
+    lesson = Lesson.plan(config, data)
+    # The teacher looks further than the student: where it lays out the frames, both read the same batch.
+    _, stored = batch_of(school, data, dataclasses.replace(lesson, teacher=teacher.teacher))  # type: ignore[arg-type]
+    objective = StoredTargets(data.targets, config)  # type: ignore[arg-type]
+    assert torch.equal(batch.labels, stored.labels)
+    assert not batch.valid.all()
+    logits = torch.randn(batch.labels.numel(), STATES, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    losses = teacher(ours, batch), objective(theirs, stored)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-3, atol=1e-4)  # float16
+    gradients = [torch.autograd.grad(loss, leaf)[0] for loss, leaf in zip(losses, (ours, theirs), strict=True)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_frames_without_a_label_count_in_the_soft_term(school: School, form: str) -> None:
+    data = school.with_targets(form)
+    lesson = Lesson.plan(MIXED, data)
+    reader, batch = batch_of(school, data, lesson)
+    objective = lesson.objective(reader, torch.device("cpu"))
+    labels, valid = batch.labels.flatten(), batch.valid.flatten()
+    some = torch.where(torch.arange(len(labels)) % 3 == 0, labels, -1).view_as(batch.labels)
+    logits = torch.randn(len(labels), STATES, generator=torch.Generator().manual_seed(0))
+    mixed = objective(logits, dataclasses.replace(batch, labels=some))
+    soft = objective(logits, dataclasses.replace(batch, labels=torch.full_like(some, -1)))
+    hard = functional.cross_entropy(logits, some.flatten(), ignore_index=-1)
+    torch.testing.assert_close(mixed, soft + 0.5 * hard)
+    assert data.targets is not None
+    rows = data.targets.soft(batch.targets, TEMPERATURE)
+    own = type(rows)(**{f.name: getattr(rows, f.name)[valid] for f in dataclasses.fields(rows)})
+    none = torch.full((int(valid.sum()),), -1)
+    torch.testing.assert_close(soft, distillation_loss(logits[valid], own, none, TEMPERATURE, 1.0, 0.0))
+    assert not valid.all()
+
+
+def test_a_live_teacher_hears_what_the_student_hears(school: School) -> None:
+    _, batch, objective = live(school)
+    logits = torch.zeros(batch.labels.numel(), STATES)
+    changed = dataclasses.replace(batch, features=batch.features + 1)
+    assert not math.isclose(float(objective(logits, batch)), float(objective(logits, changed)), rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["topk", "sampled", "live"])
+@pytest.mark.parametrize("step", [0, 5, 19, 41])
+def test_killed_at_any_step_it_ends_with_the_same_weights(
+    school: School, tmp_path: Path, form: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = school.data if form == "live" else school.with_targets(form)
+    options = {"teacher": school.teacher} if form == "live" else {}
+    masks = {"frequency_masks": 1, "frequency_width": 2} if form == "live" else {}
+    config = dataclasses.replace(MIXED, **masks)  # type: ignore[arg-type]
+    train(config, data, school.dev, tmp_path / "whole", **options)  # type: ignore[arg-type]
+    real = loop.training_step
+
+    def die(*arguments: Any) -> None:
+        if arguments[-1].step == step:
+            raise Killed
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", die)
+        with pytest.raises(Killed):
+            train(config, data, school.dev, tmp_path / "killed", **options)  # type: ignore[arg-type]
+    train(config, data, school.dev, tmp_path / "killed", **options)  # type: ignore[arg-type]
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_a_folder_of_other_targets_or_another_teacher_is_refused(school: School, tmp_path: Path) -> None:
+    config = dataclasses.replace(MIXED, epochs=1)
+    train(config, school.with_targets("topk"), school.dev, tmp_path / "stored")
+    with pytest.raises(UserError, match="train.targets"):
+        train(config, school.with_targets("dense"), school.dev, tmp_path / "stored")
+    train(config, school.data, school.dev, tmp_path / "live", teacher=school.teacher)
+    with pytest.raises(UserError, match="teacher is '"):
+        train(config, school.data, school.dev, tmp_path / "live", teacher=tmp_path / "m1")
+
+
+def test_priors_of_states_beyond_the_network_are_refused(school: School, tmp_path: Path) -> None:
+    states = write_states(tmp_path / "s", {"x": np.array([0, STATES], np.uint16)}, STATES + 1)
+    with pytest.raises(UserError, match=f"has state {STATES}, but the network has {STATES} outputs"):
+        Lesson.plan(SOFT, school.unlabelled, school.teacher, states.path)
+    with pytest.raises(UserError, match="holds features; priors come from a store of states or a model"):
+        Lesson.plan(SOFT, school.unlabelled, school.teacher, school.data.features.path)
