@@ -39,6 +39,8 @@ class Lesson:
         """See ``train``. Raises ``UserError`` where data, targets, teacher and configuration do not fit each other."""
         opened = None if teacher is None else open_model(teacher)
         soft = opened is not None or data.targets is not None
+        if not soft and data.states is None:
+            raise UserError(f"{data.features.path}: nothing to learn; give states, soft targets or a teacher")
         config = dataclasses.replace(config, keep=config.keep or ("last" if soft else "best"))
         config = fit_to_data(config, data, opened)
         if opened is not None and data.targets is not None:
@@ -47,8 +49,6 @@ class Lesson:
             )
         if soft:
             _check_soft(config, data)
-        elif data.states is None:
-            raise UserError(f"{data.features.path}: nothing to learn; give states, soft targets or a teacher")
         if data.targets is not None:
             data.targets.check(config.net.states, data.features, config.temperature, config.match)
             _check_unchanged(config, data)

@@ -10,12 +10,18 @@ source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
+# Other fractions of the training speech than 3 and 100 %: per cent, epochs, and the copies that are heard.
+fractions="1 16 three_pool
+10 12 train_speeds
+30 6 train_speeds"
+if [[ -n ${small:-} ]]; then temperatures=2 fractions="" tune_options="--utterances $work/data/dev_fifth"; fi
 
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
   if [[ -n ${small:-} ]]; then   # a quarter of the training part
     rm -rf "$work/data/whole" && mv "$work/data/train" "$work/data/whole"
     asr-kd corpus subset "$work/data/whole" "$work/data/train" --fraction 0.25
+    awk 'NR % 5 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_fifth"
   fi
   asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds 0.85,0.92,1.08,1.15 --jobs "$jobs"
   asr-kd corpus combine "$work/data/train_speeds" "$work/data/train" "$work/data/speeds"
@@ -122,13 +128,11 @@ own_students() {
 }
 run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
 
-# The same two systems, hard and from stored targets of copies, at other fractions: per cent, epochs, copies.
-fractions="1 16 three_pool
-10 12 train_speeds
-30 6 train_speeds"
+# The same two systems, hard and from stored targets of copies, at other fractions.
 train_fractions() {
   local percent epochs set seed list options
   while read -r percent epochs set; do
+    [[ -n $percent ]] || continue
     list=$work/data/list$percent
     asr-kd corpus subset "$work/data/train" "$work/data/percent$percent" --fraction "${percent}e-2" >&2
     awk 'NR == FNR {chosen[$1]; next} {id = $1; sub(/^(sp[0-9.]+-)?(sh[0-9.]+-)?/, "", id)} id in chosen {print $1}' \
@@ -138,7 +142,7 @@ train_fractions() {
       echo "train_network hard_$percent $seed $set three_augmented $options"
       echo "train_network soft_$percent $seed $set three_copies $options --targets '$work/targets/$set'"
     done
-  done <<< "${fractions:-}" > "$work/fractions"
+  done <<< "$fractions" > "$work/fractions"
   side_by_side < "$work/fractions"
 }
 run_stage 11 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
