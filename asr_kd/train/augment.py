@@ -11,20 +11,13 @@ CURVES = 4  # cosines that a channel's bias is made of
 
 
 def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
-    """``features [examples, frames, bins]`` of another voice, over another channel, at another scale, with masks.
+    """``features [examples, frames, bins]`` through another channel, at another scale, with masks.
 
-    A share ``config.mix`` of the examples is blended with another example of the batch, in equal parts on average
-    (mixup, Zhang et al. 2018; for teachers that label the blend, Beyer et al. 2022). The voice warps the bins by
-    exp(normal) of deviation ``config.warp``, as another length of the vocal tract would. The channel adds a smooth
-    curve over the bins, of standard deviation ``config.channel`` (nats); the scale multiplies what is above ``mean
-    [bins]`` by exp(normal) of deviation ``config.scale``; random stretches and bands are set to ``mean`` (SpecAugment,
-    Park et al. 2019). Draws from torch's global generator.
+    The channel adds a smooth curve over the bins, of standard deviation ``config.channel`` (nats); the scale multiplies
+    what is above ``mean [bins]`` by exp(normal) of deviation ``config.scale``; random stretches and bands are set to
+    ``mean`` (SpecAugment, Park et al. 2019). Draws from torch's global generator.
     """
     examples, frames, bins = features.shape
-    if config.mix:
-        features = _blended(features, config.mix)
-    if config.warp:
-        features = _warped(features, (config.warp * torch.randn(examples, device=features.device)).exp())
     if config.scale:
         factor = (config.scale * torch.randn(examples, 1, 1, device=features.device)).exp()
         features = torch.lerp(mean.expand_as(features), features, factor)
@@ -41,25 +34,7 @@ def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
 
 def changes(config: TrainConfig) -> list[str]:
     """The keys of ``config`` by which ``augment`` changes features."""
-    keys = ("mix", "warp", "channel", "scale", "frequency_masks", "time_masks")
-    return [key for key in keys if getattr(config, key)]
-
-
-def _blended(features: Tensor, share: float) -> Tensor:
-    """The examples, a ``share`` of them blended with another by a part that is uniform in [0, 1]."""
-    examples, device = len(features), features.device
-    part = torch.rand(examples, 1, 1, device=device) * (torch.rand(examples, 1, 1, device=device) < share)
-    return torch.lerp(features, features[torch.randperm(examples, device=device)], part)
-
-
-def _warped(features: Tensor, factor: Tensor) -> Tensor:
-    """Bin b is read at the place ``factor [examples]`` times b, between its neighbours; the edges are repeated."""
-    bins = features.shape[2]
-    place = (torch.arange(bins, device=features.device) * factor[:, None]).clamp(max=bins - 1)
-    below = place.floor().long().clamp(max=bins - 2)
-    between = (place - below)[:, None, :]
-    index = below[:, None, :].expand_as(features)
-    return torch.lerp(features.gather(2, index), features.gather(2, index + 1), between.to(features.dtype))
+    return [key for key in ("channel", "scale", "frequency_masks", "time_masks") if getattr(config, key)]
 
 
 def _curves(examples: int, bins: int, device: torch.device) -> Tensor:

@@ -22,8 +22,6 @@ class TrainConfig:
     - With soft targets: ``temperature``, ``soft_weight`` and ``hard_weight`` of the objective, in which the soft term
       is multiplied by the temperature's square (``asr_kd.train.distillation``). ``match: logits`` compares centred
       logits instead of distributions, at no temperature.
-    - ``mix``: the share of examples that is blended with another (mixup), which only a live teacher can label;
-      ``warp``: standard deviation of the log of the factor that stretches the bins of each example.
     - ``channel``: standard deviation (nats) of a smooth curve over the bins that is added to each example; ``scale``:
       of the log of the factor that it is multiplied by.
     - ``frequency_masks`` bands of up to ``frequency_width`` bins and ``time_masks`` stretches of up to ``time_width``
@@ -54,8 +52,6 @@ class TrainConfig:
     soft_weight: float = 1.0
     hard_weight: float = 0.5
     match: Literal["distribution", "logits"] = "distribution"
-    mix: float = 0.0
-    warp: float = 0.0
     channel: float = 0.0
     scale: float = 0.0
     frequency_masks: int = 0
@@ -82,7 +78,7 @@ class TrainConfig:
         for key in (*at_least_one, "frequency_width", "time_width"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; expected at least 1")
-        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "mix", "warp", "channel", "scale")
+        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "channel", "scale")
         for key in (*not_negative, "weight_decay", "soft_weight", "hard_weight"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key} is {getattr(self, key)}; expected 0 or more")

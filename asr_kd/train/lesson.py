@@ -52,8 +52,6 @@ class Lesson:
         if data.targets is not None:
             data.targets.check(config.net.states, data.features, config.temperature, config.match)
             _check_unchanged(config, data)
-        if config.mix and (opened is None or config.hard_weight):
-            raise UserError("mix blends examples, which no label fits; it takes a live --teacher, and hard_weight 0")
         hashes = {}
         if teacher is not None:
             hashes["teacher"] = model_hash(teacher)

@@ -50,3 +50,23 @@ def test_masks_are_stretches_of_the_mean_within_their_width() -> None:
     edges = hidden.all(1).int().diff(dim=1).abs().sum(1)
     assert edges.max() <= 2
     assert hidden.all(1).any(0).all()
+
+
+def test_a_channel_adds_one_smooth_curve_to_all_frames_of_an_example() -> None:
+    torch.manual_seed(0)
+    features, mean = torch.randn(4000, 3, 40), torch.zeros(40)
+    added = augment(features, mean, dataclasses.replace(CONFIG, channel=0.5)) - features
+    torch.testing.assert_close(added, added[:, :1].expand_as(added), rtol=0, atol=1e-5)
+    assert float(added.square().mean().sqrt()) == pytest.approx(0.5, rel=0.05)
+    assert float(added[:, 0].diff(dim=1).abs().mean()) < 0.1
+    assert float(added[:, 0].std(0).min()) > 0.2
+
+
+def test_a_scale_multiplies_what_is_above_the_mean() -> None:
+    torch.manual_seed(0)
+    features, mean = torch.randn(4000, 3, 8), torch.arange(8.0)
+    factor = (augment(features, mean, dataclasses.replace(CONFIG, scale=0.2)) - mean) / (features - mean)
+    one = factor[:, 0, 0].log()
+    assert float(one.std()) == pytest.approx(0.2, rel=0.1)
+    assert float(one.mean()) == pytest.approx(0, abs=0.02)
+    assert float((factor - factor[:, :1, :1]).abs().median()) < 1e-5
