@@ -111,7 +111,7 @@ train_network() {
   shift 4
   asr-kd train --feats "$work/feats/fbank/$set" --states "$work/$states/$set" \
     --dev-feats "$work/feats/fbank/dev" --dev-states "$work/$states/dev" --threads 1 \
-    --config "$recipe/conf/$config.yaml" --seed "$seed" --out "$work/$name/seed$seed" ${small:+${quick:-}} "$@"
+    --config "$recipe/conf/$config.yaml" --seed "$seed" --out "$work/$name/seed$seed" "$@" ${small:+${quick:-}}
 }
 
 # test_gmm SYSTEM, test_network NAME [NETWORK]: a deployable folder $work/model/NAME of $work/NETWORK (NAME), tuned on

@@ -14,14 +14,14 @@ members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
 fractions="1 16 three_pool
 10 12 train_speeds
 30 6 train_speeds"
-if [[ -n ${small:-} ]]; then temperatures=2 fractions="" tune_options="--utterances $work/data/dev_fifth"; fi
+if [[ -n ${small:-} ]]; then temperatures=2 fractions="" tune_options="--utterances $work/data/dev_tenth"; fi
 
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
   if [[ -n ${small:-} ]]; then   # a quarter of the training part
     rm -rf "$work/data/whole" && mv "$work/data/train" "$work/data/whole"
     asr-kd corpus subset "$work/data/whole" "$work/data/train" --fraction 0.25
-    awk 'NR % 5 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_fifth"
+    awk 'NR % 10 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_tenth"
   fi
   asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds 0.85,0.92,1.08,1.15 --jobs "$jobs"
   asr-kd corpus combine "$work/data/train_speeds" "$work/data/train" "$work/data/speeds"

@@ -10,9 +10,11 @@ parse_options "$@"
 hours=${hours:-$([[ -n ${small:-} ]] && echo 0.5 || echo 2)}
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo "1 2 3")}
 members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
+[[ -z ${small:-} ]] || tune_options="--utterances $work/data/dev_part"
 
 prepare() {
   asr-kd corpus prepare digits "$work/data" --hours "$hours" --jobs "$jobs"
+  awk 'NR % 3 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_part"   # what --small tunes on
   asr-kd corpus subset "$work/data/train" "$work/data/three" --fraction 0.03
   asr-kd corpus perturb "$work/data/three" "$work/data/three_copies" --jobs "$jobs" \
     --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5
@@ -62,17 +64,16 @@ train_students() {
 }
 run_stage 6 "students" "$work/targets" "$work/{student,small_*,three_*}" train_students
 
-test_systems() {
-  local first=${seeds%% *} system seed
-  test_gmm lda
-  test_network ensemble teacher
-  for system in teacher student small_hard small_soft three_hard three_stored three_live; do
-    test_network "$system/seed$first"
-    for seed in ${seeds#"$first"}; do test_network "$system/seed$seed"; done
-  done
-  for seed in $(seq "$members"); do [[ -d $work/model/teacher/seed$seed ]] || test_network "teacher/seed$seed"; done
+test_all() {   # other seeds search as the first, so they wait for it
+  local first=${seeds%% *} systems="student small_hard small_soft three_hard three_stored three_live" system seed
+  { echo "test_gmm lda"; echo "test_network ensemble teacher"
+    for system in teacher $systems; do echo "test_network $system/seed$first"; done; } | side_by_side
+  { for seed in $(seq 2 "$members"); do echo "test_network teacher/seed$seed"; done
+    for system in $systems; do
+      for seed in ${seeds#"$first"}; do echo "test_network $system/seed$seed"; done
+    done; } | side_by_side
 }
-run_stage 7 "all systems: tuned on dev, scored on test" "$work/*/seed*, $work/graph" "$work/model" test_systems
+run_stage 7 "all systems: tuned on dev, scored on test" "$work/*/seed*, $work/graph" "$work/model" test_all
 
 decoded() { echo "$work/model/$1"/seed*/decode_test; }
 results() {

@@ -11,7 +11,7 @@ from asr_kd.corpus.datadir import write_data_dir
 
 BENCH = Path(__file__).parents[2] / "recipes" / "bench" / "run.sh"
 PARTS = (
-    "feats/mfcc/train", "feats/fbank/train", "states/train", "trigram.arpa", "model/dnn/seed1/model.yaml",
+    "feats/mfcc/train", "feats/fbank/train", "states/train", "trigram.arpa", "model/teacher/seed1/model.yaml",
 )  # fmt: skip
 
 

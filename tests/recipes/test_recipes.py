@@ -19,7 +19,7 @@ def _word_error_rates(work: Path) -> dict[str, float]:
     return {row["system"]: row["wer"] for row in rows if row["set"] == "test"}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_digits_from_nothing_to_a_table_and_a_second_run_repeats_no_stage(tmp_path: Path) -> None:
     first = _run("digits", "--small", "--hours", "0.1", "--work", tmp_path)
     assert first.returncode == 0, first.stderr
@@ -36,7 +36,7 @@ def test_digits_from_nothing_to_a_table_and_a_second_run_repeats_no_stage(tmp_pa
     assert "done before" not in other.stdout  # another configuration
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_an4_recognises_real_speech(tmp_path: Path, corpora: Path) -> None:
     run = _run("an4", "--small", "--corpus-dir", corpora / "an4", "--work", tmp_path)
     assert run.returncode == 0, run.stderr
