@@ -75,6 +75,7 @@ def alone(config: TrainConfig, seed: int, corpus: Corpus, folder: Path) -> bytes
     return weights(folder)
 
 
+@pytest.mark.slow
 def test_members_are_what_training_each_alone_gives_however_many_at_once(tmp_path: Path, corpus: Corpus) -> None:
     words = command(corpus, tmp_path, DROPOUT)
     for threads in ("1", "2"):  # each process has one
@@ -129,7 +130,7 @@ def wait_for_the_end(group: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # of which an idle machine needs 60
+@pytest.mark.timeout(900)  # of which an idle machine needs 70
 def test_killed_and_interrupted_in_every_way_the_command_goes_on_to_the_same_weights(
     tmp_path: Path, corpus: Corpus, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +239,7 @@ def test_members_take_the_configurations_in_turn(tmp_path: Path, corpus: Corpus)
     assert load_config(EnsembleConfig, tmp_path / "exp" / "ensemble.yaml").members == ("seed4", "seed5", "seed6")
 
 
+@pytest.mark.slow
 def test_members_learn_from_a_teacher_or_its_targets_without_labels(tmp_path: Path, corpus: Corpus) -> None:
     alone(CONFIG, 8, corpus, tmp_path / "teacher" / "seed8")
     save_ensemble(tmp_path / "teacher", [tmp_path / "teacher" / "seed8"])
