@@ -151,7 +151,7 @@ def _write(options: argparse.Namespace) -> None:
     except Unfinished as others:
         print(f"{others}; the part that finishes last makes the store whole")
         return
-    _print_written(store.store)
+    _print_written(options.out, store.store)
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -163,7 +163,7 @@ def _import(options: argparse.Namespace) -> None:
         FrameStore(options.feats) if options.feats else None, options.num_states, options.jobs,
         skip_bad=options.skip_bad, force=options.force,
     )  # fmt: skip
-    _print_written(store.store)
+    _print_written(options.out, store.store)
 
 
 def _config(options: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -175,8 +175,8 @@ def _config(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     return TargetConfig(options.form, options.k, temperatures, options.seed, options.precision)
 
 
-def _print_written(store) -> None:  # type: ignore[no-untyped-def]
-    print(f"{store.path}: {len(store):,} utterances, {store.total_frames:,} frames, {store.total_bytes:,} bytes")
+def _print_written(out: str, store) -> None:  # type: ignore[no-untyped-def]
+    print(f"{out}: {len(store):,} utterances, {store.total_frames:,} frames, {store.total_bytes:,} bytes")
     for utterance, reason in store.skipped.items():
         print(f"skipped {utterance}: {reason}")
 

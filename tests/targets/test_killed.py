@@ -61,6 +61,6 @@ def test_three_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # of which an idle machine needs 60
+@pytest.mark.timeout(1200)  # of which an idle machine needs 7
 def test_fifty_kills(tmp_path: Path) -> None:
     killed_again_and_again(tmp_path, 50)
