@@ -45,13 +45,12 @@ parse_options() {
   trap finish EXIT
 }
 
-# run_stage N "what it does" "inputs" "outputs" FUNCTION: a stage is done when its marker holds the digest of the
-# function's text, the options, the configuration files and all stages before it.
+# run_stage N "what it does" "inputs" "outputs" FUNCTION: a stage is done when its marker holds the digest of all
+# functions defined so far, the options, the configuration files and all stages before it.
 run_stage() {
   local number=$1 title=$2 inputs=$3 outputs=$4 function=$5 begun=$SECONDS marker digest
   marker=$work/.stages/$number-$function
-  chain=$({ echo "$chain"; declare -f "$function" features train_hmm train_network \
-    test_gmm test_network tune test_model report; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
+  chain=$({ echo "$chain $function"; declare -f; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
   digest=$chain
   ((number < stage || number > stop_stage)) && return
   if [[ $force == false && -f $marker && $(head -n 1 "$marker") == "$digest" ]]; then
@@ -114,6 +113,14 @@ train_network() {
     --config "$recipe/conf/$config.yaml" --seed "$seed" --out "$work/$name/seed$seed" "$@" ${small:+${quick:-}}
 }
 
+# train_teachers SET: $work/teacher, an ensemble of $members networks of the seeds 1, 2, ... in seedN, trained on SET as
+# conf/teacher.yaml says.
+train_teachers() {
+  asr-kd train --feats "$work/feats/fbank/$1" --states "$work/states/$1" \
+    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" --config "$recipe/conf/teacher.yaml" \
+    --seed 1 --members "$members" --threads "$jobs" --out "$work/teacher" ${small:+${quick:-}}
+}
+
 # test_gmm SYSTEM, test_network NAME [NETWORK]: a deployable folder $work/model/NAME of $work/NETWORK (NAME), tuned on
 # dev, and its words on test. NAME/seedN is tuned only where N is the first of $seeds: other seeds search as it does. A
 # recipe may set $build_options and $tune_options, and the HMM's $hmm, $graph and $states below $work.
@@ -146,6 +153,19 @@ side_by_side() {
   while ((begun > 0)); do begun=$((begun - 1)); wait -n || failed=1; done
   return $failed
 }
+
+# test_systems SYSTEM...: test_network of each seed of $seeds of each system, the first seeds first, which are tuned.
+test_systems() {
+  local first=${seeds%% *} system seed
+  for system in "$@"; do echo "test_network $system/seed$first"; done | side_by_side
+  for system in "$@"; do
+    for seed in ${seeds#"$first"}; do echo "test_network $system/seed$seed"; done
+  done | side_by_side
+}
+
+# decoded SYSTEM: the decode folders of its seeds; at X SYSTEM: the same as points of a plot.
+decoded() { echo "$work/model/$1"/seed*/decode_test; }
+at() { local folder; for folder in $(decoded "$2"); do echo "$1=$folder"; done; }
 
 # tune MODEL KIND: acoustic scale, word penalty and beam on dev. test_model MODEL KIND [OPTION...]: the words and error
 # rate of test.

@@ -19,7 +19,7 @@ from asr_kd.features.extract import compute_features
 from asr_kd.features.normalise import normalise, speaker_means
 from asr_kd.features.survey import Survey, survey
 from asr_kd.files import write_bytes
-from asr_kd.frames import FrameStore, TensorSpec, write_store
+from asr_kd.frames import FrameStore, TensorSpec, one_by_one, write_store
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.remote import local_folder
 
@@ -106,12 +106,11 @@ class _Extract:
     config: FeatureConfig
 
     def __call__(self, utterances: Sequence[str]) -> Computed:
-        for utterance in utterances:
-            try:
-                samples = load_audio(self.datadir, utterance, self.config.sample_rate)
-                yield utterance, {self.config.kind: normalise(compute_features(samples, self.config), self.config)}
-            except UserError as error:
-                yield utterance, error
+        return one_by_one(utterances, self._compute)
+
+    def _compute(self, utterance: str) -> dict[str, np.ndarray]:
+        samples = load_audio(self.datadir, utterance, self.config.sample_rate)
+        return {self.config.kind: normalise(compute_features(samples, self.config), self.config)}
 
 
 @dataclasses.dataclass(frozen=True)

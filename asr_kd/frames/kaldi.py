@@ -33,7 +33,7 @@ def read_kaldi(source: str | Path, integers: bool = False) -> Iterator[tuple[str
     ``integers`` says that the archive holds integer vectors (alignments). Raises ``UserError`` for a pipe, a missing
     file, or content that is not of this form.
     """
-    for entry, array in _scan(source, integers):
+    for entry, array in scan(source, integers):
         yield entry.utterance, array
 
 
@@ -53,12 +53,12 @@ def import_kaldi(
     """
     integers = kind == "states"
     name = tensor or TENSORS[kind]
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     digest = hashlib.sha256()
     shape: tuple[int, ...] | None = None
     largest = 0
     counts = {}
-    for entry, array in _scan(source, integers):
+    for entry, array in scan(source, integers):
         utterance = entry.utterance
         if utterance in entries:
             raise UserError(f"{source}: utterance {utterance} occurs twice")
@@ -72,7 +72,7 @@ def import_kaldi(
     spec = TensorSpec(dtype, shape or (), f"imported from Kaldi ({Path(source).name})")
     inputs = {"archive": digest.hexdigest()}
     return write_store(
-        out, kind, {name: spec}, counts, _Read(entries, name, integers), inputs=inputs,
+        out, kind, {name: spec}, counts, ReadTensor(entries, name, integers), inputs=inputs,
         shard_frames=shard_frames, skip_bad=skip_bad, force=force,
     )  # fmt: skip
 
@@ -99,7 +99,7 @@ def export_kaldi(store: FrameStore, ark: str | Path, tensor: str | None = None) 
 
 
 @dataclasses.dataclass(frozen=True)
-class _Entry:
+class Entry:
     """Where an utterance's object is."""
 
     utterance: str
@@ -108,8 +108,10 @@ class _Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Read:
-    entries: dict[str, _Entry]
+class ReadTensor:
+    """Reads the objects of a shard's utterances as tensor ``tensor``: the ``compute`` of ``write_store``."""
+
+    entries: dict[str, Entry]
     tensor: str
     integers: bool
 
@@ -118,8 +120,8 @@ class _Read:
         return ((entry.utterance, {self.tensor: array}) for entry, array in _read_entries(wanted, self.integers))
 
 
-def _scan(source: str | Path, integers: bool) -> Iterator[tuple[_Entry, np.ndarray]]:
-    """Every object of an archive with its place."""
+def scan(source: str | Path, integers: bool) -> Iterator[tuple[Entry, np.ndarray]]:
+    """Every object of an ``.ark`` or ``.scp`` file with its place, in the order of the file."""
     form, name = _parse(str(source))
     return _read_entries(_read_scp(name), integers) if form == "scp" else _scan_ark(name, integers)
 
@@ -137,7 +139,7 @@ def _refuse_pipe(name: str, source: str) -> None:
         raise UserError(f"{source}: {name.strip()!r} is a pipe, which would run a shell command; write it to a file")
 
 
-def _read_scp(path: str) -> Iterator[_Entry]:
+def _read_scp(path: str) -> Iterator[Entry]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         where = f"{path}:{number}"
         utterance, _, place = line.strip().partition(" ")
@@ -150,10 +152,10 @@ def _read_scp(path: str) -> Iterator[_Entry]:
             )
         match = re.fullmatch(r"(.+?)(?::(\d+))?", place.strip())
         assert match
-        yield _Entry(utterance, match[1], int(match[2] or 0))
+        yield Entry(utterance, match[1], int(match[2] or 0))
 
 
-def _read_entries(entries: Iterator[_Entry], integers: bool) -> Iterator[tuple[_Entry, np.ndarray]]:
+def _read_entries(entries: Iterator[Entry], integers: bool) -> Iterator[tuple[Entry, np.ndarray]]:
     with contextlib.ExitStack() as stack:
         name, stream = None, None
         for entry in entries:
@@ -164,7 +166,7 @@ def _read_entries(entries: Iterator[_Entry], integers: bool) -> Iterator[tuple[_
             yield entry, _read_object(stream, entry, integers)
 
 
-def _scan_ark(name: str, integers: bool) -> Iterator[tuple[_Entry, np.ndarray]]:
+def _scan_ark(name: str, integers: bool) -> Iterator[tuple[Entry, np.ndarray]]:
     with _open(name) as stream:
         while True:
             try:
@@ -174,7 +176,7 @@ def _scan_ark(name: str, integers: bool) -> Iterator[tuple[_Entry, np.ndarray]]:
                 raise UserError(f"{name}: no utterance id before byte {stream.tell():,}; not a Kaldi archive") from None
             if not utterance:
                 return
-            entry = _Entry(utterance, name, stream.tell())
+            entry = Entry(utterance, name, stream.tell())
             yield entry, _read_object(stream, entry, integers)
 
 
@@ -187,7 +189,7 @@ def _open(name: str) -> IO[bytes]:
         raise UserError(f"{name}: is a folder; a Kaldi archive was expected") from None
 
 
-def _read_object(stream: IO[bytes], entry: _Entry, integers: bool) -> np.ndarray:
+def _read_object(stream: IO[bytes], entry: Entry, integers: bool) -> np.ndarray:
     kaldi_io = _kaldi_io()
     try:
         if integers:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Unfinished(Exception):
     """A part of a store is written, and shards of other parts are missing yet."""
 
 
+Computed = TypeVar("Computed", bound=Arrays)
 Compute = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]]]
 
 
@@ -91,6 +92,17 @@ def write_store(
     if is_url(path):
         upload(path)
     return store
+
+
+def one_by_one(
+    utterances: Sequence[str], compute: Callable[[str], Computed]
+) -> Iterator[tuple[str, Computed | UserError]]:
+    """What ``compute`` gives for each utterance, or its ``UserError``: as ``write_store`` takes them."""
+    for utterance in utterances:
+        try:
+            yield utterance, compute(utterance)
+        except UserError as error:
+            yield utterance, error
 
 
 def write_arrays(

@@ -14,7 +14,7 @@ from torch import Tensor
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, write_store
-from asr_kd.frames.kaldi import _Entry, _Read, _scan
+from asr_kd.frames.kaldi import Entry, ReadTensor, scan
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
@@ -59,7 +59,7 @@ def import_targets(
         "targets",
         config.tensors(found.num_states),
         {utterance: frames for utterance, frames in found.counts.items() if utterance not in bad},
-        _Convert(_Read(found.entries, "values", False), values, config),
+        _Convert(ReadTensor(found.entries, "values", False), values, config),
         {**to_dict(config), "num_states": found.num_states, "values": values},
         {"teacher": found.digest, **({} if features is None else {"features": features.content_hash})},
         jobs,
@@ -95,18 +95,18 @@ def log_probabilities(matrix: np.ndarray, values: Values) -> Tensor:
 class _Archive:
     """What a first reading of an archive finds: where each utterance is, its frames, and a hash of all."""
 
-    entries: dict[str, _Entry]
+    entries: dict[str, Entry]
     counts: dict[str, int]
     num_states: int
     digest: str
 
 
 def _survey(archive: str | Path, num_states: int | None) -> _Archive:
-    entries: dict[str, _Entry] = {}
+    entries: dict[str, Entry] = {}
     counts: dict[str, int] = {}
     digest = hashlib.sha256()
     first = "the first" if num_states is None else "you said"
-    for entry, array in _scan(archive, False):
+    for entry, array in scan(archive, False):
         utterance = entry.utterance
         if utterance in entries:
             raise UserError(f"{archive}: utterance {utterance} occurs twice")
@@ -142,7 +142,7 @@ def _mismatches(counts: Mapping[str, int], features: FrameStore) -> dict[str, st
 class _Convert:
     """The targets of one shard's utterances."""
 
-    read: _Read
+    read: ReadTensor
     values: Values
     config: TargetConfig
 

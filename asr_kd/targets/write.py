@@ -10,7 +10,7 @@ import numpy as np
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, write_store
+from asr_kd.frames import FrameStore, one_by_one, write_store
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.remote import local_folder
 from asr_kd.nets import Ensemble, model_hash, num_parameters
@@ -132,9 +132,7 @@ class _Label:
     config: TargetConfig
 
     def __call__(self, utterances: Sequence[str]) -> Computed:
-        for utterance in utterances:
-            try:
-                log_prob = self.teacher.log_prob(utterance)
-                yield utterance, encode(log_prob, self.config, draws_of(utterance, self.config.seed))
-            except UserError as error:
-                yield utterance, error
+        return one_by_one(utterances, self._compute)
+
+    def _compute(self, utterance: str) -> dict[str, np.ndarray]:
+        return encode(self.teacher.log_prob(utterance), self.config, draws_of(utterance, self.config.seed))

@@ -4,16 +4,13 @@
 # hear 3 % of the speech (table 5), a second time with language model, tree and priors from these 3 % as well.
 # About three hours on 2 cores, 2 GB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
-corpus_dir="" seeds="" members="" temperatures="1 2 5 10" options="seeds members temperatures"
+corpus_dir="" seeds="" members="" temperatures="1 2 5 10" options="seeds members temperatures fractions"
+fractions="1:16:three_pool 10:12:train_speeds 30:6:train_speeds"   # besides 3 and 100: per cent, epochs, copies heard
 quick="--set epochs=2 --set evaluate_epochs=1"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
-# Other fractions of the training speech than 3 and 100 %: per cent, epochs, and the copies that are heard.
-fractions="1 16 three_pool
-10 12 train_speeds
-30 6 train_speeds"
 if [[ -n ${small:-} ]]; then temperatures=2 fractions="" tune_options="--utterances $work/data/dev_tenth"; fi
 
 prepare() {
@@ -49,12 +46,8 @@ run_stage 3 "language model, decoding graphs" "$work/data/train, $work/gmm" "$wo
 test_gmms() { for system in mono tri lda; do test_gmm "$system"; done; }
 run_stage 4 "GMM systems: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
 
-train_teachers() {
-  asr-kd train --feats "$work/feats/fbank/train_speeds" --states "$work/states/train_speeds" \
-    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" --config "$recipe/conf/teacher.yaml" \
-    --seed 1 --members "$members" --threads "$jobs" --out "$work/teacher" ${small:+$quick}
-}
-run_stage 5 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" train_teachers
+teach() { train_teachers train_speeds; }
+run_stage 5 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
 
 write_targets() {
   local shared=(--teacher "$work/teacher" --jobs "$jobs" --precision bf16)
@@ -113,7 +106,7 @@ own_hmm() {
 run_stage 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm
 
 own_students() {
-  states=own/states
+  local seed states=own/states
   for seed in $seeds; do echo "train_network own/teacher $seed train_speeds teacher --set epochs=4"; done | side_by_side
   asr-kd model ensemble "$work/own/teacher" "$work/own/teacher"/seed*
   asr-kd targets write "$work/own/targets" --teacher "$work/own/teacher" --form dense --precision bf16 --jobs "$jobs" \
@@ -124,15 +117,14 @@ own_students() {
     echo "train_network own/stored $seed three_pool three_copies --targets '$work/own/targets'"
     echo "train_network own/live $seed three_pool three_live --teacher '$work/own/teacher'"
   done | side_by_side
-  states=states
 }
 run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
 
 # The same two systems, hard and from stored targets of copies, at other fractions.
 train_fractions() {
-  local percent epochs set seed list options
-  while read -r percent epochs set; do
-    [[ -n $percent ]] || continue
+  local each percent epochs set seed list options
+  for each in $fractions; do
+    IFS=: read -r percent epochs set <<< "$each"
     list=$work/data/list$percent
     asr-kd corpus subset "$work/data/train" "$work/data/percent$percent" --fraction "${percent}e-2" >&2
     awk 'NR == FNR {chosen[$1]; next} {id = $1; sub(/^(sp[0-9.]+-)?(sh[0-9.]+-)?/, "", id)} id in chosen {print $1}' \
@@ -142,7 +134,7 @@ train_fractions() {
       echo "train_network hard_$percent $seed $set three_augmented $options"
       echo "train_network soft_$percent $seed $set three_copies $options --targets '$work/targets/$set'"
     done
-  done <<< "$fractions" > "$work/fractions"
+  done > "$work/fractions"
   side_by_side < "$work/fractions"
 }
 run_stage 11 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
@@ -152,34 +144,25 @@ systems=""
 for t in $temperatures; do systems+=" student_T$t"; done
 systems+=" small_hard small_top20 small_dense small_sampled"
 systems+=" three_hard three_augmented three_stored three_copies three_live"
-for percent in $(cut -d ' ' -f 1 <<< "$fractions"); do systems+=" hard_$percent soft_$percent"; done
-
-test_systems() {   # test_systems SYSTEM...
-  local first=${seeds%% *} system seed
-  for system in "$@"; do echo "test_network $system/seed$first"; done | side_by_side
-  for system in "$@"; do
-    for seed in ${seeds#"$first"}; do echo "test_network $system/seed$seed"; done
-  done | side_by_side
-}
+for each in $fractions; do systems+=" hard_${each%%:*} soft_${each%%:*}"; done
 
 test_networks() {
   test_network ensemble teacher
-  (seeds=$(seq -s " " "$members"); test_systems teacher)
+  (seeds=$(seq -s " " "$members") && test_systems teacher)
   test_systems $systems
-  (hmm=own/gmm/lda graph=own/graph states=own/states; test_systems own/teacher own/hard own/augmented own/stored own/live)
+  local hmm=own/gmm/lda graph=own/graph states=own/states
+  test_systems own/teacher own/hard own/augmented own/stored own/live
 }
 run_stage 12 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
 
-decoded() { echo "$work/model/$1"/seed*/decode_test; }
-at() { for folder in $(decoded "$2"); do echo "$1=$folder"; done; }   # at X SYSTEM
-
 draw() {
-  local percent system hard=() soft=() by_temperature=()
+  local each percent hard=() soft=() by_temperature=()
   mkdir -p "$figures"
   asr-kd plot curves --output "$figures/curves.png" --title "Training on 3 % of the speech" --axis step --log \
     --series "hard" "$work"/three_hard/seed* --series "hard, augmented" "$work"/three_augmented/seed* \
     --series "soft, stored" "$work"/three_stored/seed* --series "soft, live" "$work"/three_live/seed*
-  for percent in $(cut -d ' ' -f 1 <<< "$fractions"); do
+  for each in $fractions; do
+    percent=${each%%:*}
     hard+=($(at $percent hard_$percent)) soft+=($(at $percent soft_$percent))
   done
   asr-kd plot against --output "$figures/fraction.png" --title "Labels and soft targets" --log \
@@ -207,9 +190,10 @@ results() {
       figures: Kaldi's egs/an4 10.6 % (monophones), 9.1 % (tri3, speaker-independent pass); PocketSphinx 9.3 % (with a
       bigram)." \
     --remark "Tuning, all of it on dev: scale, penalty and beam of each system with its first seed; the language model's
-      order by its perplexity; dropout, masks and speeds of the teachers among five settings, of the hard 3 % systems
-      among four, of the live students among five, T of the students from 3 % among two; the other students were not
-      tuned. Sizes of the GMMs are defaults, kept after an early system of these sizes had been scored on test (7.6 %)." \
+      order by its perplexity; dropout, masks and speeds of the teachers among seven settings, of the hard 3 % systems
+      among six, of the live students among five, of the small network on labels among three, T of the students from 3 %
+      among two; the other students were not tuned. Sizes of the GMMs are defaults, kept after an early system of these
+      sizes had been scored on test (7.6 %)." \
     --table "Table 1: an ensemble and its students" \
     --system "labels, 4x512: teachers" $(decoded teacher) \
     --system "ensemble of $members" "$work/model/ensemble/decode_test" \

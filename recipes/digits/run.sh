@@ -34,12 +34,8 @@ build_graph() {
 }
 run_stage 3 "language model, decoding graph" "$work/data/train, $work/gmm" "$work/graph" build_graph
 
-train_teachers() {
-  asr-kd train --feats "$work/feats/fbank/train" --states "$work/states/train" \
-    --dev-feats "$work/feats/fbank/dev" --dev-states "$work/states/dev" --config "$recipe/conf/teacher.yaml" \
-    --seed 1 --members "$members" --threads "$jobs" --out "$work/teacher"
-}
-run_stage 4 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" train_teachers
+teach() { train_teachers train; }
+run_stage 4 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
 
 write_targets() {
   local set
@@ -64,18 +60,13 @@ train_students() {
 }
 run_stage 6 "students" "$work/targets" "$work/{student,small_*,three_*}" train_students
 
-test_all() {   # other seeds search as the first, so they wait for it
-  local first=${seeds%% *} systems="student small_hard small_soft three_hard three_stored three_live" system seed
-  { echo "test_gmm lda"; echo "test_network ensemble teacher"
-    for system in teacher $systems; do echo "test_network $system/seed$first"; done; } | side_by_side
-  { for seed in $(seq 2 "$members"); do echo "test_network teacher/seed$seed"; done
-    for system in $systems; do
-      for seed in ${seeds#"$first"}; do echo "test_network $system/seed$seed"; done
-    done; } | side_by_side
+test_all() {
+  printf '%s\n' "test_gmm lda" "test_network ensemble teacher" | side_by_side
+  (seeds=$(seq -s " " "$members") && test_systems teacher)
+  test_systems student small_hard small_soft three_hard three_stored three_live
 }
 run_stage 7 "all systems: tuned on dev, scored on test" "$work/*/seed*, $work/graph" "$work/model" test_all
 
-decoded() { echo "$work/model/$1"/seed*/decode_test; }
 results() {
   local figures=$recipe
   [[ -z ${small:-} ]] || figures=$work

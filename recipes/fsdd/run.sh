@@ -26,7 +26,7 @@ run_stage 4 "GMM system: tuned on dev, scored on test" "$work/gmm, $work/graph" 
 train_networks() { for seed in $seeds; do echo "train_network dnn $seed train dnn"; done | side_by_side; }
 run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/dnn" train_networks
 
-test_networks() { for seed in $seeds; do test_network "dnn/seed$seed"; done; }
+test_networks() { test_systems dnn; }
 run_stage 6 "networks: tuned on dev, scored on test" "$work/dnn, $work/graph" "$work/model" test_networks
 
 results() {
@@ -34,6 +34,6 @@ results() {
     --remark "300 test utterances, the official part (index 0 to 4); the 6 speakers are those of training." \
     --table "Word error rate on test" \
     --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
-    --system "DNN 3x256, hard targets" "$work/model/dnn"/seed*/decode_test
+    --system "DNN 3x256, hard targets" $(decoded dnn)
 }
 run_stage 7 "table" "$work/model" "$recipe/RESULTS.md" results

@@ -30,7 +30,7 @@ run_stage 3 "decoding graph" "$work/data/lm.arpa.gz, $work/gmm/lda" "$work/graph
 train_networks() { for seed in $seeds; do echo "train_network tdnn $seed train_speeds tdnn"; done | side_by_side; }
 run_stage 4 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/tdnn" train_networks
 
-test_networks() { for seed in $seeds; do test_network "tdnn/seed$seed"; done; }
+test_networks() { test_systems tdnn; }
 run_stage 5 "networks: tuned on dev, scored on test" "$work/tdnn, $work/graph" "$work/model" test_networks
 
 results() {
@@ -38,6 +38,6 @@ results() {
     --remark "14 of the test speakers; 6 others are dev. The language model is the trigram of --lm-dir, not the official
       one, so the figures do not compare with other papers' (Kaldi on dev-clean-2: tri3b 18.1 %, TDNN 9.6 to 18.6 %)." \
     --table "Word error rate on test" \
-    --system "TDNN-F, hard targets" "$work/model/tdnn"/seed*/decode_test
+    --system "TDNN-F, hard targets" $(decoded tdnn)
 }
 run_stage 6 "table" "$work/model" "$recipe/RESULTS.md" results

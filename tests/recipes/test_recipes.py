@@ -1,6 +1,7 @@
 """The recipes themselves, small: the commands that users run, on synthesised and on real speech."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -80,3 +81,22 @@ def test_a_killed_recipe_goes_on_with_the_stage_it_was_killed_in(tmp_path: Path)
     statuses = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(3)]
     assert statuses == [-9, 0, 0]
     assert (tmp_path / "exp" / "log").read_text().split() == ["one", "two", "two"]
+
+
+def test_commands_run_side_by_side_and_a_failure_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    script = """#!/usr/bin/env bash
+. {lib}
+parse_options "$@"
+work_on() {{ echo "$1 $2" >> "$work/log"; [[ $1 != bad ]]; }}
+all() {{ printf '%s\\n' "work_on one 1" "work_on $kind 2" "work_on three 3" | side_by_side; }}
+run_stage 0 "three commands" nothing log all
+"""
+    (tmp_path / "toy" / "run.sh").write_text(script.format(lib=RECIPES / "lib.sh"))
+    for kind, status in (("good", 0), ("bad", 1)):
+        command = ["bash", str(tmp_path / "toy" / "run.sh"), "--work", str(tmp_path / kind), "--jobs", "2"]
+        run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "kind": kind})
+        assert run.returncode == status, run.stderr
+        done = set((tmp_path / kind / "log").read_text().splitlines())
+        assert {"one 1", f"{kind} 2"} <= done
+        assert ("three 3" in done) or kind == "bad"
