@@ -22,14 +22,12 @@ from asr_kd.parallel import parallel_map
 from asr_kd.progress import Progress
 
 Arrays = Mapping[str, np.ndarray]
+Computed = TypeVar("Computed", bound=Arrays)
+Compute = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]]]
 
 
 class Unfinished(Exception):
     """A part of a store is written, and shards of other parts are missing yet."""
-
-
-Computed = TypeVar("Computed", bound=Arrays)
-Compute = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]]]
 
 
 def write_store(
