@@ -5,7 +5,7 @@
 # About three hours on 2 cores, 2 GB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
 corpus_dir="" seeds="" members="" temperatures="1 2 5 10" options="seeds members temperatures fractions"
-fractions="1:16:three_pool 10:12:train_speeds 30:6:train_speeds"   # besides 3 and 100: per cent, epochs, copies heard
+fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: per cent, epochs, copies heard
 quick="--set epochs=2 --set evaluate_epochs=1"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
@@ -107,7 +107,7 @@ run_stage 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" o
 
 own_students() {
   local seed states=own/states
-  for seed in $seeds; do echo "train_network own/teacher $seed train_speeds teacher --set epochs=4"; done | side_by_side
+  for seed in $seeds; do echo "train_network own/teacher $seed train_speeds teacher --set epochs=6"; done | side_by_side
   asr-kd model ensemble "$work/own/teacher" "$work/own/teacher"/seed*
   asr-kd targets write "$work/own/targets" --teacher "$work/own/teacher" --form dense --precision bf16 --jobs "$jobs" \
     --feats "$work/feats/fbank/three_pool" --states "$work/own/states/three_pool"
@@ -172,9 +172,9 @@ draw() {
     --level "ensemble" "$work/model/ensemble/decode_test"
   for t in $temperatures; do by_temperature+=($(at "$t" "student_T$t")); done
   asr-kd plot against --output "$figures/temperature.png" --title "Students at each temperature" --log \
-    --x "temperature" --series "student 4x512" "${by_temperature[@]}" \
+    --x "temperature" --series "student" "${by_temperature[@]}" \
     --level "ensemble" "$work/model/ensemble/decode_test" --level "labels" $(decoded teacher)
-  asr-kd plot against --output "$figures/bytes.png" --title "Forms of soft targets, student 3x192" --log \
+  asr-kd plot against --output "$figures/bytes.png" --title "Forms of soft targets, small student" --log \
     --x "bytes a frame" --series "soft targets" $(at 48 small_sampled) $(at 88 small_top20) $(at 1000 small_dense) \
     --level "labels" $(decoded small_hard)
 }
@@ -195,14 +195,14 @@ results() {
       among two; the other students were not tuned. Sizes of the GMMs are defaults, kept after an early system of these
       sizes had been scored on test (7.6 %)." \
     --table "Table 1: an ensemble and its students" \
-    --system "labels, 4x512: teachers" $(decoded teacher) \
+    --system "labels: teachers" $(decoded teacher) \
     --system "ensemble of $members" "$work/model/ensemble/decode_test" \
     "${temperature_lines[@]}" \
-    --recovery "labels, 4x512: teachers" "ensemble of $members" \
+    --recovery "labels: teachers" "ensemble of $members" \
     --rows "$recipe/conf/paper_table1.jsonl" \
     --picture "$figures/temperature.png" "Frame accuracy and WER on test against the temperature of the students." \
     --table "Forms of soft targets, and a student of a quarter of the size" \
-    --system "labels, 3x192" $(decoded small_hard) \
+    --system "labels" $(decoded small_hard) \
     --system "distilled, top 20 (88 bytes a frame)" $(decoded small_top20) \
     --system "distilled, dense (1000 bytes)" $(decoded small_dense) \
     --system "distilled, 12 sampled (48 bytes)" $(decoded small_sampled) \
