@@ -11,13 +11,19 @@ CURVES = 4  # cosines that a channel's bias is made of
 
 
 def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
-    """``features [examples, frames, bins]`` through another channel, at another scale, with masks.
+    """``features [examples, frames, bins]`` spliced, through another channel, at another scale, with masks.
 
-    The channel adds a smooth curve over the bins, of standard deviation ``config.channel`` (nats); the scale multiplies
-    what is above ``mean [bins]`` by exp(normal) of deviation ``config.scale``; random stretches and bands are set to
-    ``mean`` (SpecAugment, Park et al. 2019). Draws from torch's global generator.
+    A splice goes on, from a random frame, with what another example has there: speech in contexts that nobody said,
+    which only a teacher that hears it can judge. The channel adds a smooth curve over the bins, of standard deviation
+    ``config.channel`` (nats); the scale multiplies what is above ``mean [bins]`` by exp(normal) of deviation
+    ``config.scale``; random stretches and bands are set to ``mean`` (SpecAugment, Park et al. 2019). Draws from torch's
+    global generator.
     """
     examples, frames, bins = features.shape
+    for _ in range(config.splices if examples > 1 else 0):
+        cut = torch.randint(frames, (examples, 1, 1), device=features.device)
+        other = features.roll(int(torch.randint(1, examples, ())), 0)
+        features = torch.where(torch.arange(frames, device=features.device)[:, None] >= cut, other, features)
     if config.scale:
         factor = (config.scale * torch.randn(examples, 1, 1, device=features.device)).exp()
         features = torch.lerp(mean.expand_as(features), features, factor)
@@ -34,7 +40,7 @@ def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
 
 def changes(config: TrainConfig) -> list[str]:
     """The keys of ``config`` by which ``augment`` changes features."""
-    return [key for key in ("channel", "scale", "frequency_masks", "time_masks") if getattr(config, key)]
+    return [key for key in ("splices", "channel", "scale", "frequency_masks", "time_masks") if getattr(config, key)]
 
 
 def _curves(examples: int, bins: int, device: torch.device) -> Tensor:

@@ -26,6 +26,8 @@ class TrainConfig:
       of the log of the factor that it is multiplied by.
     - ``frequency_masks`` bands of up to ``frequency_width`` bins and ``time_masks`` stretches of up to ``time_width``
       frames of each example are replaced by the mean of the training data (SpecAugment, Park et al. 2019).
+    - ``splices``: how many times an example goes on, from a random frame, as another one of the step. Labels do not
+      follow: for a live teacher and ``hard_weight`` 0.
     - ``evaluate_epochs``: epochs between evaluations; ``keep``: the model of the ``best`` dev frame accuracy, or the
       ``last``; by default the best of training on labels, and the last of training on soft targets, which do not turn
       over. Training stops after ``patience`` evaluations without a better one (0: never).
@@ -58,6 +60,7 @@ class TrainConfig:
     frequency_width: int = 8
     time_masks: int = 0
     time_width: int = 8
+    splices: int = 0
     evaluate_epochs: int = 1
     keep: Literal["best", "last"] | None = None
     patience: int = 0
@@ -78,7 +81,7 @@ class TrainConfig:
         for key in (*at_least_one, "frequency_width", "time_width"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; expected at least 1")
-        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "channel", "scale")
+        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "splices", "channel", "scale")
         for key in (*not_negative, "weight_decay", "soft_weight", "hard_weight"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key} is {getattr(self, key)}; expected 0 or more")

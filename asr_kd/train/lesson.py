@@ -52,6 +52,7 @@ class Lesson:
         if data.targets is not None:
             data.targets.check(config.net.states, data.features, config.temperature, config.match)
             _check_unchanged(config, data)
+        _check_splices(config, asked=opened is not None)
         hashes = {}
         if teacher is not None:
             hashes["teacher"] = model_hash(teacher)
@@ -129,6 +130,14 @@ def _check_soft(config: TrainConfig, data: TrainingData) -> None:
     if config.hard_weight and data.states is None:
         raise UserError(
             f"hard_weight is {config.hard_weight:g}, but there are no labels; set hard_weight=0 or give states"
+        )
+
+
+def _check_splices(config: TrainConfig, *, asked: bool) -> None:
+    if config.splices and (not asked or config.hard_weight):
+        raise UserError(
+            f"splices is {config.splices}, but labels and stored targets do not follow when examples are cut and"
+            " joined; set splices=0, or ask a live teacher (--teacher) with hard_weight=0"
         )
 
 

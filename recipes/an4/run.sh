@@ -11,7 +11,7 @@ source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
-if [[ -n ${small:-} ]]; then temperatures=2 fractions="" tune_options="--utterances $work/data/dev_tenth"; fi
+if [[ -n ${small:-} ]]; then temperatures=5 fractions="" tune_options="--utterances $work/data/dev_tenth"; fi
 
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
@@ -54,7 +54,7 @@ write_targets() {
   local speeds=(--feats "$work/feats/fbank/train_speeds" --states "$work/states/train_speeds")
   asr-kd targets write "$work/targets/top20" "${shared[@]}" "${speeds[@]}" --form topk --k 20 --temperatures 1,2,5,10
   asr-kd targets write "$work/targets/train_speeds" "${shared[@]}" "${speeds[@]}" --form dense
-  asr-kd targets write "$work/targets/sampled" "${shared[@]}" "${speeds[@]}" --form sampled --k 12 --temperatures 2
+  asr-kd targets write "$work/targets/sampled" "${shared[@]}" "${speeds[@]}" --form sampled --k 12 --temperatures 5
   asr-kd targets write "$work/targets/three_pool" "${shared[@]}" --form dense \
     --feats "$work/feats/fbank/three_pool" --states "$work/states/three_pool"
   asr-kd targets write "$work/targets/train" "${shared[@]}" --form dense \
@@ -168,7 +168,7 @@ draw() {
   asr-kd plot against --output "$figures/fraction.png" --title "Labels and soft targets" --log \
     --x "per cent of the training speech" \
     --series "labels" "${hard[@]}" $(at 3 three_augmented) $(at 100 teacher) \
-    --series "soft targets" "${soft[@]}" $(at 3 three_copies) $(at 100 student_T2) \
+    --series "soft targets" "${soft[@]}" $(at 3 three_copies) $(at 100 student_T5) \
     --level "ensemble" "$work/model/ensemble/decode_test"
   for t in $temperatures; do by_temperature+=($(at "$t" "student_T$t")); done
   asr-kd plot against --output "$figures/temperature.png" --title "Students at each temperature" --log \

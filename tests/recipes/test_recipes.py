@@ -42,7 +42,7 @@ def test_an4_recognises_real_speech(tmp_path: Path, corpora: Path) -> None:
     run = _run("an4", "--small", "--corpus-dir", corpora / "an4", "--work", tmp_path)
     assert run.returncode == 0, run.stderr
     rates = _word_error_rates(tmp_path)
-    for system in ("monophones", "triphones, LDA+MLLT", "labels: teachers", "ensemble of 2", "distilled, T = 2"):
+    for system in ("monophones", "triphones, LDA+MLLT", "labels: teachers", "ensemble of 2", "distilled, T = 5"):
         assert rates[system] < 0.5, rates
 
 

@@ -121,6 +121,14 @@ def test_stored_targets_of_other_features_than_the_student_sees_are_refused(scho
     assert Lesson.plan(config, school.data, school.teacher).teacher is not None
 
 
+def test_spliced_examples_are_for_a_live_teacher_alone(school: School) -> None:
+    config = dataclasses.replace(CONFIG, splices=1)
+    for hard_weight, teacher in ((0.0, None), (0.5, school.teacher)):
+        with pytest.raises(UserError, match="splices is 1, but labels and stored targets do not follow"):
+            Lesson.plan(dataclasses.replace(config, hard_weight=hard_weight), school.data, teacher)
+    assert Lesson.plan(dataclasses.replace(config, hard_weight=0.0), school.data, school.teacher).config.splices == 1
+
+
 def other_data(school: School) -> TrainingData:
     """The same utterances with other features, and the targets of the first ones."""
     arrays = {u: school.data.read(u).features + 1 for u in school.data.utterances}

@@ -52,6 +52,20 @@ def test_masks_are_stretches_of_the_mean_within_their_width() -> None:
     assert hidden.all(1).any(0).all()
 
 
+def test_splices_go_on_as_other_examples_at_the_same_frames() -> None:
+    torch.manual_seed(0)
+    features = torch.arange(30.0)[:, None, None] * 100 + torch.arange(20.0)[:, None].expand(30, 20, 1)
+    once = augment(features, torch.zeros(1), dataclasses.replace(CONFIG, splices=1))[:, :, 0]
+    assert torch.equal(once % 100, features[:, :, 0] % 100)
+    speech = (once // 100).long()
+    changes = speech.diff(dim=1) != 0
+    assert changes.sum(1).max() == 1
+    assert changes.any(0).sum() > 10  # anywhere
+    assert len(speech[:, -1].unique()) == 30
+    thrice = augment(features, torch.zeros(1), dataclasses.replace(CONFIG, splices=3))[:, :, 0]
+    assert ((thrice // 100).diff(dim=1) != 0).sum(1).max() >= 2
+
+
 def test_a_channel_adds_one_smooth_curve_to_all_frames_of_an_example() -> None:
     torch.manual_seed(0)
     features, mean = torch.randn(4000, 3, 40), torch.zeros(40)
