@@ -107,38 +107,42 @@ class _Student:
 
     So the mass of the others is a sum; as 1 minus the rest it would lose its digits where it is small. All is relative
     to the greatest logit outside, so that no digits go to a large constant either. ``outside`` ``[rows, states]``: the
-    exponentials of the logits, 0 inside; ``inside`` ``[rows, k]``: logits; ``log_outside`` and ``log_sum``
-    ``[rows, 1]``: the log of the sum of exponentials outside, and of all.
+    exponentials of the logits, 0 inside, or (``squared``) their square roots; ``inside`` ``[rows, k]``: logits;
+    ``log_outside`` and ``log_sum`` ``[rows, 1]``: the log of the sum of exponentials outside, and of all.
     """
 
     outside: Tensor
     inside: Tensor
     log_outside: Tensor
     log_sum: Tensor
+    squared: bool = False
 
     @classmethod
     def of(cls, below: Tensor, inside: Tensor) -> "_Student":
         """From the logits outside (-inf inside) and inside."""
-        return cls._sum(below.exp(), inside)
-
-    @classmethod
-    def _sum(cls, outside: Tensor, inside: Tensor) -> "_Student":
+        outside = below.exp()
         log_outside = outside.sum(1, keepdim=True).log_()
-        log_sum = torch.logaddexp(log_outside, inside.logsumexp(1, keepdim=True)) if inside.numel() else log_outside
-        return cls(outside, inside, log_outside, log_sum)
+        return cls(outside, inside, log_outside, _log_sum(log_outside, inside))
 
     def at_one(self, below: Tensor, temperature: float) -> "_Student":
         """The same rows at T = 1; ``below`` is as in ``of``."""
         if temperature == 1:
             return self
-        if temperature == 2:  # the square of an exponential is cheaper than another one
-            return self._sum(self.outside.square(), self.inside * 2)
-        return self.of(below * temperature, self.inside * temperature)
+        if temperature != 2:
+            return self.of(below * temperature, self.inside * temperature)
+        # The square of an exponential is cheaper than another one, and need not be stored.
+        log_outside = 2 * torch.linalg.vector_norm(self.outside, dim=1, keepdim=True).log_()
+        inside = self.inside * 2
+        return _Student(self.outside, inside, log_outside, _log_sum(log_outside, inside), squared=True)
 
     @property
     def scale(self) -> Tensor:
-        """What makes ``outside`` probabilities, ``[rows, 1]``."""
+        """What makes exponentials probabilities, ``[rows, 1]``."""
         return (-self.log_sum).exp()
+
+
+def _log_sum(log_outside: Tensor, inside: Tensor) -> Tensor:
+    return torch.logaddexp(log_outside, inside.logsumexp(1, keepdim=True)) if inside.numel() else log_outside
 
 
 def _block(
@@ -159,34 +163,42 @@ def _block(
     top = (below if own.shape[1] < logits.shape[1] else inside).amax(1, keepdim=True)
     below -= top
     student = _Student.of(below, inside - top)
-    at_states = inside
+    flat = student.at_one(below, temperature) if hard.any() else None
     pull = soft / temperature  # d loss / d logit = pull x d divergence / d (logit / T)
 
     if isinstance(targets, TopK):
         divergence, outside, at_states = _top_k(student, targets, temperature)
-        torch.mul(student.outside, pull * outside, out=gradient)
-        at_states = pull * at_states
+        _spread(student, pull * outside, flat, hard, gradient)
+        at_one = hard * (flat.inside - flat.log_sum).exp() if flat else 0
+        gradient.scatter_(1, own, pull * at_states + at_one)
     elif isinstance(targets, Dense):
         divergence, teacher = _dense(student, targets, temperature, below)
-        torch.addcmul(teacher.mul_(-pull), student.outside, pull * student.scale, out=gradient)
+        _spread(student, pull * student.scale, flat, hard, gradient)
+        gradient.addcmul_(teacher, -pull)
     else:
         mass = targets.weight.sum(1, keepdim=True)
         chosen = below.gather(1, targets.state.long())
         divergence = mass * student.log_sum - (targets.weight * chosen).sum(1, keepdim=True)
-        torch.mul(student.outside, pull * mass * student.scale, out=gradient)
+        _spread(student, pull * mass * student.scale, flat, hard, gradient)
         gradient.scatter_add_(1, targets.state.long(), (-pull * targets.weight).to(gradient.dtype))
     loss = (soft * divergence).sum()
 
-    if hard.any():
-        flat = student.at_one(below, temperature)
-        gradient.addcmul_(flat.outside, hard * flat.scale)
+    if flat:
         known = labels.clamp(min=0)
         loss += (hard * (flat.log_sum - (logits.gather(1, known) - top * temperature))).sum()
-    if inside.numel():
-        gradient.scatter_(1, own, at_states + hard * (flat.inside - flat.log_sum).exp() if hard.any() else at_states)
-    if hard.any():
         gradient.scatter_add_(1, known, -hard)
     return loss
+
+
+def _spread(student: _Student, soft: Tensor, flat: _Student | None, hard: Tensor, gradient: Tensor) -> None:
+    """``gradient`` ``[rows, states]`` outside: ``soft`` times the exponentials at the temperature, and ``hard`` times
+    the probabilities at T = 1."""
+    if flat is None:
+        torch.mul(student.outside, soft, out=gradient)
+    elif flat.squared:
+        torch.addcmul(soft, student.outside, hard * flat.scale, out=gradient).mul_(student.outside)
+    else:
+        torch.mul(student.outside, soft, out=gradient).addcmul_(flat.outside, hard * flat.scale)
 
 
 def _top_k(student: _Student, targets: TopK, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
