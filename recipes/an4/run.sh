@@ -4,27 +4,34 @@
 # hear 3 % of the speech (table 5), a second time with language model, tree and priors from these 3 % as well.
 # About three hours on 2 cores, 2 GB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
-corpus_dir="" seeds="" members="" temperatures="1 2 5 10" options="seeds members temperatures fractions"
-fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: per cent, epochs, copies heard
+corpus_dir="" seeds="" members="" temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
+copies="--speeds 0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 --shifts 0,0.25,0.5,0.75"   # of the 3 %
+options="seeds members temperatures speeds copies fractions"
+fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: per cent, epochs, what is heard
 quick="--set epochs=2 --set evaluate_epochs=1"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
-if [[ -n ${small:-} ]]; then temperatures=5 fractions="" tune_options="--utterances $work/data/dev_tenth"; fi
+if [[ -n ${small:-} ]]; then
+  temperatures=5 fractions="" speeds=1.1 copies="--speeds 0.9,1.1 --shifts 0.5"
+  tune_options="--utterances $work/data/dev_tenth"
+fi
 
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
-  if [[ -n ${small:-} ]]; then   # a quarter of the training part
-    rm -rf "$work/data/whole" && mv "$work/data/train" "$work/data/whole"
-    asr-kd corpus subset "$work/data/whole" "$work/data/train" --fraction 0.25
+  if [[ -n ${small:-} ]]; then   # a quarter of the training and test parts
+    local set
+    for set in train test; do
+      rm -rf "$work/data/whole" && mv "$work/data/$set" "$work/data/whole"
+      asr-kd corpus subset "$work/data/whole" "$work/data/$set" --fraction 0.25
+    done
     awk 'NR % 10 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_tenth"
   fi
-  asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds 0.85,0.92,1.08,1.15 --jobs "$jobs"
+  asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds "$speeds" --jobs "$jobs"
   asr-kd corpus combine "$work/data/train_speeds" "$work/data/train" "$work/data/speeds"
   asr-kd corpus subset "$work/data/train" "$work/data/three" --fraction 0.03
-  asr-kd corpus perturb "$work/data/three" "$work/data/three_copies" --jobs "$jobs" \
-    --speeds 0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 --shifts 0,0.25,0.5,0.75
+  asr-kd corpus perturb "$work/data/three" "$work/data/three_copies" --jobs "$jobs" $copies
   asr-kd corpus combine "$work/data/three_pool" "$work/data/three" "$work/data/three_copies"
 }
 run_stage 0 "data directories; audio at other speeds and shifts" "${corpus_dir:-the official release}" "$work/data" prepare
