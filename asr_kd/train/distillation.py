@@ -14,14 +14,14 @@ of their size: their gradient.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr_kd.targets.forms import Dense, SoftTargets, TopK
+from asr_kd.targets.forms import Dense, Sampled, SoftTargets, TopK
+from asr_kd.train.rows import FusedRows, TorchRows
 
 BLOCK = 1 << 20  # logits worked on at once on a CPU: 4 MB in float32
 
@@ -77,7 +77,8 @@ class _Distillation(torch.autograd.Function):
         hard = hard_weight * labelled / labelled.sum().clamp(min=1)
         gradient = torch.empty_like(logits)
         loss = torch.zeros((), dtype=_precise(logits), device=logits.device)
-        rows = max(1, BLOCK // logits.shape[1]) if logits.device.type == "cpu" else max(1, len(logits))
+        in_blocks = logits.device.type == "cpu" and not (_is_fused(targets, loss) and gradient.dtype == loss.dtype)
+        rows = max(1, BLOCK // logits.shape[1] if in_blocks else len(logits))
         for begin in range(0, len(logits), rows):
             part = slice(begin, begin + rows)
             values = {field.name: getattr(targets, field.name)[part] for field in dataclasses.fields(targets)}
@@ -101,50 +102,6 @@ def _precise(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-@dataclasses.dataclass(frozen=True)
-class _Student:
-    """``softmax`` of a block's rows, in two parts: the k states of ``TopK`` (``inside``), and the others.
-
-    So the mass of the others is a sum; as 1 minus the rest it would lose its digits where it is small. All is relative
-    to the greatest logit outside, so that no digits go to a large constant either. ``outside`` ``[rows, states]``: the
-    exponentials of the logits, 0 inside, or (``squared``) their square roots; ``inside`` ``[rows, k]``: logits;
-    ``log_outside`` and ``log_sum`` ``[rows, 1]``: the log of the sum of exponentials outside, and of all.
-    """
-
-    outside: Tensor
-    inside: Tensor
-    log_outside: Tensor
-    log_sum: Tensor
-    squared: bool = False
-
-    @classmethod
-    def of(cls, below: Tensor, inside: Tensor) -> "_Student":
-        """From the logits outside (-inf inside) and inside."""
-        outside = below.exp()
-        log_outside = outside.sum(1, keepdim=True).log_()
-        return cls(outside, inside, log_outside, _log_sum(log_outside, inside))
-
-    def at_one(self, below: Tensor, temperature: float) -> "_Student":
-        """The same rows at T = 1; ``below`` is as in ``of``."""
-        if temperature == 1:
-            return self
-        if temperature != 2:
-            return self.of(below * temperature, self.inside * temperature)
-        # The square of an exponential is cheaper than another one, and need not be stored.
-        log_outside = 2 * torch.linalg.vector_norm(self.outside, dim=1, keepdim=True).log_()
-        inside = self.inside * 2
-        return _Student(self.outside, inside, log_outside, _log_sum(log_outside, inside), squared=True)
-
-    @property
-    def scale(self) -> Tensor:
-        """What makes exponentials probabilities, ``[rows, 1]``."""
-        return (-self.log_sum).exp()
-
-
-def _log_sum(log_outside: Tensor, inside: Tensor) -> Tensor:
-    return torch.logaddexp(log_outside, inside.logsumexp(1, keepdim=True)) if inside.numel() else log_outside
-
-
 def _block(
     logits: Tensor,
     targets: SoftTargets,
@@ -156,72 +113,76 @@ def _block(
 ) -> Tensor:
     """The loss of some rows, whose terms weigh ``soft`` and ``hard`` ``[rows, 1]``; fills their ``gradient``."""
     own = targets.state.long() if isinstance(targets, TopK) else labels[:, :0]
-    below = logits.to(_precise(logits)) / temperature
-    inside = below.gather(1, own)
-    if inside.numel():
-        below.scatter_(1, own, -math.inf)
-    top = (below if own.shape[1] < logits.shape[1] else inside).amax(1, keepdim=True)
-    below -= top
-    student = _Student.of(below, inside - top)
-    flat = student.at_one(below, temperature) if hard.any() else None
+    logits = logits.to(_precise(logits))
+    rows = (FusedRows if _is_fused(targets, logits) else TorchRows)(logits, own, temperature)
+    inside = logits.gather(1, own) / temperature - rows.top
+    log_sum = _log_sum(rows.log_outside, inside)
+    scale = (-log_sum).exp()  # what makes exponentials probabilities
+    has_labels = bool(hard.any())
+    log_sum_at_one = _log_sum(rows.log_outside_at_one, inside * temperature) if has_labels else log_sum
+    hard_scale = hard * (-log_sum_at_one).exp() if has_labels else None
     pull = soft / temperature  # d loss / d logit = pull x d divergence / d (logit / T)
 
     if isinstance(targets, TopK):
-        divergence, outside, at_states = _top_k(student, targets, temperature)
-        _spread(student, pull * outside, flat, hard, gradient)
-        at_one = hard * (flat.inside - flat.log_sum).exp() if flat else 0
+        divergence, outside, at_states = _top_k(inside, rows.log_outside, log_sum, targets, temperature)
+        rows.spread(pull * outside, hard_scale, gradient)
+        at_one = hard * (inside * temperature - log_sum_at_one).exp() if has_labels else 0
         gradient.scatter_(1, own, pull * at_states + at_one)
-    elif isinstance(targets, Dense):
-        divergence, teacher = _dense(student, targets, temperature, below)
-        _spread(student, pull * student.scale, flat, hard, gradient)
+    elif isinstance(rows, TorchRows) and isinstance(targets, Dense):
+        divergence, teacher = _dense(rows.relative, log_sum, targets, temperature)
+        rows.spread(pull * scale, hard_scale, gradient)
         gradient.addcmul_(teacher, -pull)
     else:
+        assert isinstance(targets, Sampled)
+        state = targets.state.long()
         mass = targets.weight.sum(1, keepdim=True)
-        chosen = below.gather(1, targets.state.long())
-        divergence = mass * student.log_sum - (targets.weight * chosen).sum(1, keepdim=True)
-        _spread(student, pull * mass * student.scale, flat, hard, gradient)
-        gradient.scatter_add_(1, targets.state.long(), (-pull * targets.weight).to(gradient.dtype))
+        chosen = logits.gather(1, state) / temperature - rows.top
+        divergence = mass * log_sum - (targets.weight * chosen).sum(1, keepdim=True)
+        rows.spread(pull * mass * scale, hard_scale, gradient)
+        gradient.scatter_add_(1, state, (-pull * targets.weight).to(gradient.dtype))
     loss = (soft * divergence).sum()
 
-    if flat:
+    if has_labels:
         known = labels.clamp(min=0)
-        loss += (hard * (flat.log_sum - (logits.gather(1, known) - top * temperature))).sum()
+        loss += (hard * (log_sum_at_one - (logits.gather(1, known) - rows.top * temperature))).sum()
         gradient.scatter_add_(1, known, -hard)
     return loss
 
 
-def _spread(student: _Student, soft: Tensor, flat: _Student | None, hard: Tensor, gradient: Tensor) -> None:
-    """``gradient`` ``[rows, states]`` outside: ``soft`` times the exponentials at the temperature, and ``hard`` times
-    the probabilities at T = 1."""
-    if flat is None:
-        torch.mul(student.outside, soft, out=gradient)
-    elif flat.squared:
-        torch.addcmul(soft, student.outside, hard * flat.scale, out=gradient).mul_(student.outside)
-    else:
-        torch.mul(student.outside, soft, out=gradient).addcmul_(flat.outside, hard * flat.scale)
+def _is_fused(targets: SoftTargets, precise: Tensor) -> bool:
+    return precise.device.type == "cpu" and precise.dtype == torch.float32 and not isinstance(targets, Dense)
 
 
-def _top_k(student: _Student, targets: TopK, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Divergence ``[rows, 1]``, and its gradient by logit / T: a factor of ``student.outside``, and at the k states."""
-    log_tail = targets.log_tail[:, None].to(student.inside.dtype)
+def _log_sum(log_outside: Tensor, inside: Tensor) -> Tensor:
+    """The log of the sum of exponentials of all states, ``[rows, 1]``."""
+    return torch.logaddexp(log_outside, inside.logsumexp(1, keepdim=True)) if inside.numel() else log_outside
+
+
+def _top_k(
+    inside: Tensor, log_outside: Tensor, log_sum: Tensor, targets: TopK, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Divergence ``[rows, 1]``, and its gradient by logit / T: a factor of the exponentials outside, and at the k
+    states, whose logits are ``inside``."""
+    log_tail = targets.log_tail[:, None].to(inside.dtype)
     tail = log_tail.exp()
-    scaled = targets.log_prob.to(student.inside.dtype) / temperature
+    scaled = targets.log_prob.to(inside.dtype) / temperature
     log_prob = scaled.log_softmax(1) + torch.log1p(-tail)
     prob = log_prob.exp()
-    student_log = student.inside - student.log_sum
+    student_log = inside - log_sum
     kept = torch.where(prob > 0, prob * (log_prob - student_log), 0).sum(1, keepdim=True)
-    rest = torch.where(tail > 0, tail * (log_tail - (student.log_outside - student.log_sum)), 0)
-    share = torch.where(tail > 0, tail * (-student.log_outside).exp(), 0)  # p's tail, spread as q's is
-    return kept + rest, student.scale - share, student_log.exp() - prob
+    rest = torch.where(tail > 0, tail * (log_tail - (log_outside - log_sum)), 0)
+    share = torch.where(tail > 0, tail * (-log_outside).exp(), 0)  # p's tail, spread as q's is
+    return kept + rest, (-log_sum).exp() - share, student_log.exp() - prob
 
 
-def _dense(student: _Student, targets: Dense, temperature: float, below: Tensor) -> tuple[Tensor, Tensor]:
-    """Divergence ``[rows, 1]`` and the teachers' probabilities ``[rows, states]``."""
-    scaled = targets.log_prob.to(below.dtype) / temperature
+def _dense(relative: Tensor, log_sum: Tensor, targets: Dense, temperature: float) -> tuple[Tensor, Tensor]:
+    """Divergence ``[rows, 1]`` and the teachers' probabilities ``[rows, states]``; the student's logits over T less
+    ``log_sum`` are ``relative``."""
+    scaled = targets.log_prob.to(relative.dtype) / temperature
     scaled -= scaled.amax(1, keepdim=True)
     prob = scaled.exp()
     total = prob.sum(1, keepdim=True)
     prob /= total
     scaled.clamp_(min=-1e30)  # so that 0 log 0 is 0
-    cross = (scaled.sub_(below) * prob).sum(1, keepdim=True)
-    return cross - total.log() + student.log_sum, prob
+    cross = (scaled.sub_(relative) * prob).sum(1, keepdim=True)
+    return cross - total.log() + log_sum, prob
