@@ -20,7 +20,7 @@ def main() -> None:
     ours = run(*ASR_KD, "decode", options.model, options.data, "--jobs", "1", "--output", options.work / "ours")
     report = json.loads((options.work / "ours" / "decode.json").read_text())
     factor, seconds = report["real_time_factor"], report["seconds"]
-    name = f"4x512 network on the AN4 graph, WER {error_rate(options.data, options.work / 'ours')}"
+    name = f"AN4's teacher, seed 1, WER {error_rate(options.data, options.work / 'ours')}"
     unit = "real-time factor on one core, from audio to words with times"
     row(name, factor, unit, "the length of the audio", most=0.01)
     script = Path(__file__).parent / "recognisers_peer.py"

@@ -74,7 +74,7 @@ measure 7 "search" search "$model" "$exp_dir/feats/fbank/test" --rounds "$rounds
 measure 8 "from audio to words" recognisers "$model" "$exp_dir/data/test" "$exp_dir/trigram.arpa" \
   "$exp_dir/data/lexicon.txt" "$work/words"
 
-large=$large_dir/model/tdnn/seed1
+large=$large_dir/model/teacher/seed1
 if [[ -e $large/tune.json ]]; then
   measure 9 "graph of a large vocabulary" graph "$large_dir/gmm/lda" "$large_dir/data/lm.arpa.gz" "$work/graph"
   measure 10 "large vocabulary" large "$large" "$large_dir/data/test" "$work/large"
