@@ -9,8 +9,8 @@ the student's distribution and ``p_T`` the teachers'. Soft targets come in three
 - ``Sampled``: states drawn from ``p_T`` with weights. Without the teachers' entropy, which it does not know and which
   moves no weight: a cross-entropy, whose gradient is in the mean that of ``Dense``.
 
-The gradient is made together with the loss, in blocks of rows, so that beside the logits there is one further tensor
-of their size: their gradient.
+The gradient is made together with the loss. Beside the logits there is one further tensor of their size, their
+gradient: what else is as wide is made a block of rows at a time on a CPU, or not at all (``asr_kd.train.rows``).
 """
 
 import dataclasses
@@ -77,8 +77,8 @@ class _Distillation(torch.autograd.Function):
         hard = hard_weight * labelled / labelled.sum().clamp(min=1)
         gradient = torch.empty_like(logits)
         loss = torch.zeros((), dtype=_precise(logits), device=logits.device)
-        in_blocks = logits.device.type == "cpu" and not (_is_fused(targets, loss) and gradient.dtype == loss.dtype)
-        rows = max(1, BLOCK // logits.shape[1] if in_blocks else len(logits))
+        whole = logits.device.type != "cpu" or (_is_fused(targets, logits) and logits.dtype == loss.dtype)
+        rows = max(1, len(logits) if whole else BLOCK // logits.shape[1])
         for begin in range(0, len(logits), rows):
             part = slice(begin, begin + rows)
             values = {field.name: getattr(targets, field.name)[part] for field in dataclasses.fields(targets)}
@@ -149,8 +149,9 @@ def _block(
     return loss
 
 
-def _is_fused(targets: SoftTargets, precise: Tensor) -> bool:
-    return precise.device.type == "cpu" and precise.dtype == torch.float32 and not isinstance(targets, Dense)
+def _is_fused(targets: SoftTargets, logits: Tensor) -> bool:
+    """Whether ``FusedRows`` serves; a dense target needs each of the student's logits beside the teachers'."""
+    return logits.device.type == "cpu" and _precise(logits) == torch.float32 and not isinstance(targets, Dense)
 
 
 def _log_sum(log_outside: Tensor, inside: Tensor) -> Tensor:
@@ -176,8 +177,8 @@ def _top_k(
 
 
 def _dense(relative: Tensor, log_sum: Tensor, targets: Dense, temperature: float) -> tuple[Tensor, Tensor]:
-    """Divergence ``[rows, 1]`` and the teachers' probabilities ``[rows, states]``; the student's logits over T less
-    ``log_sum`` are ``relative``."""
+    """Divergence ``[rows, 1]`` and the teachers' probabilities ``[rows, states]``; the student's log-probabilities are
+    ``relative - log_sum``."""
     scaled = targets.log_prob.to(relative.dtype) / temperature
     scaled -= scaled.amax(1, keepdim=True)
     prob = scaled.exp()

@@ -58,10 +58,11 @@ class TorchRows:
 
 def _top(relative: Tensor, inside: Tensor) -> Tensor:
     """The greatest value outside, where -inf is set inside; of all where all are inside."""
-    whole = relative.amax(1, keepdim=True) if inside.shape[1] == relative.shape[1] else None
-    if inside.shape[1]:
-        relative.scatter_(1, inside, -math.inf)
-    return relative.amax(1, keepdim=True) if whole is None else whole
+    if inside.shape[1] == relative.shape[1]:
+        top = relative.amax(1, keepdim=True)
+        relative.fill_(-math.inf)
+        return top
+    return relative.scatter_(1, inside, -math.inf).amax(1, keepdim=True)
 
 
 class FusedRows:
@@ -102,8 +103,8 @@ LANES = 64  # maxima side by side, which the compiler makes one vector of
 
 
 @_compiled
-def _exponentials(row, scale, top, result, bits, power):  # type: ignore[no-untyped-def]
-    """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87); ``power`` is ``bits``' memory as float32.
+def _exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
+    """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87). ``bits``, int32, is of use in here alone.
 
     2^n e^r with the polynomial for e^r of Moshier's Cephes library ("expf"), a form that compilers make vectors of.
     """
@@ -119,6 +120,7 @@ def _exponentials(row, scale, top, result, bits, power):  # type: ignore[no-unty
         p = p * r + np.float32(5.0000001201e-1)
         result[j] = p * r * r + r + np.float32(1)
         bits[j] = (np.int32(n) + np.int32(127)) << np.int32(23)
+    power = bits.view(np.float32)
     for j in range(len(row)):
         result[j] *= power[j]
 
@@ -138,18 +140,20 @@ def _greatest(row):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _sums(logits, inside, temperature, found, begin, end):  # type: ignore[no-untyped-def]
-    """Fill ``found [3, rows]``: top, sums of exponentials outside at T and at 1."""
+    """``found [3, rows]``: top, and the sums of exponentials outside at T and at 1."""
     states = logits.shape[1]
     row, result, bits = np.empty(states, np.float32), np.empty(states, np.float32), np.empty(states, np.int32)
-    power, scale = bits.view(np.float32), np.float32(1) / temperature
+    scale = np.float32(1) / temperature
     for i in range(begin, end):
         row[:] = logits[i]
-        top = _greatest(row) if inside.shape[1] == states else np.float32(0)
-        for k in range(inside.shape[1]):
-            row[inside[i, k]] = -np.inf
-        if inside.shape[1] < states:
+        if inside.shape[1] == states:
             top = _greatest(row)
-        _exponentials(row, scale, top * scale, result, bits, power)
+            row[:] = -np.inf
+        else:
+            for k in range(inside.shape[1]):
+                row[inside[i, k]] = -np.inf
+            top = _greatest(row)
+        _exponentials(row, scale, top * scale, result, bits)
         found[0, i] = top * scale
         total = np.float32(0)
         for j in range(states):
@@ -160,7 +164,7 @@ def _sums(logits, inside, temperature, found, begin, end):  # type: ignore[no-un
             for j in range(states):
                 total += result[j] * result[j]
         else:
-            _exponentials(row, np.float32(1), top, result, bits, power)
+            _exponentials(row, np.float32(1), top, result, bits)
             for j in range(states):
                 total += result[j]
         found[2, i] = total
@@ -171,11 +175,11 @@ def _spread(logits, temperature, factors, gradient, begin, end):  # type: ignore
     """``factors [rows, 3]``: top, and what exponentials at T and at 1 are multiplied by."""
     states = logits.shape[1]
     result, at_one, bits = np.empty(states, np.float32), np.empty(states, np.float32), np.empty(states, np.int32)
-    power, scale = bits.view(np.float32), np.float32(1) / temperature
+    scale = np.float32(1) / temperature
     for i in range(begin, end):
         top, soft, hard = factors[i]
         out = gradient[i]
-        _exponentials(logits[i], scale, top, result, bits, power)
+        _exponentials(logits[i], scale, top, result, bits)
         if hard == 0:
             for j in range(states):
                 out[j] = soft * result[j]
@@ -183,6 +187,6 @@ def _spread(logits, temperature, factors, gradient, begin, end):  # type: ignore
             for j in range(states):
                 out[j] = result[j] * (soft + hard * result[j])
         else:
-            _exponentials(logits[i], np.float32(1), top * temperature, at_one, bits, power)
+            _exponentials(logits[i], np.float32(1), top * temperature, at_one, bits)
             for j in range(states):
                 out[j] = soft * result[j] + hard * at_one[j]

@@ -10,6 +10,7 @@ options="seeds members temperatures speeds copies fractions"
 fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: per cent, epochs, what is heard
 quick="--set epochs=2 --set evaluate_epochs=1"
 source "$(dirname "$0")/../lib.sh"
+source "$root/recipes/experiments.sh"
 parse_options "$@"
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
@@ -64,8 +65,6 @@ write_targets() {
   asr-kd targets write "$work/targets/sampled" "${shared[@]}" "${speeds[@]}" --form sampled --k 12 --temperatures 2
   asr-kd targets write "$work/targets/three_pool" "${shared[@]}" --form dense \
     --feats "$work/feats/fbank/three_pool" --states "$work/states/three_pool"
-  asr-kd targets write "$work/targets/train" "${shared[@]}" --form dense \
-    --feats "$work/feats/fbank/train" --states "$work/states/train" --utterances "$work/data/three"
 }
 run_stage 6 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
 
@@ -83,19 +82,9 @@ train_students() {
 }
 run_stage 7 "students of two sizes" "$work/targets" "$work/student_T*, $work/small*" train_students
 
-# Table 5: students that hear 3 % of the speech.
-train_on_three() {
-  local full=(--priors "'$work/states/train'")
-  for seed in $seeds; do
-    echo "train_network three_hard $seed train three_hard --utterances '$work/data/three' ${full[*]}"
-    echo "train_network three_augmented $seed three_pool three_augmented ${full[*]}"
-    echo "train_network three_stored $seed train three_stored --utterances '$work/data/three' ${full[*]}" \
-      "--targets '$work/targets/train'"
-    echo "train_network three_copies $seed three_pool three_copies ${full[*]} --targets '$work/targets/three_pool'"
-    echo "train_network three_live $seed three_pool three_live ${full[*]} --teacher '$work/teacher'"
-  done | side_by_side
-}
-run_stage 8 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" train_on_three
+# Table 5: students that hear 3 % of the speech; of the others, only the states' priors.
+students_of_three() { train_on_three three_ teacher targets/three_pool --priors "'$work/states/train'"; }
+run_stage 8 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
 
 # Table 5 once more, with nothing from the other 97 % but the teachers' opinion of these 3 %: states, tree, language
 # model, priors and normalisation come from the 3 % too. The teachers learn the states that this HMM aligns.
@@ -112,19 +101,7 @@ own_hmm() {
 }
 run_stage 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm
 
-own_students() {
-  local seed states=own/states
-  for seed in $seeds; do echo "train_network own/teacher $seed train_speeds teacher --set epochs=6"; done | side_by_side
-  asr-kd model ensemble "$work/own/teacher" "$work/own/teacher"/seed*
-  asr-kd targets write "$work/own/targets" --teacher "$work/own/teacher" --form dense --precision bf16 --jobs "$jobs" \
-    --feats "$work/feats/fbank/three_pool" --states "$work/own/states/three_pool"
-  for seed in $seeds; do
-    echo "train_network own/hard $seed three_pool three_hard --utterances '$work/data/three'"
-    echo "train_network own/augmented $seed three_pool three_augmented"
-    echo "train_network own/stored $seed three_pool three_copies --targets '$work/own/targets'"
-    echo "train_network own/live $seed three_pool three_live --teacher '$work/own/teacher'"
-  done | side_by_side
-}
+own_students() { train_on_own_states 6; }
 run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
 
 # The same two systems, hard and from stored targets of copies, at other fractions.
@@ -147,27 +124,18 @@ train_fractions() {
 run_stage 11 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
 
 # Every system decodes test, with the scale, penalty and beam that its first seed's tuning on dev found.
-systems=""
-for t in $temperatures; do systems+=" student_T$t"; done
-systems+=" small_hard small_top20 small_dense small_sampled"
-systems+=" three_hard three_augmented three_stored three_copies three_live"
-for each in $fractions; do systems+=" hard_${each%%:*} soft_${each%%:*}"; done
-
 test_networks() {
-  test_network ensemble teacher
-  (seeds=$(seq -s " " "$members") && test_systems teacher)
-  test_systems $systems
-  local hmm=own/gmm/lda graph=own/graph states=own/states
-  test_systems own/teacher own/hard own/augmented own/stored own/live
+  local t each systems=()
+  for t in $temperatures; do systems+=("student_T$t"); done
+  for each in $fractions; do systems+=("hard_${each%%:*}" "soft_${each%%:*}"); done
+  test_experiments "${systems[@]}" small_hard small_top20 small_dense small_sampled
 }
 run_stage 12 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
 
 draw() {
-  local each percent hard=() soft=() by_temperature=()
-  mkdir -p "$figures"
-  asr-kd plot curves --output "$figures/curves.png" --title "Training on 3 % of the speech" --axis step --log \
-    --series "hard" "$work"/three_hard/seed* --series "hard, augmented" "$work"/three_augmented/seed* \
-    --series "soft, stored" "$work"/three_stored/seed* --series "soft, live" "$work"/three_live/seed*
+  local each percent hard=() soft=()
+  draw_curves
+  draw_temperatures
   for each in $fractions; do
     percent=${each%%:*}
     hard+=($(at $percent hard_$percent)) soft+=($(at $percent soft_$percent))
@@ -177,62 +145,39 @@ draw() {
     --series "labels" "${hard[@]}" $(at 3 three_augmented) $(at 100 teacher) \
     --series "soft targets" "${soft[@]}" $(at 3 three_copies) $(at 100 student_T5) \
     --level "ensemble" "$work/model/ensemble/decode_test"
-  for t in $temperatures; do by_temperature+=($(at "$t" "student_T$t")); done
-  asr-kd plot against --output "$figures/temperature.png" --title "Students at each temperature" --log \
-    --x "temperature" --series "student" "${by_temperature[@]}" \
-    --level "ensemble" "$work/model/ensemble/decode_test" --level "labels" $(decoded teacher)
   asr-kd plot against --output "$figures/bytes.png" --title "Forms of soft targets, small student" --log \
     --x "bytes a frame" --series "soft targets" $(at 48 small_sampled) $(at 88 small_top20) $(at 1000 small_dense) \
     --level "labels" $(decoded small_hard)
 }
 
 results() {
-  local figures=$recipe temperature_lines=() t
+  local figures=$recipe lines=()
   [[ -z ${small:-} ]] || figures=$work
   draw
-  for t in $temperatures; do temperature_lines+=(--system "distilled, T = $t" $(decoded "student_T$t")); done
+  table_1
+  lines+=(--table "Forms of soft targets, and a student of a quarter of the size"
+    --system "labels" $(decoded small_hard)
+    --system "distilled, top 20 (88 bytes a frame)" $(decoded small_top20)
+    --system "distilled, dense (1000 bytes)" $(decoded small_dense)
+    --system "distilled, 12 sampled at T = 2 (48 bytes)" $(decoded small_sampled)
+    --picture "$figures/bytes.png" "Frame accuracy and WER on test against the bytes of a frame's targets.")
+  table_5 "Table 5: soft targets as regularisers" three_ teacher
+  lines+=(--rows "$root/recipes/paper_table5.jsonl"
+    --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not."
+    --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech.")
+  table_5 "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" own/ own/teacher
   report "AN4" \
     --remark "130 test utterances of 10 speakers, 773 words: one word is 0.13 %, so frame accuracy tells more than WER.
       Trigram of the training transcripts; states and dev (8 speakers) from the official training part. Reference
       figures: Kaldi's egs/an4 10.6 % (monophones), 9.1 % (tri3, speaker-independent pass); PocketSphinx 9.3 % (with a
       bigram)." \
     --remark "Tuning, all of it on dev: scale, penalty and beam of each system with its first seed; the language model's
-      order by its perplexity; the teachers' kind, size, dropout and masks among twelve settings (windows of 26 frames,
-      4x512, gave 64 % of dev's frames), dropout and length of the small network on labels among five, temperature,
+      order by its perplexity; the teachers' kind, size, dropout and masks among eleven settings (windows of 26 frames,
+      4x512, gave 64 % of dev's frames), dropout and length of the small network on labels among six, temperature,
       weight and length of the small students among five, of the hard 3 % systems among eight, of the live students among
-      nine (half of each with 4x512 networks). Sizes of the GMMs are defaults, kept after an early system of these
+      nine (with 4x512 networks many of them). Sizes of the GMMs are defaults, kept after an early system of these
       sizes had been scored on test (7.6 %)." \
-    --table "Table 1: an ensemble and its students" \
-    --system "labels: teachers" $(decoded teacher) \
-    --system "ensemble of $members" "$work/model/ensemble/decode_test" \
-    "${temperature_lines[@]}" \
-    --recovery "labels: teachers" "ensemble of $members" \
-    --rows "$recipe/conf/paper_table1.jsonl" \
-    --picture "$figures/temperature.png" "Frame accuracy and WER on test against the temperature of the students." \
-    --table "Forms of soft targets, and a student of a quarter of the size" \
-    --system "labels" $(decoded small_hard) \
-    --system "distilled, top 20 (88 bytes a frame)" $(decoded small_top20) \
-    --system "distilled, dense (1000 bytes)" $(decoded small_dense) \
-    --system "distilled, 12 sampled at T = 2 (48 bytes)" $(decoded small_sampled) \
-    --picture "$figures/bytes.png" "Frame accuracy and WER on test against the bytes of a frame's targets." \
-    --table "Table 5: soft targets as regularisers" \
-    --system "labels, 100 %" $(decoded teacher) \
-    --system "labels, 3 %, early-stopped" $(decoded three_hard) \
-    --system "labels, 3 %, augmented, early-stopped" $(decoded three_augmented) \
-    --system "soft, 3 %, stored" $(decoded three_stored) \
-    --system "soft, 3 %, stored, of 36 copies" $(decoded three_copies) \
-    --system "soft, 3 %, live teachers" $(decoded three_live) \
-    --recovery "labels, 3 %, augmented, early-stopped" "labels, 100 %" \
-    --rows "$recipe/conf/paper_table5.jsonl" \
-    --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not." \
-    --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech." \
-    --table "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" \
-    --system "labels, 100 %" $(decoded own/teacher) \
-    --system "labels, 3 %, early-stopped" $(decoded own/hard) \
-    --system "labels, 3 %, augmented, early-stopped" $(decoded own/augmented) \
-    --system "soft, 3 %, stored, of 36 copies" $(decoded own/stored) \
-    --system "soft, 3 %, live teachers" $(decoded own/live) \
-    --recovery "labels, 3 %, augmented, early-stopped" "labels, 100 %" \
+    "${lines[@]}" \
     --table "Gaussian mixtures" \
     --system "monophones" "$work/model/mono/decode_test" \
     --system "triphones" "$work/model/tri/decode_test" \
