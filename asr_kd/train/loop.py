@@ -150,6 +150,8 @@ def training_step(
     for parameters in optimiser.param_groups:
         parameters["lr"] = learning_rate((position.epoch + batch.fraction) / config.epochs, config)
     batch = dataclasses.replace(batch, features=augment(batch.features, model.mean, config))
+    if config.splices:  # the labels are those of the speech as it was
+        batch = dataclasses.replace(batch, labels=torch.full_like(batch.labels, -1))
     with autocast(batch.features.device, config.precision):
         logits = outputs_within(model, batch.features, reader.left, reader.right, config.every)
         logits = logits.flatten(0, 1)  # [examples x outputs, states]
@@ -192,7 +194,9 @@ def end_epoch(
     experiment: Experiment,
 ) -> None:
     """Move ``position`` to the next epoch; evaluate where one is due, and save the model if it is the one to keep."""
-    running = {"loss": position.loss_sum / position.frames, "accuracy": position.correct / max(position.counted, 1)}
+    running = {"loss": position.loss_sum / position.frames}
+    if position.counted:
+        running["accuracy"] = position.correct / position.counted
     position.epoch, position.batch = position.epoch + 1, 0
     position.loss_sum, position.frames, position.correct, position.counted = 0.0, 0, 0, 0
     if position.epoch % config.evaluate_epochs and position.epoch < config.epochs:

@@ -1,6 +1,7 @@
 """Learning from a teacher: what fits is learnt, what does not is refused before the first step."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,16 @@ def test_spliced_examples_are_for_a_live_teacher_alone(school: School) -> None:
         with pytest.raises(UserError, match="splices is 1, but labels and stored targets do not follow"):
             Lesson.plan(dataclasses.replace(config, hard_weight=hard_weight), school.data, teacher)
     assert Lesson.plan(dataclasses.replace(config, hard_weight=0.0), school.data, school.teacher).config.splices == 1
+
+
+def test_labels_of_spliced_speech_are_neither_learnt_nor_counted(school: School, tmp_path: Path) -> None:
+    config = dataclasses.replace(SOFT, epochs=1, hard_weight=0.0)
+    for splices in (0, 2):
+        out = tmp_path / f"{splices}"
+        train(dataclasses.replace(config, splices=splices), school.data, school.dev, out, teacher=school.teacher)
+        entry = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+        assert ("accuracy" in entry) == (splices == 0)
+        assert 0 < entry["dev_accuracy"] <= 1
 
 
 def other_data(school: School) -> TrainingData:
