@@ -2,7 +2,7 @@
 # mini_librispeech: five hours of read books (train-clean-5), 20,000 words, 14 test speakers. Of the 20 speakers of the
 # test part 6 are dev and 14 test. GMM systems give the states; an ensemble of factored TDNNs teaches students of two
 # sizes (table 1), and students that hear 3 % of the speech (table 5), a second time with tree and priors from these
-# 3 % as well. About five hours on 2 cores, 15 GB of disk.
+# 3 % as well. About four hours on 2 cores, 15 GB of disk.
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 # --lm-dir holds lexicon.txt and a *.arpa.gz; without it, as without --corpus-dir, the official ones are downloaded.
 corpus_dir="" lm_dir="" seeds="1 2 3" members=3 temperatures="1 2 5 10" options="lm_dir seeds members temperatures"
