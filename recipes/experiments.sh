@@ -4,20 +4,19 @@
 declare -A of_three=(
   [hard]="labels, 3 %, early-stopped" [augmented]="labels, 3 %, augmented, early-stopped"
   [stored]="soft, 3 %, stored" [copies]="soft, 3 %, stored, of copies" [live]="soft, 3 %, live teachers")
-three="hard augmented stored copies live"
+three="hard augmented stored copies live"   # a recipe may leave some out
 
 # train_on_three PREFIX TEACHER TARGETS [OPTION...]: the systems that hear 3 % of the speech. Their utterances are
 # $work/data/three, in the set three_pool together with copies at other speeds and shifts.
 train_on_three() {
   local prefix=$1 teacher="--teacher '$work/$2'" targets="--targets '$work/$3'" seed
-  local alone="--utterances '$work/data/three'"
+  local alone="--utterances '$work/data/three'" each
   shift 3
+  declare -A lesson=([hard]=$alone [augmented]="" [stored]="$alone $targets" [copies]=$targets [live]=$teacher)
   for seed in $seeds; do
-    echo "train_network ${prefix}hard $seed three_pool three_hard $alone $*"
-    echo "train_network ${prefix}augmented $seed three_pool three_augmented $*"
-    echo "train_network ${prefix}stored $seed three_pool three_stored $alone $targets $*"
-    echo "train_network ${prefix}copies $seed three_pool three_copies $targets $*"
-    echo "train_network ${prefix}live $seed three_pool three_live $teacher $*"
+    for each in $three; do
+      echo "train_network $prefix$each $seed three_pool three_$each ${lesson[$each]} $*"
+    done
   done | side_by_side
 }
 
@@ -44,9 +43,10 @@ test_experiments() {
 
 # draw_curves and draw_temperatures: figures in $figures.
 draw_curves() {
+  local each series=()
+  for each in $three; do series+=(--series "${of_three[$each]}" "$work/three_$each"/seed*); done
   asr-kd plot curves --output "$figures/curves.png" --title "Training on 3 % of the speech" --axis step --log \
-    --series "hard" "$work"/three_hard/seed* --series "hard, augmented" "$work"/three_augmented/seed* \
-    --series "soft, stored" "$work"/three_stored/seed* --series "soft, live" "$work"/three_live/seed*
+    "${series[@]}"
 }
 
 draw_temperatures() {

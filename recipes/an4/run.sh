@@ -15,19 +15,19 @@ parse_options "$@"
 seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
 members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
 if [[ -n ${small:-} ]]; then
-  temperatures=5 fractions="" speeds=1.1 copies="--speeds 0.9,1.1 --shifts 0.5"
-  tune_options="--utterances $work/data/dev_tenth"
+  temperatures=5 fractions="" speeds=1.1 copies="--speeds 0.9,1.1 --shifts 0.5" three="augmented copies live"
+  tune_options="--utterances $work/data/dev_part"
 fi
 
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
-  if [[ -n ${small:-} ]]; then   # a quarter of the training and test parts
+  if [[ -n ${small:-} ]]; then   # a quarter of each part, and less to tune on
     local set
-    for set in train test; do
+    for set in train dev test; do
       rm -rf "$work/data/whole" && mv "$work/data/$set" "$work/data/whole"
       asr-kd corpus subset "$work/data/whole" "$work/data/$set" --fraction 0.25
     done
-    awk 'NR % 10 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_tenth"
+    awk 'NR % 3 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_part"
   fi
   asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds "$speeds" --jobs "$jobs"
   asr-kd corpus combine "$work/data/train_speeds" "$work/data/train" "$work/data/speeds"
