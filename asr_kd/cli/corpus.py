@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Actions = argparse._SubParsersAction[argparse.ArgumentParser]
 
-CORPORA = ("an4", "librispeech", "fsdd", "digits")
+CORPORA = ("an4", "librispeech", "fsdd", "digits", "mnist")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,8 @@ def _configure_prepare(actions: "Actions") -> None:
         "a corpus -> data directories train, dev and test",
         "Write OUT/train, OUT/dev, OUT/test from an official release, and OUT/lexicon.txt where the corpus has one.\n"
         "Without --corpus-dir the release is downloaded to data/corpora/ (an interrupted download goes on).\n"
-        "digits is the built-in corpus: digit strings and commands spoken by a synthesiser; it needs no network.",
+        "digits is the built-in corpus: digit strings and commands spoken by a synthesiser; it needs no network.\n"
+        "mnist has no audio: its images become OUT/SET/feats and OUT/SET/states, frame stores of one-frame utterances.",
         "an4 data/an4 --corpus-dir ~/corpora/an4",
     )
     parser.add_argument("corpus", choices=CORPORA)
@@ -147,6 +148,9 @@ def prepare(options: argparse.Namespace) -> None:
     from asr_kd.corpus.librispeech import prepare_language, prepare_librispeech
 
     out = options.out
+    if options.corpus == "mnist":
+        _prepare_mnist(options)
+        return
     if options.corpus == "digits":
         parts = prepare_digits(out, options.hours, options.seed, options.jobs)
     elif options.corpus == "an4":
@@ -160,6 +164,14 @@ def prepare(options: argparse.Namespace) -> None:
         prepare_language(_language(options), out)
     for datadir in parts.values():
         _print_contents(datadir)
+
+
+def _prepare_mnist(options: argparse.Namespace) -> None:
+    from asr_kd.corpus.mnist import download_mnist, prepare_mnist
+
+    corpus_dir = options.corpus_dir or download_mnist(Path("data") / "corpora" / "mnist")
+    for name, part in prepare_mnist(corpus_dir, options.out).items():
+        print(f"{options.out / name}: {len(part.pixels):,} images")
 
 
 def _release(options: argparse.Namespace) -> Path:

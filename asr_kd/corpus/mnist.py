@@ -1,0 +1,127 @@
+"""MNIST's handwritten digits as utterances of one frame: an image is a frame, a class is a state."""
+
+import dataclasses
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from asr_kd.corpus.download import Archive, download
+from asr_kd.errors import UserError
+from asr_kd.files import write_text
+from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+
+CLASSES = 10
+DEV = 10_000  # the last images of train, to tune on
+_IMAGES, _LABELS = 0x00000803, 0x00000801  # what an idx file of bytes in 3 and in 1 dimensions begins with
+_RELEASE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+FILES = {  # name -> MD5 of the uncompressed file
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One set: its ``pixels [images, 1, pixels]`` from 0 (paper) to 1 (ink), and the class of each image."""
+
+    pixels: FrameStore
+    classes: FrameStore
+
+
+def prepare_mnist(corpus_dir: str | Path, out: str | Path) -> dict[str, Part]:
+    """Write ``out/SET/{feats,states}``, stores of ``train`` (all images), ``dev`` (its last 10,000) and ``test``.
+
+    ``out/SET/text`` has the class of each image as its only word, so that error rates of words are those of classes.
+    An utterance is called after its file and its place there: ``train-00042``. Raises ``UserError`` for a file that is
+    missing, cut, or not what its name says, and for another number of labels than images.
+    """
+    parts = {}
+    for name, file in (("train", "train"), ("test", "t10k")):
+        images = read_idx(_find(corpus_dir, f"{file}-images-idx3-ubyte"), _IMAGES)
+        labels_file = _find(corpus_dir, f"{file}-labels-idx1-ubyte")
+        labels = read_idx(labels_file, _LABELS)
+        if len(labels) != len(images):
+            raise UserError(f"{labels_file}: {len(labels):,} labels, but there are {len(images):,} images beside it")
+        if len(labels) and labels.max() >= CLASSES:
+            place = int(labels.argmax())
+            raise UserError(f"{labels_file}: label {place} is {labels[place]}; expected 0 to {CLASSES - 1}")
+        parts[name] = _write(Path(out) / name, name, images, labels, 0)
+        if name == "train":
+            first = max(len(images) - DEV, 0)
+            parts["dev"] = _write(Path(out) / "dev", name, images[first:], labels[first:], first)
+    return parts
+
+
+def download_mnist(folder: Path) -> Path:
+    """The official files, fetched into ``folder`` once; their uncompressed bytes are checked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, md5 in FILES.items():
+        path = download(Archive(f"{_RELEASE}{name}.gz"), folder)
+        found = hashlib.md5(_bytes(path), usedforsecurity=False).hexdigest()
+        if found != md5:
+            path.unlink()
+            raise UserError(f"{path}: its content has the md5 {found}, not {md5}; removed it: run again")
+    return folder
+
+
+def read_idx(path: Path, magic: int) -> np.ndarray:
+    """The bytes of an idx file, compressed or not, in the shape that its header gives: ``[images, rows, columns]`` or
+    ``[labels]``. Raises ``UserError`` for another ``magic`` number, and for more or fewer bytes than announced."""
+    content = _bytes(path)
+    dimensions = magic & 0xFF
+    header = 4 * (1 + dimensions)
+    if len(content) < header:
+        raise UserError(f"{path}: {len(content)} bytes; an idx file begins with a header of {header}")
+    found, *shape = (int(number) for number in np.frombuffer(content[:header], ">u4"))
+    if found != magic:
+        raise UserError(f"{path}: begins with {found:#010x}, but {magic:#010x} was expected: not this kind of idx file")
+    wanted = int(np.prod(shape))
+    if len(content) - header != wanted:
+        raise UserError(
+            f"{path}: {' x '.join(map(str, shape))} bytes are announced, {len(content) - header:,} follow; it is cut or"
+            " damaged: get it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _find(corpus_dir: str | Path, name: str) -> Path:
+    for path in (Path(corpus_dir) / f"{name}.gz", Path(corpus_dir) / name):
+        if path.is_file():
+            return path
+    raise UserError(f"{corpus_dir}: no {name}.gz, nor {name} without compression; MNIST has {', '.join(FILES)}")
+
+
+def _bytes(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        with gzip.open(path) as stream:
+            return stream.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a whole gzip file ({error}); get it again") from None
+
+
+def _write(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray, first: int) -> Part:
+    names = [f"{prefix}-{number:05d}" for number in range(first, first + len(images))]
+    pixels = (images.reshape(len(images), 1, -1) / np.float32(255)).astype(np.float16)
+    words = "".join(f"{name} {label}\n" for name, label in zip(names, labels, strict=True))
+    write_text(folder / "text", words)
+    specs = {"pixel": TensorSpec("float16", pixels.shape[2:])}, {"state": TensorSpec("uint16")}
+    return Part(
+        write_arrays(folder / "feats", "features", specs[0], dict(_each(names, "pixel", pixels)), force=True),
+        write_arrays(
+            folder / "states", "states", specs[1], dict(_each(names, "state", labels[:, None].astype(np.uint16))),
+            {"num_states": CLASSES}, force=True,
+        ),
+    )  # fmt: skip
+
+
+def _each(names: list[str], tensor: str, rows: np.ndarray) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    for name, row in zip(names, rows, strict=True):
+        yield name, {tensor: row}

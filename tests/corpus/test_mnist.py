@@ -1,0 +1,103 @@
+"""MNIST: idx files into one-frame utterances, and what is said of files that are not whole."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_kd.corpus.download import Archive
+from asr_kd.corpus.mnist import FILES, Part, download_mnist, prepare_mnist
+from asr_kd.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(256, size=(7, 3, 2)).astype(np.uint8)
+LABELS = np.array([3, 1, 4, 1, 5, 9, 2], np.uint8)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return np.array([0x0800 + array.ndim, *array.shape], ">u4").tobytes() + array.tobytes()
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    for name in FILES:
+        (folder / f"{name}.gz").write_bytes(gzip.compress(idx(IMAGES if "images" in name else LABELS)))
+    return folder
+
+
+def read(part: Part) -> tuple[np.ndarray, list[int]]:
+    names = sorted(part.pixels.frame_counts)
+    pixels = np.concatenate([part.pixels.read(name)["pixel"] for name in names])
+    return pixels, [int(part.classes.read(name)["state"][0]) for name in names]
+
+
+def test_an_image_is_a_frame_and_its_class_a_state_and_a_word(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr_kd.corpus.mnist.DEV", 2)
+    parts = prepare_mnist(release, tmp_path)
+    pixels, classes = read(parts["train"])
+    assert np.array_equal(pixels, (IMAGES.reshape(7, 6) / np.float32(255)).astype(np.float16))
+    assert classes == LABELS.tolist()
+    assert sorted(parts["dev"].pixels.frame_counts) == ["train-00005", "train-00006"]
+    assert read(parts["dev"])[1] == [9, 2]
+    assert parts["test"].classes.config["num_states"] == 10
+    assert (tmp_path / "test" / "text").read_text().splitlines()[2] == "test-00002 4"
+
+
+def test_files_may_lie_there_without_compression(release: Path, tmp_path: Path) -> None:
+    for path in release.glob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+        path.unlink()
+    assert read(prepare_mnist(release, tmp_path)["test"])[1] == LABELS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(idx(IMAGES)[:-1]), r"7 x 3 x 2 bytes are announced, 41 follow; it is cut"),
+        (gzip.compress(idx(IMAGES) + b"\0"), r"announced, 43 follow"),
+        (gzip.compress(idx(IMAGES)[:10]), r"10 bytes; an idx file begins with a header of 16"),
+        (gzip.compress(idx(LABELS) * 3), r"begins with 0x00000801, but 0x00000803 was expected"),
+        (gzip.compress(idx(IMAGES))[:-20], r"not a whole gzip file"),
+        (idx(IMAGES), r"not a whole gzip file"),
+    ],
+)
+def test_a_damaged_file_is_named(release: Path, tmp_path: Path, content: bytes, message: str) -> None:
+    (release / "t10k-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(UserError, match=rf"t10k-images-idx3-ubyte.gz: .*{message}"):
+        prepare_mnist(release, tmp_path / "out")
+    assert not (tmp_path / "out" / "test").exists()
+
+
+def test_labels_must_be_as_many_as_images_and_digits(release: Path, tmp_path: Path) -> None:
+    path = release / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(LABELS[:5])))
+    with pytest.raises(UserError, match=r"train-labels.*: 5 labels, but there are 7 images"):
+        prepare_mnist(release, tmp_path / "out")
+    path.write_bytes(gzip.compress(idx(LABELS + np.uint8(5))))
+    with pytest.raises(UserError, match=r"label 5 is 14; expected 0 to 9"):
+        prepare_mnist(release, tmp_path / "out")
+    path.unlink()
+    with pytest.raises(UserError, match=r"no train-labels-idx1-ubyte.gz, nor"):
+        prepare_mnist(release, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_downloaded_is_checked(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(archive: Archive, folder: Path) -> Path:
+        return Path((release / archive.name).rename(folder / archive.name))
+
+    monkeypatch.setattr("asr_kd.corpus.mnist.download", fake)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz: its content has the md5 .*; removed it"):
+        download_mnist(tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_the_real_corpus_has_its_official_size(corpora: Path, tmp_path: Path) -> None:
+    parts = prepare_mnist(corpora / "mnist", tmp_path)
+    assert [part.pixels.total_frames for part in parts.values()] == [60_000, 10_000, 10_000]
+    words = [line.split()[1] for line in (tmp_path / "test" / "text").read_text().splitlines()]
+    assert words.count("3") == 1010
