@@ -17,6 +17,8 @@ class NetConfig:
       the paper's 26. A ``tdnn`` has the context that its layers add up to.
     - ``layers``: hidden layers of a ``dnn``; ``dilations``: one hidden layer of a ``tdnn`` for each entry, which sees
       frames t - d, t and t + d of the layer below; ``bottleneck``: the width of the factor inside such a layer.
+    - ``dropout``: the fraction of a hidden layer's outputs that a training step does without; ``input_dropout``: of the
+      standardised features.
     """
 
     kind: Literal["dnn", "tdnn"] = "dnn"
@@ -31,6 +33,7 @@ class NetConfig:
     activation: Literal["relu", "gelu", "silu"] = "relu"
     norm: Literal["none", "batch", "layer"] = "batch"
     dropout: float = 0.0
+    input_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         for key in ("width", "layers", "bottleneck"):
@@ -39,7 +42,8 @@ class NetConfig:
         for key in ("bins", "states", "left_context", "right_context"):
             if getattr(self, key) < 0:
                 raise UserError(f"net.{key} is {getattr(self, key)}; expected 0 or more")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"net.dropout is {self.dropout}; expected a probability below 1")
+        for key in ("dropout", "input_dropout"):
+            if not 0 <= getattr(self, key) < 1:
+                raise UserError(f"net.{key} is {getattr(self, key)}; expected a probability below 1")
         if not self.dilations or min(self.dilations) < 1:
             raise UserError(f"net.dilations is {list(self.dilations)}; expected one or more whole numbers from 1")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from asr_kd.errors import UserError
 from asr_kd.nets.config import NetConfig
 from asr_kd.nets.dnn import Dnn
+from asr_kd.nets.layers import ByteDropout
 from asr_kd.nets.tdnn import Tdnn
 
 KINDS: dict[str, type[Dnn] | type[Tdnn]] = {"dnn": Dnn, "tdnn": Tdnn}
@@ -53,6 +54,7 @@ class AcousticModel(nn.Module):
         if not config.bins or not config.states:
             raise UserError(f"net.bins is {config.bins} and net.states {config.states}; both must be above 0")
         self.config = config
+        self.drop = ByteDropout(config.input_dropout)
         self.network = KINDS[config.kind](config)
         self.left_context, self.right_context = self.network.left_context, self.network.right_context
         self.register_buffer("mean", torch.zeros(config.bins))
@@ -72,7 +74,7 @@ class AcousticModel(nn.Module):
     def forward(self, features: Tensor, every: int = 1) -> Tensor:
         """Logits; with ``every`` above 1 of each ``every``-th output only (0, every, 2 every, ...), at less cost."""
         standardised = torch.addcmul(-self.mean / self.std, features, 1 / self.std)
-        logits: Tensor = self.network(standardised, every)
+        logits: Tensor = self.network(self.drop(standardised), every)
         return logits
 
 
@@ -82,8 +84,12 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def pad_edges(features: Tensor, left: int, right: int) -> Tensor:
-    """``[frames, bins]`` with its first frame repeated ``left`` times before it and its last ``right`` times after."""
-    return torch.cat([features[:1].expand(left, -1), features, features[-1:].expand(right, -1)])
+    """``[..., frames, bins]``, its first frame repeated ``left`` times before it and its last ``right`` times after."""
+    before, after = (
+        edge.expand(*features.shape[:-2], number, -1)
+        for edge, number in ((features[..., :1, :], left), (features[..., -1:, :], right))
+    )
+    return torch.cat([before, features, after], dim=-2)
 
 
 def outputs_within(model: StateModel, features: Tensor, left: int, right: int, every: int = 1) -> Tensor:
@@ -97,8 +103,10 @@ def outputs_within(model: StateModel, features: Tensor, left: int, right: int, e
 
 
 def logits_by_chunk(model: StateModel, features: np.ndarray, chunk: int = CHUNK) -> Iterator[Tensor]:
-    """The logits of one utterance ``[frames, bins]``, in pieces ``[1, up to chunk, states]`` on the model's device."""
-    frames, bins = features.shape
+    """The logits of ``[frames, bins]``, or of utterances of one length ``[batch, frames, bins]``, in pieces
+    ``[batch, up to chunk, states]`` on the model's device; the batch is 1 for one utterance."""
+    features = features[None] if features.ndim == 2 else features
+    frames, bins = features.shape[1:]
     if bins != model.bins:
         raise UserError(f"the features have {bins} bins; this model was trained on {model.bins}")
     if not frames:
@@ -106,8 +114,7 @@ def logits_by_chunk(model: StateModel, features: np.ndarray, chunk: int = CHUNK)
     device = model.log_prior.device
     padded = pad_edges(torch.from_numpy(features.astype(np.float32)), model.left_context, model.right_context)
     for start in range(0, frames, chunk):
-        piece = padded[start : min(start + chunk, frames) + model.left_context + model.right_context]
-        yield model(piece.to(device)[None])
+        yield model(padded[:, start : min(start + chunk, frames) + model.left_context + model.right_context].to(device))
 
 
 @torch.inference_mode()

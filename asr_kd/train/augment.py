@@ -4,26 +4,30 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from asr_kd.errors import UserError
 from asr_kd.train.config import TrainConfig
 
 CURVES = 4  # cosines that a channel's bias is made of
 
 
 def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
-    """``features [examples, frames, bins]`` spliced, through another channel, at another scale, with masks.
+    """``features [examples, frames, bins]`` spliced, moved, through another channel, at another scale, with masks.
 
     A splice goes on, from a random frame, with what another example has there: speech in contexts that nobody said,
-    which only a teacher that hears it can judge. The channel adds a smooth curve over the bins, of standard deviation
-    ``config.channel`` (nats); the scale multiplies what is above ``mean [bins]`` by exp(normal) of deviation
-    ``config.scale``; random stretches and bands are set to ``mean`` (SpecAugment, Park et al. 2019). Draws from torch's
-    global generator.
+    which only a teacher that hears it can judge. Images are moved by up to ``config.jitter`` pixels. The channel adds a
+    smooth curve over the bins, of standard deviation ``config.channel`` (nats); the scale multiplies what is above
+    ``mean [bins]`` by exp(normal) of deviation ``config.scale``; random stretches and bands are set to ``mean``
+    (SpecAugment, Park et al. 2019). Draws from torch's global generator.
     """
     examples, frames, bins = features.shape
     for _ in range(config.splices if examples > 1 else 0):
         cut = torch.randint(frames, (examples, 1, 1), device=features.device)
         other = features.roll(int(torch.randint(1, examples, ())), 0)
         features = torch.where(torch.arange(frames, device=features.device)[:, None] >= cut, other, features)
+    if config.jitter:
+        features = _moved(features, config.jitter)
     if config.scale:
         factor = (config.scale * torch.randn(examples, 1, 1, device=features.device)).exp()
         features = torch.lerp(mean.expand_as(features), features, factor)
@@ -40,7 +44,22 @@ def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
 
 def changes(config: TrainConfig) -> list[str]:
     """The keys of ``config`` by which ``augment`` changes features."""
-    return [key for key in ("splices", "channel", "scale", "frequency_masks", "time_masks") if getattr(config, key)]
+    keys = ("splices", "jitter", "channel", "scale", "frequency_masks", "time_masks")
+    return [key for key in keys if getattr(config, key)]
+
+
+def _moved(features: Tensor, most: int) -> Tensor:
+    """Each example's frames, square images of zeros where there is no ink, moved by ``-most`` to ``most`` pixels."""
+    examples, frames, bins = features.shape
+    side = math.isqrt(bins)
+    if side**2 != bins:
+        raise UserError(f"jitter is for square images; frames of {bins} numbers are none: set jitter=0")
+    padded = functional.pad(features.view(examples, frames, side, side), (most, most, most, most))
+    first = torch.randint(2 * most + 1, (2, examples, 1), device=features.device)
+    rows, columns = first + torch.arange(side, device=features.device)  # [examples, side] each
+    example = torch.arange(examples, device=features.device)[:, None, None]
+    moved = padded.movedim(1, 3)[example, rows[:, :, None], columns[:, None, :]]  # [examples, side, side, frames]
+    return moved.movedim(3, 1).reshape(examples, frames, bins)
 
 
 def _curves(examples: int, bins: int, device: torch.device) -> Tensor:

@@ -16,7 +16,10 @@ class TrainConfig:
       (1: single frames drawn at random; 150 for a ``tdnn``). ``every``: of a chunk, learn each ``every``-th frame only,
       another set of them in each epoch; at 3 a ``tdnn`` whose dilations are multiples of 3 does a third of the work.
     - ``learning_rate``: the peak of AdamW's, reached after the fraction ``warmup`` of the training, followed by
-      ``decay`` to zero. ``weight_decay`` spares biases and normalisation. ``clip_norm``: the largest gradient norm.
+      ``decay`` to zero. ``weight_decay`` spares biases and normalisation. ``clip_norm``: the largest gradient norm;
+      ``max_norm``: of the weights that lead into a hidden unit (0: no limit; Hinton et al. 2012).
+    - ``standardise``: the network subtracts a mean and divides by a deviation, of each of the ``bins`` or of the
+      ``whole`` frame, which suits pixels, of which some are always empty.
     - ``precision``: ``bf16`` computes products in bfloat16 from fp32 weights (``torch.autocast``).
     - ``label_smoothing``: the share of a hard target spread over all states.
     - With soft targets: ``temperature``, ``soft_weight`` and ``hard_weight`` of the objective, in which the soft term
@@ -26,6 +29,8 @@ class TrainConfig:
       of the log of the factor that it is multiplied by.
     - ``frequency_masks`` bands of up to ``frequency_width`` bins and ``time_masks`` stretches of up to ``time_width``
       frames of each example are replaced by the mean of the training data (SpecAugment, Park et al. 2019).
+    - ``jitter``: frames are square images, and each is moved by up to so many pixels in both directions; what comes in
+      is 0.
     - ``splices``: how many times an example goes on, from a random frame, as another one of the step. Labels do not
       follow: for a live teacher and ``hard_weight`` 0.
     - ``evaluate_epochs``: epochs between evaluations; ``keep``: the model of the ``best`` dev frame accuracy, or the
@@ -48,6 +53,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     betas: tuple[float, ...] = (0.9, 0.999)
     clip_norm: float = 5.0
+    max_norm: float = 0.0
+    standardise: Literal["bins", "whole"] = "bins"
     precision: Literal["fp32", "bf16"] = "fp32"
     label_smoothing: float = 0.0
     temperature: float = 2.0
@@ -60,6 +67,7 @@ class TrainConfig:
     frequency_width: int = 8
     time_masks: int = 0
     time_width: int = 8
+    jitter: int = 0
     splices: int = 0
     evaluate_epochs: int = 1
     keep: Literal["best", "last"] | None = None
@@ -81,8 +89,8 @@ class TrainConfig:
         for key in (*at_least_one, "frequency_width", "time_width"):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; expected at least 1")
-        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "splices", "channel", "scale")
-        for key in (*not_negative, "weight_decay", "soft_weight", "hard_weight"):
+        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "jitter", "splices")
+        for key in (*not_negative, "channel", "scale", "weight_decay", "max_norm", "soft_weight", "hard_weight"):
             if getattr(self, key) < 0:
                 raise UserError(f"{key} is {getattr(self, key)}; expected 0 or more")
         for key in ("learning_rate", "clip_norm", "temperature"):

@@ -23,6 +23,13 @@ class Statistics:
     state_counts: np.ndarray
 
     @property
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of all bins together, as often as there are bins."""
+        mean = self.mean.mean(dtype=np.float64)
+        variance = (self.std.astype(np.float64) ** 2 + (self.mean - mean) ** 2).mean()
+        return np.full_like(self.mean, mean), np.full_like(self.std, np.sqrt(variance))
+
+    @property
     def log_prior(self) -> np.ndarray:
         """Natural log of the states' frequencies ``[states]``."""
         return prior_of(self.state_counts)

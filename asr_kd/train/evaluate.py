@@ -2,13 +2,17 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.nn import functional
 
 from asr_kd.errors import UserError
 from asr_kd.nets import AcousticModel, Ensemble, logits_by_chunk
 from asr_kd.train.data import TrainingData
+
+BATCH_FRAMES = 1000  # of utterances of one length, scored together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +35,49 @@ def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str
     was_training = model.training
     model.eval()
     correct, loss = 0, 0.0
-    device = model.log_prior.device
-    for utterance in data.utterances:
-        frames = data.read(utterance)
-        if frames.states is None:
-            raise UserError(f"{data.features.path}: no labels to compare with; give their states")
-        labels = torch.from_numpy(frames.states.astype("int64")).to(device)
-        with autocast(device, precision):
-            for logits in logits_by_chunk(model, frames.features):
-                scores, truth = logits[0].float(), labels[: logits.shape[1]]
-                correct += int((scores.argmax(-1) == truth).sum())
-                loss += float(functional.cross_entropy(scores, truth, reduction="sum"))
-                labels = labels[len(truth) :]
+    for utterances in _alike(data):
+        for scores, truth in _scored(model, data, utterances, precision):
+            correct += int((scores.argmax(-1) == truth).sum())
+            loss += float(functional.cross_entropy(scores.flatten(0, 1), truth.flatten(), reduction="sum"))
     model.train(was_training)
     return Evaluation(correct / data.total_frames, loss / data.total_frames, data.total_frames)
+
+
+@torch.inference_mode()
+def predict(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each utterance with its labels and the states that ``model``, in evaluation mode, finds most probable,
+    ``[frames]`` each."""
+    for utterances in _alike(data):
+        pieces = [(truth, scores.argmax(-1)) for scores, truth in _scored(model, data, utterances)]
+        truth, found = (torch.cat(part, dim=1).cpu().numpy() for part in zip(*pieces, strict=True))
+        yield from zip(utterances, truth, found, strict=True)
+
+
+def _scored(
+    model: AcousticModel | Ensemble, data: TrainingData, utterances: list[str], precision: str = "fp32"
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits ``[utterances, frames, states]`` in float32 and labels, of one piece of ``utterances`` after the other."""
+    read = [data.read(utterance) for utterance in utterances]
+    known = [frames.states for frames in read if frames.states is not None]
+    if len(known) < len(read):
+        raise UserError(f"{data.features.path}: no labels to compare with; give their states")
+    device = model.log_prior.device
+    labels = torch.from_numpy(np.stack(known).astype("int64")).to(device)
+    with autocast(device, precision):
+        for logits in logits_by_chunk(model, np.stack([frames.features for frames in read])):
+            yield logits.float(), labels[:, : logits.shape[1]]
+            labels = labels[:, logits.shape[1] :]
+
+
+def _alike(data: TrainingData) -> Iterator[list[str]]:
+    """The utterances in their order; neighbours of one length together, such as images of one frame."""
+    batch: list[str] = []
+    for utterance in data.utterances:
+        frames = data.frame_counts[utterance]
+        if batch and (frames != data.frame_counts[batch[0]] or (len(batch) + 1) * frames > BATCH_FRAMES):
+            yield batch
+            batch = []
+        if frames:
+            batch.append(utterance)
+    if batch:
+        yield batch

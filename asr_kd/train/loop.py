@@ -170,12 +170,23 @@ def training_step(
     if norm > config.clip_norm:
         nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
     optimiser.step()
+    if config.max_norm:
+        limit_norms(model, config.max_norm)
     position.loss_sum += mean * batch.share.frames
     position.frames += batch.share.frames
     position.correct += int(correct)
     position.counted += int(counted)
     position.step += 1
     position.batch += 1
+
+
+@torch.no_grad()
+def limit_norms(model: AcousticModel, largest: float) -> None:
+    """Shrink the weights that lead into a hidden unit, where their norm is above ``largest``."""
+    output = model.network.output.weight
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and parameter is not output:
+            parameter.copy_(torch.renorm(parameter, 2, 0, largest))
 
 
 def predictions(logits: Tensor, batch: Batch) -> tuple[int, int]:
@@ -228,8 +239,9 @@ def new_model(config: TrainConfig, data: TrainingData, log_prior: np.ndarray | N
     torch.manual_seed(config.seed)
     model = AcousticModel(config.net)
     statistics = data.statistics(config.net.states)
-    model.mean.copy_(torch.from_numpy(statistics.mean))
-    model.std.copy_(torch.from_numpy(statistics.std))
+    mean, std = (statistics.mean, statistics.std) if config.standardise == "bins" else statistics.whole
+    model.mean.copy_(torch.from_numpy(mean))
+    model.std.copy_(torch.from_numpy(std))
     model.log_prior.copy_(torch.from_numpy(statistics.log_prior if log_prior is None else log_prior))
     return model.train()
 

@@ -1,7 +1,7 @@
 """Acoustic models: contexts, the same outputs however they are computed, standardisation, gradients."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -151,3 +151,16 @@ def test_dropout_takes_the_same_units_from_all_frames_of_an_example_and_others_f
     kept = ByteDropout(0.5).train()(torch.ones(4, 9, 64)) > 0
     assert (kept == kept[:, :1]).all()
     assert not (kept[0] == kept[1]).all()
+
+
+@pytest.mark.parametrize("kind", ["dnn", "tdnn"])
+def test_input_dropout_hides_features_in_training_only(kind: Literal["dnn", "tdnn"]) -> None:
+    torch.manual_seed(0)
+    model, heard = AcousticModel(NetConfig(kind=kind, bins=400, states=3, norm="none", input_dropout=0.25)), []
+    model.network.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    features = torch.ones(5, model.left_context + 1 + model.right_context, 400)
+    model(features)
+    model.eval()(features)
+    assert float((heard[0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert heard[0].unique().tolist() == pytest.approx([0, 4 / 3])
+    assert torch.equal(heard[1], features)

@@ -165,6 +165,26 @@ def test_a_process_that_was_killed_and_interrupted_ends_with_the_same_weights(tm
     assert weights(folder) == weights(tmp_path / "whole")
 
 
+def test_weights_into_hidden_units_stay_within_their_norm(tmp_path: Path, corpus: Corpus) -> None:
+    norms = {}
+    for limit in (0.0, 0.3):
+        train(dataclasses.replace(CONFIG, max_norm=limit), *corpus, tmp_path / f"{limit}")
+        network = load_model(tmp_path / f"{limit}").network
+        hidden = [parameter.norm(dim=1) for parameter in network.hidden.parameters() if parameter.ndim > 1]
+        norms[limit] = torch.cat(hidden).max().item(), network.output.weight.norm(dim=1).max().item()
+    assert norms[0.0][0] > 0.5
+    assert 0.29 < norms[0.3][0] < 0.3001
+    assert norms[0.3][1] > 0.31  # the output is free
+
+
+def test_pixels_are_standardised_as_one(tmp_path: Path, corpus: Corpus) -> None:
+    train(dataclasses.replace(CONFIG, standardise="whole", epochs=1), *corpus, tmp_path)
+    model, data = load_model(tmp_path), corpus[0]
+    frames = np.concatenate([data.read(utterance).features for utterance in data.utterances])
+    np.testing.assert_allclose(model.mean, np.full(BINS, frames.mean()), rtol=1e-4)
+    np.testing.assert_allclose(model.std, np.full(BINS, frames.std()), rtol=1e-4)
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_training(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
+from asr_kd.errors import UserError
 from asr_kd.train.augment import augment
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.reader import Batch, Layout, Share
@@ -64,6 +66,26 @@ def test_splices_go_on_as_other_examples_at_the_same_frames() -> None:
     assert len(speech[:, -1].unique()) == 30
     thrice = augment(features, torch.zeros(1), dataclasses.replace(CONFIG, splices=3))[:, :, 0]
     assert ((thrice // 100).diff(dim=1) != 0).sum(1).max() >= 2
+
+
+def test_images_are_moved_whole_and_alike_in_all_frames_of_an_example() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(5, 5)
+    image[1:4, 2] = torch.tensor([1.0, 2.0, 3.0])
+    moved = augment(image.view(1, 1, 25).expand(500, 2, 25), torch.ones(25), dataclasses.replace(CONFIG, jitter=2))
+    assert torch.equal(moved[:, 0], moved[:, 1])
+    places: set[tuple[int, int]] = set()
+    for example in moved[:, 0].view(-1, 5, 5):
+        found = [(a, b) for a in range(5) for b in range(5) if torch.equal(_cut(image, a, b), example)]
+        assert len(found) == 1
+        places |= set(found)
+    assert len(places) == 25  # every place, from two pixels up and left to two down and right
+    with pytest.raises(UserError, match="frames of 10 numbers are none"):
+        augment(torch.zeros(2, 1, 10), torch.zeros(10), dataclasses.replace(CONFIG, jitter=1))
+
+
+def _cut(image: torch.Tensor, top: int, left: int) -> torch.Tensor:
+    return functional.pad(image, (2, 2, 2, 2))[top : top + 5, left : left + 5]
 
 
 def test_a_channel_adds_one_smooth_curve_to_all_frames_of_an_example() -> None:
