@@ -10,7 +10,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "One table of several systems on the same set, each tested against the first.\n"
         "A folder has the wer.json of asr-kd score; what decode.json tells (frame accuracy, parameters,\n"
-        "real-time factor, tuning) is shown too."
+        "real-time factor, tuning) is shown too. Or each has the frames.json of asr-kd train --evaluate --out."
     )
     parser.epilog = (
         "example:\n"

@@ -33,6 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  torchrun --nproc-per-node 2 -m asr_kd train --feats exp/train/fbank --states exp/train/states \\\n"
         "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
+        "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states \\\n"
+        "    --utt2spk data/test/utt2spk --out exp/dnn/frames_test   # for asr-kd compare, report\n"
         "every key of a configuration, with its default: asr-kd train --print-config"
     )
     parser.add_argument("--feats", metavar="STORE", help="features to learn from (or to evaluate on)")
@@ -44,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
     parser.add_argument("--dev-states", metavar="STORE", help="their states")
-    parser.add_argument("--out", metavar="DIR", help="experiment folder, such as exp/dnn")
+    parser.add_argument("--out", metavar="DIR", help="experiment folder, such as exp/dnn; of --evaluate: frames.json")
     config = "configuration; keys it lacks have their defaults; repeatable: members take them in turn"
     parser.add_argument("--config", metavar="YAML", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
@@ -63,6 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="T", help=threads)
     parser.add_argument("--evaluate", metavar="MODEL", help="print frame accuracy and cross-entropy of this model")
+    speakers = "of --evaluate: the speakers, which intervals and tests then take as the unit (default: the utterance)"
+    parser.add_argument("--utt2spk", metavar="FILE", help=speakers)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
     parser.set_defaults(run=run)
@@ -118,12 +122,20 @@ def _configs(options: argparse.Namespace) -> "list[TrainConfig]":
 
 
 def _evaluate(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from pathlib import Path
+
     from asr_kd.nets import open_model
-    from asr_kd.train import evaluate
+    from asr_kd.score.files import FILES, read_speakers, save_score
+    from asr_kd.score.frames import score_frames
+    from asr_kd.train import evaluate, predict
 
     device = _device(options.device)
     data = _training_data(options)
-    result = dataclasses.asdict(evaluate(open_model(options.evaluate).to(device), data))
+    model = open_model(options.evaluate).to(device)
+    result = dataclasses.asdict(evaluate(model, data))
+    if options.out:
+        speakers = read_speakers(options.utt2spk) if options.utt2spk else None
+        save_score(score_frames(predict(model, data), speakers), Path(options.out) / FILES["frames"])
     text = f"frame accuracy {result['frame_accuracy']:.2%}, cross-entropy {result['cross_entropy']:.4f} nats"
     return result, f"{text}, {result['frames']:,} frames"
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import Interval, least_p, permutation_p, rate_interval
-from asr_kd.score.files import TUNING, load_score, read_told
+from asr_kd.score.files import TUNING, read_told, score_in
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain
 from asr_kd.score.wer import WORDS, Score
 
@@ -45,17 +45,20 @@ COLUMNS = (
     Column("p", p_value),
     Column("train frame acc. %", percent("train_frame_accuracy")),
     Column("frame acc. %", percent("frame_accuracy")),
+    Column("95 % CI", percent_range("accuracy_low", "accuracy_high")),
+    Column("frame errors", plain("frame_errors")),
     Column("parameters", plain("parameters")),
     Column("RTF", plain("real_time_factor")),
 )
 
 
 def compare(folders: Sequence[str | Path]) -> Comparison:
-    """Compare decode folders, each with the ``wer.json`` of ``asr-kd score``, with the first of them.
+    """Compare decode folders, each with the ``wer.json`` of ``asr-kd score`` (or all with the ``frames.json`` of
+    ``asr-kd train --evaluate``), with the first of them.
 
     Raises ``UserError`` where the folders were not scored on the same utterances, words and normaliser.
     """
-    scores = [_load(Path(folder)) for folder in folders]
+    scores = [score_in(folder) for folder in folders]
     first = scores[0]
     systems: list[System] = []
     for folder, name, score in zip(folders, _names([Path(folder) for folder in folders]), scores, strict=True):
@@ -81,10 +84,12 @@ def notes(comparison: Comparison) -> list[str]:
     lines = [describe(score)]
     if len(comparison.systems) > 1:
         lines.append(
-            f"Change of WER and p against {first.name}: paired bootstrap and two-sided paired permutation test over"
+            f"Change and p against {first.name}: paired bootstrap and two-sided paired permutation test over"
             f" {count} {score.cluster_unit}s (least possible p: {least_p(count):.2g}); not corrected for"
             " the number of systems."
         )
+    if score.unit == "frames":
+        return lines
     for system in comparison.systems:
         if system.score.missing:
             missing, total = len(system.score.missing), len(score.utterances)
@@ -93,10 +98,13 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def describe(score: Score) -> str:
-    """The footnote of every word error rate: what it is of, how it was normalised, how its interval was made."""
+    """The footnote of every error rate: what it is of, how it was normalised, how its interval was made."""
+    spread = f"95 % CI: bootstrap over {score.interval.clusters} {score.cluster_unit}s."
+    if score.unit == "frames":
+        return f"Errors in {score.total.words:,} frames of {len(score.utterances):,} utterances; {spread}"
     return (
         f"WER over {score.total.words:,} words of {len(score.utterances):,} utterances; normaliser: {score.normaliser};"
-        f" jiwer {score.jiwer}; 95 % CI: bootstrap over {score.interval.clusters} {score.cluster_unit}s."
+        f" jiwer {score.jiwer}; {spread}"
     )
 
 
@@ -115,12 +123,6 @@ def tuning_notes(told: Sequence[tuple[str, Record]]) -> list[str]:
     return lines
 
 
-def _load(folder: Path) -> Score:
-    if not (folder / "wer.json").is_file():
-        raise UserError(f"{folder}: no wer.json; score it first: asr-kd score --ref DATA_DIR --hyp {folder}")
-    return load_score(folder / "wer.json")
-
-
 def _names(folders: Sequence[Path]) -> list[str]:
     """``exp/NAME/decode_test`` is NAME; paths as they are where that would not tell the systems apart."""
     names = [folder.absolute().parent.name for folder in folders]
@@ -128,6 +130,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) -> None:
+    if a.unit != b.unit:
+        raise UserError(f"{folder_b}: {b.unit} were scored, but {a.unit} in {folder_a}; compare like with like")
     if a.utterances != b.utterances:
         odd = sorted(set(a.utterances) ^ set(b.utterances))[0]
         raise UserError(
@@ -148,6 +152,15 @@ def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) 
 
 def _record(system: System) -> dict[str, Any]:
     total, interval = system.score.total, system.score.interval
+    if system.score.unit == "frames":
+        return {
+            "system": system.name,
+            "frame_accuracy": 1 - total.wer,
+            "accuracy_low": 1 - interval.high,
+            "accuracy_high": 1 - interval.low,
+            "frame_errors": total.errors,
+            **({} if system.difference is None else _change(system, -1)),
+        }
     record: dict[str, Any] = {
         "system": system.name,
         "wer": total.wer,
@@ -162,5 +175,12 @@ def _record(system: System) -> dict[str, Any]:
         "missing": len(system.score.missing),
     }
     if system.difference is not None:
-        record |= {"difference_low": system.difference.low, "difference_high": system.difference.high, "p": system.p}
+        record |= _change(system)
     return record | system.told | {"normaliser": system.score.normaliser, "jiwer": system.score.jiwer}
+
+
+def _change(system: System, sign: int = 1) -> dict[str, Any]:
+    """The difference to the first system, of the error rate, or with ``sign`` -1 of the accuracy."""
+    assert system.difference is not None
+    low, high = sorted((sign * system.difference.low, sign * system.difference.high))
+    return {"difference_low": low, "difference_high": high, "p": system.p}

@@ -34,7 +34,8 @@ class Entry:
 def scored_entries(table: str, system: str, folders: Sequence[str | Path]) -> list[Entry]:
     """The rows of one system's decode folders, one for each seed.
 
-    The set is the folder's name without ``decode_``; the seed is N where the path has ``seedN``, else None.
+    The set is the folder's name without ``decode_`` or ``frames_``; the seed is N where the path has ``seedN``, else
+    None.
     """
     entries = []
     for folder in map(Path, folders):
@@ -44,7 +45,7 @@ def scored_entries(table: str, system: str, folders: Sequence[str | Path]) -> li
             "table": table,
             "system": system,
             "seed": int(seeds[-1]) if seeds else None,
-            "set": folder.name.removeprefix("decode_"),
+            "set": folder.name.removeprefix("decode_").removeprefix("frames_"),
         }
         entries.append(Entry(labels | records(alone)[0] | labels, alone.systems[0].score))
     return entries
@@ -76,8 +77,9 @@ def summarise(entries: Sequence[Entry]) -> list[Record]:
     """One record for each system and set: the mean over seeds of every number, and the 95 % interval of that mean.
 
     ``KEY_spread`` is the half-width of Student's t interval over seeds (n - 1 degrees of freedom), where there are
-    several. Of scored entries, ``wer_low`` and ``wer_high`` bound the mean's bootstrap interval over speakers, and
-    ``p`` is the paired permutation test of errors, summed over seeds, against the first system on the same set.
+    several, and ``KEY_range`` their least and greatest. Of scored entries, ``wer_low`` and ``wer_high`` (of frames
+    ``accuracy_low`` and ``accuracy_high``) bound the mean's bootstrap interval over speakers, and ``p`` is the paired
+    permutation test of errors, summed over seeds, against the first system on the same set.
     """
     baselines: dict[Any, list[Score]] = {}
     summaries: list[Record] = []
@@ -87,7 +89,11 @@ def summarise(entries: Sequence[Entry]) -> list[Record]:
         scores = [item.score for item in members if item.score is not None]
         if scores:
             interval = pool(scores).interval
-            summary |= {"wer_low": interval.low, "wer_high": interval.high}
+            summary |= (
+                {"wer_low": interval.low, "wer_high": interval.high}
+                if scores[0].unit == "words"
+                else {"accuracy_low": 1 - interval.high, "accuracy_high": 1 - interval.low}
+            )
             baseline = baselines.setdefault(dataset, scores)
             if baseline is not scores:
                 summary["p"] = _pooled_p(baseline, scores)
@@ -112,6 +118,7 @@ def _means(rows: Sequence[Record]) -> Record:
         means[key] = int(mean) if mean == int(mean) and all(isinstance(value, int) for value in values) else mean
         if len(values) > 1:
             deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+            means[f"{key}_range"] = min(values), max(values)
             means[f"{key}_spread"] = float(stdtrit(len(values) - 1, 0.975)) * deviation / math.sqrt(len(values))
     return means
 

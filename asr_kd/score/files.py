@@ -11,6 +11,7 @@ from asr_kd.files import read_text, write_text
 from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
 
+FILES = {"words": "wer.json", "frames": "frames.json"}  # unit of a score -> its file in a folder of results
 TUNING = ("acoustic_scale", "word_penalty", "tuned_on")
 TOLD_BY_DECODE = ("train_frame_accuracy", "frame_accuracy", "parameters", "real_time_factor", *TUNING)
 
@@ -46,9 +47,11 @@ def read_speakers(path: str | Path) -> dict[str, str]:
 
 
 def save_score(score: Score, path: str | Path) -> None:
-    """Write ``wer.json``: totals to read, and each utterance's counts, from which ``load_score`` builds the score."""
+    """Write ``wer.json``, or ``frames.json`` of frames: totals to read, and each utterance's counts, from which
+    ``load_score`` builds the score."""
     interval = score.interval
     content = {
+        "unit": score.unit,
         "wer": score.total.wer,
         "wer_interval": [interval.low, interval.high],
         "interval": {"level": LEVEL, "unit": score.cluster_unit, "clusters": interval.clusters, "draws": DRAWS},
@@ -86,9 +89,18 @@ def load_score(path: str | Path) -> Score:
             inserted=tuple((word, count) for word, count in content["inserted"]),
             normaliser=content["normaliser"],
             jiwer=content["jiwer"],
+            unit=content.get("unit", "words"),
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a wer.json of asr-kd score ({error!r}); score the decode folder again") from None
+
+
+def score_in(folder: str | Path) -> Score:
+    """The score in a folder of results: of words, or else of frames. ``UserError`` where there is neither."""
+    for name in FILES.values():
+        if (Path(folder) / name).is_file():
+            return load_score(Path(folder) / name)
+    raise UserError(f"{folder}: no wer.json; score it first: asr-kd score --ref DATA_DIR --hyp {folder}")
 
 
 def read_told(folder: str | Path) -> dict[str, Any]:

@@ -130,7 +130,9 @@ def _measure(groups: tuple[list[Entry], list[Entry], list[Entry]]) -> Record:
         start, end = np.mean(low), np.mean(high)
         measured[f"{key}_recovered"] = None if start == end else float((np.mean(system) - start) / (end - start))
         measured[f"{key}_interval"] = _told(ratio_interval(system, low, high))
-    scores = [[entry.score for entry in group if entry.score is not None] for group in groups]
+    scores = [
+        [item.score for item in group if item.score is not None and item.score.unit == "words"] for group in groups
+    ]
     if [len(scored) for scored in scores] == measured["runs"]:
         measured["wer_interval_by_speaker"] = _told(speaker_interval(*scores))
     return measured

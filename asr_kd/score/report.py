@@ -88,6 +88,18 @@ def _spread(key: str, digits: int) -> Callable[[Record], str]:
     return show
 
 
+def _count_and_range(key: str) -> Callable[[Record], str]:
+    def show(record: Record) -> str:
+        if record.get(key) is None:
+            return ""
+        bounds = record.get(f"{key}_range")
+        return f"{record[key]:,.{0 if bounds is None else 1}f}" + (
+            "" if bounds is None else f" ({bounds[0]:,} to {bounds[1]:,})"
+        )
+
+    return show
+
+
 _SYSTEM = (
     Column("system", plain("system"), left=True),
     Column("set", plain("set"), left=True),
@@ -101,13 +113,15 @@ _SYSTEM = (
     Column("SER %", _spread("sentence_error_rate", 1)),
     Column("train frame acc. %", _spread("train_frame_accuracy", 2)),
     Column("frame acc. %", _spread("frame_accuracy", 2)),
+    Column("95 % CI", percent_range("accuracy_low", "accuracy_high")),
+    Column("frame errors", _count_and_range("frame_errors")),
     Column("parameters", plain("parameters")),
     Column("RTF", plain("real_time_factor")),
 )
 _NOT_SHOWN = {
     "table", "system", "set", "seed", "seeds", "wer", "wer_low", "wer_high", "p", "substitutions", "deletions",
     "insertions", "errors", "words", "missing", "sentence_error_rate", "train_frame_accuracy", "frame_accuracy",
-    "parameters", "real_time_factor", "normaliser", "jiwer", *TUNING,
+    "accuracy_low", "accuracy_high", "frame_errors", "parameters", "real_time_factor", "normaliser", "jiwer", *TUNING,
 }  # fmt: skip
 _BENCH = tuple(
     Column(key, plain(key), left=key in ("name", "unit", "against", "bar"))
@@ -173,13 +187,15 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     scores = {entry.row["set"]: entry.score for entry in entries if entry.score is not None}
     notes = [f"{name}: {describe(score)}" for name, score in scores.items()]
     if any("p" in summary for summary in summarise(entries)):
-        notes.append("p: two-sided paired permutation test by speaker against the first system of the same set.")
+        units = " or ".join(sorted({score.cluster_unit for score in scores.values()}))
+        notes.append(f"p: two-sided paired permutation test by {units} against the first system of the same set.")
     if any(summary["seeds"] > 1 for summary in summarise(entries)):
         notes.append("±: 95 % interval of the mean over seeds (Student's t), the test set held fixed.")
     for entry in entries:
         if entry.score is not None and entry.score.missing:
             notes.append(f"{_name(entry)}: {len(entry.score.missing)} utterances without hypothesis: all deletions.")
-    return notes + tuning_notes([(_name(entry), entry.row) for entry in entries if entry.score is not None])
+    decoded = [entry for entry in entries if entry.score is not None and entry.score.unit == "words"]
+    return notes + tuning_notes([(_name(entry), entry.row) for entry in decoded])
 
 
 def _name(entry: Entry) -> str:

@@ -5,7 +5,7 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class Score:
     - ``missing``: utterances without a hypothesis, all of whose words count as deleted.
     - ``confused``, ``deleted``, ``inserted``: how often each (reference, hypothesis) pair or word was, commonest first.
     - ``normaliser``, ``jiwer``: its name and the library's version, without which a rate cannot be compared.
+    - ``unit``: what is counted as a word; ``frames`` where it is the state of a frame (``score.frames``).
     """
 
     utterances: tuple[str, ...]
@@ -66,6 +67,7 @@ class Score:
     inserted: tuple[tuple[str, int], ...]
     normaliser: str
     jiwer: str
+    unit: Literal["words", "frames"] = "words"
 
     @property
     def total(self) -> Tally:

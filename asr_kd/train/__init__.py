@@ -2,7 +2,7 @@
 
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData, read_utterance_list
-from asr_kd.train.evaluate import Evaluation, evaluate
+from asr_kd.train.evaluate import Evaluation, evaluate, predict
 from asr_kd.train.loop import train
 
-__all__ = ["Evaluation", "TrainConfig", "TrainingData", "evaluate", "read_utterance_list", "train"]
+__all__ = ["Evaluation", "TrainConfig", "TrainingData", "evaluate", "predict", "read_utterance_list", "train"]
