@@ -10,7 +10,7 @@ from asr_kd.errors import UserError
 
 if TYPE_CHECKING:
     from asr_kd.decode.model import Model
-    from asr_kd.decode.recognise import Bad
+    from asr_kd.decode.recognise import Bad, Hypothesis
     from asr_kd.decode.sources import Source
 
 
@@ -36,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="of each line")
     parser.add_argument("--nbest", type=int, default=0, metavar="N", help="N distinct word sequences (text or json)")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes")
-    parser.add_argument("--output", metavar="DIR", help="also write text, ctm and decode.json here")
-    parser.add_argument("--states", metavar="STORE", help="states of the utterances, for frame accuracy in decode.json")
+    parser.add_argument("--output", metavar="DIR", help="also write text, ctm, decode.json here")
+    parser.add_argument("--states", metavar="STORE", help="states of the utterances, for frame accuracy: frames.json")
     parser.add_argument("--skip-bad", action="store_true", help="go on after an input that cannot be decoded; list it")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a wav.scp")
     search = parser.add_argument_group("search", "the model's own values unless given here")
@@ -94,11 +94,27 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
     summary = summarise(model, search, good, bad, "features" if options.feats else "audio")
     if options.output:
         write_decode_dir(options.output, good, summary)
+        _write_frames(options, good)
     print(
         f"{len(good)} utterances, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of computing: "
         f"real-time factor {summary['real_time_factor']}; {len(bad)} skipped",
         file=sys.stderr,
     )
+
+
+def _write_frames(options: argparse.Namespace, good: "list[Hypothesis]") -> None:
+    """The frame errors of each utterance whose states are known, beside its words."""
+    from asr_kd.score.files import FILES, read_speakers, save_score
+    from asr_kd.score.frames import score_counts
+
+    judged = {
+        item.name: (item.frames, item.frames - item.right_frames) for item in good if item.right_frames is not None
+    }
+    if not judged:
+        return
+    tables = [Path(path) / "utt2spk" for path in options.inputs if Path(path).is_dir()]
+    speakers = {utterance: speaker for table in tables for utterance, speaker in read_speakers(table).items()}
+    save_score(score_counts(judged, speakers or None), Path(options.output) / FILES["frames"])
 
 
 def _report(fault: "Bad", skip: bool) -> None:

@@ -92,7 +92,11 @@ def summarise(
 def write_decode_dir(out: str | Path, hypotheses: Sequence[Hypothesis], summary: dict[str, Any]) -> None:
     """Write ``text``, ``ctm`` and, last, ``decode.json`` into ``out``."""
     out = Path(out)
-    for name in ("decode.json", "wer.json"):  # of earlier words: nothing may take them for those of the new ones
+    for name in (
+        "decode.json",
+        "wer.json",
+        "frames.json",
+    ):  # of earlier words: nothing may take them for those of the new ones
         (out / name).unlink(missing_ok=True)
     write_text(out / "text", "".join(" ".join((_id(h.name), *h.words)) + "\n" for h in hypotheses))
     write_text(out / "ctm", "".join(as_ctm(h) + "\n" for h in hypotheses if h.timed))

@@ -19,16 +19,18 @@ from asr_kd.errors import UserError
 from asr_kd.files import read_text
 from asr_kd.score.bootstrap import permutation_p
 from asr_kd.score.compare import compare, records
+from asr_kd.score.files import FILES, load_score
 from asr_kd.score.table import Record
 from asr_kd.score.wer import Score
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One row, and the score it is from where there is one."""
+    """One row, the score it is from where there is one, and that of its frames where it is of words."""
 
     row: Record
     score: Score | None = None
+    frames: Score | None = None
 
 
 def scored_entries(table: str, system: str, folders: Sequence[str | Path]) -> list[Entry]:
@@ -47,7 +49,9 @@ def scored_entries(table: str, system: str, folders: Sequence[str | Path]) -> li
             "seed": int(seeds[-1]) if seeds else None,
             "set": folder.name.removeprefix("decode_").removeprefix("frames_"),
         }
-        entries.append(Entry(labels | records(alone)[0] | labels, alone.systems[0].score))
+        beside = folder / FILES["frames"]
+        frames = load_score(beside) if beside.is_file() else None
+        entries.append(Entry(labels | records(alone)[0] | labels, alone.systems[0].score, frames))
     return entries
 
 

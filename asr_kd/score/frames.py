@@ -1,5 +1,6 @@
 """Frame errors of one system on one set: a score whose words are the states of frames."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -16,25 +17,34 @@ def score_frames(
 ) -> Score:
     """The score of utterances, each with its labels and the states that were found, ``[frames]`` each.
 
-    Intervals and tests then take the speaker as the unit where ``speakers`` are given, else the utterance. Raises
-    ``UserError`` for an utterance without a speaker.
+    Raises what ``score_counts`` does.
     """
     counts: dict[str, tuple[int, int]] = {}
     confused: Counter[tuple[int, int]] = Counter()
     for utterance, labels, found in predicted:
-        if speakers is not None and utterance not in speakers:
-            raise UserError(f"utterance {utterance!r} has no speaker in utt2spk")
         wrong = labels != found
         counts[utterance] = len(labels), int(wrong.sum())
         confused.update(zip(labels[wrong].tolist(), found[wrong].tolist(), strict=True))
-    utterances = tuple(sorted(counts))
     commonest = sorted(confused.items(), key=lambda item: (-item[1], item[0]))[:MOST]
+    pairs = tuple(((str(label), str(state)), count) for (label, state), count in commonest)
+    return dataclasses.replace(score_counts(counts, speakers), confused=pairs)
+
+
+def score_counts(counts: Mapping[str, tuple[int, int]], speakers: Mapping[str, str] | None = None) -> Score:
+    """The score of utterances of which the number of frames, and that of wrong ones, is known.
+
+    Intervals and tests then take the speaker as the unit where ``speakers`` are given, else the utterance. Raises
+    ``UserError`` for an utterance without a speaker.
+    """
+    utterances = tuple(sorted(counts))
+    if speakers is not None and (unknown := [utterance for utterance in utterances if utterance not in speakers]):
+        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} in all)")
     return Score(
         utterances=utterances,
         speakers=None if speakers is None else tuple(speakers[utterance] for utterance in utterances),
         counts=np.array([[*counts[utterance], 0, 0] for utterance in utterances], np.int64).reshape(-1, 4),
         missing=(),
-        confused=tuple(((str(label), str(state)), count) for (label, state), count in commonest),
+        confused=(),
         deleted=(),
         inserted=(),
         normaliser="none",

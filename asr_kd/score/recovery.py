@@ -39,7 +39,7 @@ def recoveries(entries: Sequence[Entry], asked: Recovery) -> list[Record]:
 
     ``KEY_recovered`` (a fraction) is of the means over seeds, for ``frame_accuracy`` and ``wer`` where all three
     systems have them, and None where the ends are equal. ``KEY_interval`` is ``ratio_interval``'s,
-    ``wer_interval_by_speaker`` that of ``speaker_interval``: [low, high], ``UNBOUNDED``, or None where nothing varies.
+    ``KEY_interval_by_speaker`` that of ``speaker_interval``: [low, high], ``UNBOUNDED``, or None where nothing varies.
     ``runs`` counts the seeds of system, low and high. Raises ``UserError`` where the table lacks an end.
     """
     groups = grouped([entry for entry in entries if entry.row["table"] == asked.table and "system" in entry.row])
@@ -130,11 +130,11 @@ def _measure(groups: tuple[list[Entry], list[Entry], list[Entry]]) -> Record:
         start, end = np.mean(low), np.mean(high)
         measured[f"{key}_recovered"] = None if start == end else float((np.mean(system) - start) / (end - start))
         measured[f"{key}_interval"] = _told(ratio_interval(system, low, high))
-    scores = [
-        [item.score for item in group if item.score is not None and item.score.unit == "words"] for group in groups
-    ]
-    if [len(scored) for scored in scores] == measured["runs"]:
-        measured["wer_interval_by_speaker"] = _told(speaker_interval(*scores))
+    words = [[entry.score for entry in group if entry.score and entry.score.unit == "words"] for group in groups]
+    frames = [[entry.frames for entry in group if entry.frames] for group in groups]
+    for key, scores in (("wer", words), ("frame_accuracy", frames)):
+        if [len(scored) for scored in scores] == measured["runs"]:
+            measured[f"{key}_interval_by_speaker"] = _told(speaker_interval(*scores))
     return measured
 
 

@@ -142,6 +142,7 @@ _RECOVERY = (
     Column("set", plain("set"), left=True),
     Column("frame acc. recovered %", percent("frame_accuracy_recovered", 1)),
     Column("95 % CI, seeds", _bounds("frame_accuracy_interval")),
+    Column("95 % CI, speakers", _bounds("frame_accuracy_interval_by_speaker")),
     Column("WER recovered %", percent("wer_recovered", 1)),
     Column("95 % CI, seeds", _bounds("wer_interval")),
     Column("95 % CI, speakers", _bounds("wer_interval_by_speaker")),
@@ -176,9 +177,10 @@ def _recovery_notes(asked: Recovery, found: Sequence[Record]) -> list[str]:
             " freedom, the test set held fixed"
             + (f". Taken as exact, with one run: {' and '.join(exact)}." if exact else ".")
         )
-    if any(record.get("wer_interval_by_speaker") for record in found):
+    by_speaker = [record.get(f"{key}_interval_by_speaker") for record in found for key in ("frame_accuracy", "wer")]
+    if any(by_speaker):
         notes.append("CI, speakers: bootstrap over speakers of the errors pooled over seeds, the seeds held fixed.")
-    if UNBOUNDED in [*intervals, *(record.get("wer_interval_by_speaker") for record in found)]:
+    if UNBOUNDED in [*intervals, *by_speaker]:
         notes.append(f"{UNBOUNDED}: {high} does not differ significantly from {low}, so nothing bounds the ratio.")
     return notes
 

@@ -16,6 +16,7 @@ from asr_kd.decode.model import Model
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.score.files import score_in
 from tests.decode.conftest import FORMATS
 from tests.killing import Killed, killed_at
 
@@ -178,6 +179,12 @@ def test_stored_features_give_the_same_words_and_frame_accuracy(
     assert main(["decode", str(model.path), *options, "--output", str(tmp_path / "out")]) == 0
     assert lines(capsys) == [expected[0], expected[2]]
     assert json.loads((tmp_path / "out" / "decode.json").read_text())["frame_accuracy"] == pytest.approx(0.75)
+    judged = score_in(tmp_path / "out")
+    assert (judged.unit, judged.utterances, judged.speakers) == ("frames", ("u1", "u3"), None)
+    assert judged.errors.tolist() == [0, 49]
+    command = ["decode", str(model.path), str(datadir), *options]
+    assert main([*command, "--output", str(tmp_path / "by_speaker")]) == 0
+    assert score_in(tmp_path / "by_speaker").speakers == ("z", "z")
 
 
 def test_features_of_another_kind_or_with_nan_are_refused(

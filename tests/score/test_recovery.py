@@ -10,6 +10,7 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.entries import Entry
 from asr_kd.score.files import save_score
+from asr_kd.score.frames import score_counts
 from asr_kd.score.recovery import Recovery, ratio_interval, recoveries, speaker_interval
 from asr_kd.score.wer import Score, score
 
@@ -147,6 +148,8 @@ def _decode_folder(folder: Path, wrong: int, accuracy: float) -> str:
     hypotheses = {utt: ["A", "X" if n < wrong else "B"] for n, utt in enumerate(references)}
     save_score(score(references, hypotheses, {utt: utt[:2] for utt in references}), folder / "wer.json")
     (folder / "decode.json").write_text(json.dumps({"frame_accuracy": accuracy}))
+    frames = {utt: (1000, round(1000 * (1 - accuracy)) + int(utt[1])) for utt in references}
+    save_score(score_counts(frames, {utt: utt[:2] for utt in references}), folder / "frames.json")
     return str(folder)
 
 
@@ -169,6 +172,8 @@ def test_the_report_shows_and_keeps_what_is_recovered(tmp_path: Path, capsys: py
     assert first["wer_recovered"] == pytest.approx(16 / 22)
     assert first["frame_accuracy_interval"] == pytest.approx(ratio_interval(SOFT, HARD, FULL))
     assert first["wer_interval_by_speaker"][0] < 16 / 22 < first["wer_interval_by_speaker"][1]
+    low, high = first["frame_accuracy_interval_by_speaker"]
+    assert low - 0.02 < first["frame_accuracy_recovered"] < high + 0.02  # the frames' errors are rounded
     assert soft["runs"] == [3, 3, 1]
     text = capsys.readouterr().out
     assert text.index("## Targets") < text.index("### Recovered of the way from hard to full") < text.index("## Again")
