@@ -4,7 +4,7 @@ import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add ``ensemble``, ``build`` and ``info``."""
+    """Add ``ensemble``, ``calibrate``, ``build`` and ``info``."""
     parser.description = (
         "Average networks; gather all that turning audio into words needs into one folder; look into such a folder."
     )
@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
-    verbs = parser.add_subparsers(metavar="ensemble|build|info", required=True)
+    verbs = parser.add_subparsers(metavar="ensemble|calibrate|build|info", required=True)
     ensemble = _action(
         verbs,
         "ensemble",
@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     ensemble.add_argument("--weights", default="", metavar="W,W,...", help="one for each member (default: equal)")
     ensemble.set_defaults(run=_ensemble)
+    _configure_calibrate(verbs)
     build = _action(
         verbs,
         "build",
@@ -59,6 +60,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info.set_defaults(run=_info)
 
 
+def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    calibrate = _action(
+        verbs,
+        "calibrate",
+        "biases of classes that a student never saw, from its teacher's opinion of unlabelled frames",
+        "exp/without3 exp/without3_calibrated --classes 3 --teacher exp/teacher --feats feats/train",
+    )
+    calibrate.add_argument("network", metavar="NETWORK", help="folder of the student")
+    calibrate.add_argument("out", metavar="OUT", help="folder to write: the same network with other biases")
+    classes = "the states whose biases are to be found"
+    calibrate.add_argument("--classes", metavar="N,N,...", required=True, help=classes)
+    calibrate.add_argument("--feats", metavar="STORE", required=True, help="features to look at")
+    calibrate.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
+    source = calibrate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--teacher", metavar="MODEL", help="be as certain of each class as this network or ensemble is")
+    oracle = "ORACLE: the one shift that leaves the fewest errors on these labels; on test data, the paper's correction"
+    source.add_argument("--states", metavar="STORE", help=oracle)
+    calibrate.set_defaults(run=_calibrate)
+
+
 def _action(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
 ) -> argparse.ArgumentParser:
@@ -83,6 +104,35 @@ def _ensemble(options: argparse.Namespace) -> None:
         f"{options.ensemble}: {options.mean} mean of {len(options.members)} networks,"
         f" {num_parameters(ensemble):,} parameters, {ensemble.num_states:,} states"
     )
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import numpy as np
+
+    from asr_kd.cli import numbers
+    from asr_kd.errors import UserError
+    from asr_kd.frames import FrameStore
+    from asr_kd.nets import load_model, open_model, save_model
+    from asr_kd.train import TrainingData, read_utterance_list
+    from asr_kd.train.calibrate import oracle_shift, shift_bias, teacher_shift
+
+    classes = [int(number) for number in numbers("--classes", options.classes)]
+    if Path(options.out).resolve() == Path(options.network).resolve():
+        raise UserError(f"{options.out}: is the network itself; name another folder to write")
+    student = load_model(options.network)
+    chosen = read_utterance_list(options.utterances) if options.utterances else None
+    states = FrameStore(options.states) if options.states else None
+    data = TrainingData(FrameStore(options.feats), states, chosen)
+    if options.teacher:
+        shift = teacher_shift(student, open_model(options.teacher), data, classes)
+    else:
+        shift = np.full(len(classes), oracle_shift(student, data, classes))
+    shift_bias(student, classes, shift)
+    save_model(student, options.out)
+    text = ", ".join(f"{index} by {number:+.3f}" for index, number in zip(classes, shift, strict=True))
+    print(f"{options.out}: biases of classes {text}" + (" (oracle)" if options.states else ""))
 
 
 def _build(options: argparse.Namespace) -> None:

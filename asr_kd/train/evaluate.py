@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from asr_kd.errors import UserError
@@ -35,10 +37,10 @@ def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str
     was_training = model.training
     model.eval()
     correct, loss = 0, 0.0
-    for utterances in _alike(data):
-        for scores, truth in _scored(model, data, utterances, precision):
-            correct += int((scores.argmax(-1) == truth).sum())
-            loss += float(functional.cross_entropy(scores.flatten(0, 1), truth.flatten(), reduction="sum"))
+    for _, logits, labels in outputs(model, data, precision):
+        truth = _known(labels, data)
+        correct += int((logits.argmax(-1) == truth).sum())
+        loss += float(functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="sum"))
     model.train(was_training)
     return Evaluation(correct / data.total_frames, loss / data.total_frames, data.total_frames)
 
@@ -47,26 +49,34 @@ def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str
 def predict(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Each utterance with its labels and the states that ``model``, in evaluation mode, finds most probable,
     ``[frames]`` each."""
-    for utterances in _alike(data):
-        pieces = [(truth, scores.argmax(-1)) for scores, truth in _scored(model, data, utterances)]
-        truth, found = (torch.cat(part, dim=1).cpu().numpy() for part in zip(*pieces, strict=True))
+    for utterances, pieces in itertools.groupby(outputs(model, data), lambda piece: piece[0]):
+        both = [(_known(labels, data), logits.argmax(-1)) for _, logits, labels in pieces]
+        truth, found = (torch.cat(part, dim=1).cpu().numpy() for part in zip(*both, strict=True))
         yield from zip(utterances, truth, found, strict=True)
 
 
-def _scored(
-    model: AcousticModel | Ensemble, data: TrainingData, utterances: list[str], precision: str = "fp32"
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits ``[utterances, frames, states]`` in float32 and labels, of one piece of ``utterances`` after the other."""
-    read = [data.read(utterance) for utterance in utterances]
-    known = [frames.states for frames in read if frames.states is not None]
-    if len(known) < len(read):
-        raise UserError(f"{data.features.path}: no labels to compare with; give their states")
+def outputs(
+    model: AcousticModel | Ensemble, data: TrainingData, precision: str = "fp32"
+) -> Iterator[tuple[list[str], Tensor, Tensor | None]]:
+    """Logits ``[utterances, frames, states]`` in float32, and the labels where there are any, of some utterances of one
+    length, in pieces; the utterances in their order."""
     device = model.log_prior.device
-    labels = torch.from_numpy(np.stack(known).astype("int64")).to(device)
-    with autocast(device, precision):
-        for logits in logits_by_chunk(model, np.stack([frames.features for frames in read])):
-            yield logits.float(), labels[:, : logits.shape[1]]
-            labels = labels[:, logits.shape[1] :]
+    for utterances in _alike(data):
+        read = [data.read(utterance) for utterance in utterances]
+        states = [frames.states for frames in read if frames.states is not None]
+        labels = torch.from_numpy(np.stack(states).astype("int64")).to(device) if states else None
+        begin = 0
+        with autocast(device, precision):
+            for logits in logits_by_chunk(model, np.stack([frames.features for frames in read])):
+                end = begin + logits.shape[1]
+                yield utterances, logits.float(), None if labels is None else labels[:, begin:end]
+                begin = end
+
+
+def _known(labels: Tensor | None, data: TrainingData) -> Tensor:
+    if labels is None:
+        raise UserError(f"{data.features.path}: no labels to compare with; give their states")
+    return labels
 
 
 def _alike(data: TrainingData) -> Iterator[list[str]]:

@@ -1,0 +1,99 @@
+"""Biases of states that a student saw too rarely, or not at all, put right after training.
+
+A student whose transfer set lacks a class learns how the class looks from what its teacher says of the others, but also
+that it never occurs: its bias is too low (Hinton, Vinyals and Dean 2015, section 3).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from asr_kd.errors import UserError
+from asr_kd.nets import AcousticModel, Ensemble
+from asr_kd.train.data import TrainingData
+from asr_kd.train.evaluate import outputs
+
+
+def teacher_shift(
+    student: AcousticModel, teacher: AcousticModel | Ensemble, data: TrainingData, classes: Sequence[int]
+) -> np.ndarray:
+    """What to add to the logits of ``classes`` so that KL(teacher, student) at T = 1 becomes least, ``[classes]``.
+
+    In the mean over the frames of ``data``; no label is looked at. Only the mass of each class, and of all others
+    together, depends on it. The divergence is convex in the shift, and least where the student believes in each class
+    as often as the teacher. Raises ``UserError`` for unknown classes, and where the teacher never believes in one of
+    them.
+    """
+    from scipy.optimize import minimize
+
+    check_classes(classes, student.num_states)
+    wanted = np.exp(np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(teacher, data)]))
+    given = np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(student, data)])
+    mean = wanted.mean(0)[:-1]
+    if not mean.all():
+        raise UserError(f"{data.features.path}: the teacher never believes in class {classes[int(mean.argmin())]} here")
+
+    def divergence(shift: np.ndarray) -> tuple[float, np.ndarray]:
+        shifted = given + np.append(shift, 0)
+        total = np.logaddexp.reduce(shifted, axis=1)
+        return float(total.mean() - shift @ mean), np.exp(shifted - total[:, None]).mean(0)[:-1] - mean
+
+    found: np.ndarray = minimize(divergence, np.zeros(len(classes)), jac=True, method="L-BFGS-B", tol=1e-12).x
+    return found
+
+
+@torch.inference_mode()
+def oracle_shift(student: AcousticModel, data: TrainingData, classes: Sequence[int]) -> float:
+    """The one number that, added to the logits of all ``classes``, leaves the fewest errors on the labels of ``data``.
+
+    The paper's correction, which it chose on the test set: what is possible, not what could be known. Raises
+    ``UserError`` for unknown classes and where there are no labels.
+    """
+    check_classes(classes, student.num_states)
+    inside = np.isin(np.arange(student.num_states), classes)
+    margins, gains = [], []  # a frame changes from the best of the others to the best of the classes at its margin
+    for _, logits, labels in outputs(student, data):
+        if labels is None:
+            raise UserError(f"{data.features.path}: no labels to count errors by; give their states")
+        scores, truth = logits.flatten(0, 1).double().cpu().numpy(), labels.flatten().cpu().numpy()
+        own, rest = np.where(inside, scores, -np.inf), np.where(inside, -np.inf, scores)
+        margins.append(rest.max(1) - own.max(1))
+        gains.append((own.argmax(1) == truth).astype(int) - (rest.argmax(1) == truth))
+    margin, gain = np.concatenate(margins), np.concatenate(gains)
+    order = np.argsort(margin, kind="stable")
+    edges = np.concatenate([margin[order][:1] - 1, margin[order], margin[order][-1:] + 1])
+    right = np.append(0, np.cumsum(gain[order]))  # more right ones than below all margins; [k] from edge k to k + 1
+    right[np.diff(edges) <= 0] = right.min()  # between equal margins is no room
+    best = np.flatnonzero(right == right.max())
+    middles = (edges[best] + edges[best + 1]) / 2
+    return float(middles[np.abs(middles).argmin()])
+
+
+@torch.no_grad()
+def shift_bias(model: AcousticModel, classes: Sequence[int], shift: np.ndarray | float) -> None:
+    """Add ``shift``, one number or ``[classes]``, to the output biases of ``classes``."""
+    bias = model.network.output.bias
+    bias[list(classes)] += torch.as_tensor(shift, dtype=bias.dtype)
+
+
+def check_classes(classes: Sequence[int], num_states: int) -> None:
+    """Raise ``UserError`` unless ``classes`` are distinct, some, and not all of the states."""
+    if not classes or len(set(classes)) != len(classes) or not all(0 <= index < num_states for index in classes):
+        raise UserError(f"classes {list(classes)}: expected distinct numbers from 0 to {num_states - 1}")
+    if len(classes) == num_states:
+        raise UserError(f"classes {list(classes)}: these are all; a shift of every logit changes nothing")
+
+
+@torch.inference_mode()
+def _log_probs(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[torch.Tensor]:
+    for _, logits, _ in outputs(model, data):
+        yield logits.flatten(0, 1).double().log_softmax(-1)
+
+
+def _few(log_prob: torch.Tensor, classes: Sequence[int]) -> np.ndarray:
+    """Log-probabilities of ``classes``, and of all others as one: ``[frames, classes + 1]``."""
+    others = torch.ones(log_prob.shape[1], dtype=torch.bool)
+    others[list(classes)] = False
+    few = [log_prob[:, list(classes)], log_prob[:, others].logsumexp(-1, keepdim=True)]
+    return torch.cat(few, dim=-1).cpu().numpy()

@@ -1,0 +1,92 @@
+"""Biases after training: the least divergence from a teacher, and the oracle's fewest errors."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr_kd.cli import main
+from asr_kd.errors import UserError
+from asr_kd.nets import AcousticModel, load_model, log_posteriors, save_model
+from asr_kd.train import TrainingData, evaluate
+from asr_kd.train.calibrate import oracle_shift, shift_bias, teacher_shift
+from tests.train.conftest import BINS, NET, STATES, MakeData
+
+CLASSES = [1, 4]
+
+
+def network(seed: int) -> AcousticModel:
+    torch.manual_seed(seed)
+    return AcousticModel(dataclasses.replace(NET, bins=BINS, states=STATES)).eval()
+
+
+def divergence(student: AcousticModel, teacher: AcousticModel, data: TrainingData) -> float:
+    frames = [data.read(utterance).features for utterance in data.utterances]
+    p, q = (np.concatenate([log_posteriors(model, x) for x in frames]).astype(float) for model in (teacher, student))
+    return float((np.exp(p) * (p - q)).sum(1).mean())
+
+
+def test_a_shift_that_was_taken_away_is_found_again(make_data: MakeData) -> None:
+    data, teacher, student = make_data([50] * 4), network(0), network(0)
+    shift_bias(student, CLASSES, np.array([-3.5, 2.0]))
+    assert teacher_shift(student, teacher, data, CLASSES) == pytest.approx([3.5, -2.0], abs=1e-3)
+
+
+def test_no_other_shift_comes_closer_to_the_teacher(make_data: MakeData) -> None:
+    data, teacher, student = make_data([50] * 4), network(0), network(1)
+    shift_bias(student, CLASSES, teacher_shift(student, teacher, data, CLASSES))
+    least = divergence(student, teacher, data)
+    for index in CLASSES:
+        for step in (-0.1, 0.1):
+            shift_bias(student, [index], step)
+            assert divergence(student, teacher, data) > least + 1e-5
+            shift_bias(student, [index], -step)
+
+
+def test_the_oracle_leaves_as_few_errors_as_any_shift(make_data: MakeData) -> None:
+    data, student = make_data([50] * 4), network(1)
+    shift = oracle_shift(student, data, CLASSES)
+
+    def right(by: float) -> float:
+        shift_bias(student, CLASSES, by)
+        found = evaluate(student, data).frame_accuracy
+        shift_bias(student, CLASSES, -by)
+        return found
+
+    assert right(shift) > right(0)
+    assert right(shift) == max(right(float(by)) for by in np.linspace(-4, 4, 401))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], r"classes \[\]: expected distinct numbers from 0 to 5"),
+        ([6], r"expected distinct numbers"),
+        ([1, 1], r"expected distinct numbers"),
+        ([0, 1, 2, 3, 4, 5], "these are all"),
+    ],
+)
+def test_classes_are_checked(make_data: MakeData, classes: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        teacher_shift(network(1), network(0), make_data([20]), classes)
+
+
+def test_the_command_writes_the_same_network_with_other_biases(
+    tmp_path: Path, make_data: MakeData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, teacher, student = make_data([50] * 4), network(0), network(0)
+    assert data.states is not None
+    shift_bias(student, [2], -1.5)
+    save_model(teacher, tmp_path / "teacher")
+    save_model(student, tmp_path / "student")
+    command = ["model", "calibrate", str(tmp_path / "student"), str(tmp_path / "out"), "--classes", "2"]
+    command += ["--feats", str(data.features.path)]
+    assert main([*command, "--teacher", str(tmp_path / "teacher")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/out: biases of classes 2 by +1.500\n"
+    torch.testing.assert_close(load_model(tmp_path / "out").state_dict(), teacher.state_dict(), atol=1e-3, rtol=0)
+    assert main([*command, "--states", str(data.states.path)]) == 0
+    assert "(oracle)" in capsys.readouterr().out
+    assert main([*command[:3], command[2], *command[4:], "--states", str(data.states.path)]) == 1
+    assert "is the network itself" in capsys.readouterr().err
