@@ -56,7 +56,7 @@ def test_the_oracle_leaves_as_few_errors_as_any_shift(make_data: MakeData) -> No
         return found
 
     assert right(shift) > right(0)
-    assert right(shift) == max(right(float(by)) for by in np.linspace(-4, 4, 401))
+    assert right(shift) >= max(right(float(by)) for by in np.linspace(-4, 4, 401))  # it may lie between two of these
 
 
 @pytest.mark.parametrize(
