@@ -1,5 +1,6 @@
 # make demo    built-in corpus to WER table        make lint     style and types
-# make test    lint, then every test               make clean    remove .venv and caches
+# make test    lint, then the tests                make clean    remove .venv and caches
+# make soak    the tests that take minutes
 # The first call makes .venv and installs into it. An interrupted call is safe: the next one makes it good.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -10,13 +11,16 @@ VERSION_CHECK := import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys
 	"make: $(PYTHON) is Python " + sys.version.split()[0] + " but asr_kd needs 3.11 to 3.13." \
 	" Name one that you have: make test PYTHON=python3.12")
 
-.PHONY: demo test lint install clean
+.PHONY: demo test soak lint install clean
 
 demo: install
 	recipes/digits/run.sh --small
 
 test: lint .venv/kenlm
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not soak"
+
+soak: install
+	$(BIN)/python -m pytest -m soak
 
 lint: install
 	$(BIN)/ruff check

@@ -56,11 +56,12 @@ def killed_again_and_again(folder: Path, kills: int) -> None:
     assert digests(out) == digests(folder / "whole")
 
 
-def test_three_kills(tmp_path: Path) -> None:
-    killed_again_and_again(tmp_path, 3)
+def test_ten_kills(tmp_path: Path) -> None:
+    killed_again_and_again(tmp_path, 10)
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)  # of which an idle machine needs 7
 def test_fifty_kills(tmp_path: Path) -> None:
     killed_again_and_again(tmp_path, 50)

@@ -57,11 +57,12 @@ def killed_again_and_again(folder: Path, make_data: MakeData, kills: int) -> Non
     assert weights["whole"] == weights["killed"]
 
 
-def test_three_kills(tmp_path: Path, make_data: MakeData) -> None:
-    killed_again_and_again(tmp_path, make_data, 3)
+def test_ten_kills(tmp_path: Path, make_data: MakeData) -> None:
+    killed_again_and_again(tmp_path, make_data, 10)
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_fifty_kills(tmp_path: Path, make_data: MakeData) -> None:
     killed_again_and_again(tmp_path, make_data, 50)
