@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states \\\n"
-        "    --utt2spk data/test/utt2spk --out exp/dnn/frames_test   # for asr-kd compare, report\n"
+        "    --utt2spk data/test/utt2spk --out frames_test   # exp/dnn/frames_test, for asr-kd compare\n"
         "every key of a configuration, with its default: asr-kd train --print-config"
     )
     parser.add_argument("--feats", metavar="STORE", help="features to learn from (or to evaluate on)")
@@ -46,7 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
     parser.add_argument("--dev-states", metavar="STORE", help="their states")
-    parser.add_argument("--out", metavar="DIR", help="experiment folder, such as exp/dnn; of --evaluate: frames.json")
+    out = "experiment folder, such as exp/dnn; with --evaluate a folder inside that of each MODEL, for frames.json"
+    parser.add_argument("--out", metavar="DIR", help=out)
     config = "configuration; keys it lacks have their defaults; repeatable: members take them in turn"
     parser.add_argument("--config", metavar="YAML", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
@@ -64,7 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " each of which takes the memory of one training"
     )
     parser.add_argument("--threads", type=int, metavar="T", help=threads)
-    parser.add_argument("--evaluate", metavar="MODEL", help="print frame accuracy and cross-entropy of this model")
+    evaluated = "print frame accuracy and cross-entropy of these models"
+    parser.add_argument("--evaluate", metavar="MODEL", nargs="+", help=evaluated)
     speakers = "of --evaluate: the speakers, which intervals and tests then take as the unit (default: the utterance)"
     parser.add_argument("--utt2spk", metavar="FILE", help=speakers)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -98,8 +100,11 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.evaluate:
-        result, text = _evaluate(options)
-    elif options.members is not None:
+        for model in options.evaluate:
+            result, text = _evaluate(model, options)
+            print(json.dumps(result) if options.json else text)
+        return
+    if options.members is not None:
         result, text = _train_members(options, configs)
     else:
         result, text = _train(options, configs[0])
@@ -121,7 +126,7 @@ def _configs(options: argparse.Namespace) -> "list[TrainConfig]":
     return [load_config(TrainConfig, options.config[0] if options.config else None, overrides)]
 
 
-def _evaluate(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _evaluate(folder: str, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from pathlib import Path
 
     from asr_kd.nets import open_model
@@ -131,13 +136,14 @@ def _evaluate(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     device = _device(options.device)
     data = _training_data(options)
-    model = open_model(options.evaluate).to(device)
+    model = open_model(folder).to(device)
     result = dataclasses.asdict(evaluate(model, data))
     if options.out:
         speakers = read_speakers(options.utt2spk) if options.utt2spk else None
-        save_score(score_frames(predict(model, data), speakers), Path(options.out) / FILES["frames"])
+        save_score(score_frames(predict(model, data), speakers), Path(folder) / options.out / FILES["frames"])
     text = f"frame accuracy {result['frame_accuracy']:.2%}, cross-entropy {result['cross_entropy']:.4f} nats"
-    return result, f"{text}, {result['frames']:,} frames"
+    named = f"{folder}: " if len(options.evaluate) > 1 else ""
+    return result, f"{named}{text}, {result['frames']:,} frames"
 
 
 def _train(options: argparse.Namespace, config: "TrainConfig") -> tuple[dict[str, Any], str]:

@@ -73,7 +73,8 @@ def plot_curves(series: Sequence[TrainingCurves], title: str, output: str | Path
 def plot_results(
     series: Sequence[Results], levels: Sequence[Results], label: str, title: str, output: str | Path, log: bool = False
 ) -> None:
-    """Draw frame accuracy and word error rate against a quantity called ``label``, with 95 % intervals over seeds.
+    """Draw frame accuracy, and word error rate where words were scored, against a quantity called ``label``, with 95 %
+    intervals over seeds.
 
     Each of ``levels`` (whose ``x`` does not matter) is a horizontal line. Raises ``UserError`` for results on different
     sets, an ``x`` of 0 or less on a logarithmic axis, too many series or levels, and an ``output`` that is not a PNG.
@@ -85,8 +86,9 @@ def plot_results(
     places = np.concatenate([results.x for results in series])
     if log and places.min() <= 0:
         raise UserError(f"--log: {label} is {places.min():g} at one point; a logarithmic axis needs numbers above 0")
-    with _figure(title, output) as (figure, panels):
-        for axes, key in zip(panels, ("frame_accuracy", "wer"), strict=True):
+    keys = ["frame_accuracy", *(["wer"] if all(np.isfinite(results.wer.mean).all() for results in series) else [])]
+    with _figure(title, output, len(keys)) as (figure, panels):
+        for axes, key in zip(panels, keys, strict=True):
             marks = [_points(axes, results, key, number) for number, results in enumerate(series)]
             lines = [
                 axes.axhline(100 * getattr(level, key).mean[0], color=_GREY, linestyle=style, linewidth=1.2, zorder=1)
@@ -100,17 +102,17 @@ def plot_results(
 
 
 @contextlib.contextmanager
-def _figure(title: str, output: str | Path) -> Iterator[tuple["Figure", Sequence["Axes"]]]:
-    """An empty figure with its two panels, written when the block ends well; the user's matplotlibrc has no say."""
+def _figure(title: str, output: str | Path, panels: int = 2) -> Iterator[tuple["Figure", Sequence["Axes"]]]:
+    """An empty figure with its panels, written when the block ends well; the user's matplotlibrc has no say."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)  # type: ignore[arg-type]
-        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(_SIZE[0] * (1 + panels) / 3, _SIZE[1]), dpi=_DPI, layout="constrained")
         figure.suptitle(title, fontsize=11, fontweight="bold")
-        yield figure, figure.subplots(1, 2)
+        yield figure, figure.subplots(1, panels, squeeze=False)[0]
         content = io.BytesIO()
         figure.savefig(content, format="png", metadata={"Software": None})  # no version, no date
     write_bytes(output, content.getvalue())

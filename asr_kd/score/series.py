@@ -48,6 +48,7 @@ class Results:
     """Frame accuracy and word error rate (fractions) on ``dataset`` at each ``x`` ``[points]``, in rising order.
 
     They are means over seeds with the 95 % interval of ``summarise`` (NaN of one seed), the ± of a report's tables.
+    ``wer`` is NaN where frames were scored, not words.
     """
 
     name: str
@@ -129,6 +130,6 @@ def _extremes(values: np.ndarray) -> Band:
 
 
 def _interval(summaries: Sequence[Record], key: str) -> Band:
-    mean = np.array([summary[key] for summary in summaries], float)
+    mean = np.array([summary.get(key, math.nan) for summary in summaries], float)
     half = np.array([summary.get(f"{key}_spread", math.nan) for summary in summaries], float)
     return Band(mean, mean - half, mean + half)

@@ -38,7 +38,7 @@ def killed_again_and_again(folder: Path, make_data: MakeData, kills: int) -> Non
     )
     learn(stores, config, folder / "whole")
     context = multiprocessing.get_context("forkserver")  # torch is loaded once, in a process of one thread
-    context.set_forkserver_preload(["asr_kd.train"])
+    context.set_forkserver_preload(["asr_kd.train", "torch._dynamo"])  # the optimiser imports the latter
     moments, checkpoint, cut = random.Random(1), folder / "killed" / "checkpoint.safetensors", 0
     for _ in range(kills):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
