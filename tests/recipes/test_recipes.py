@@ -46,6 +46,19 @@ def test_an4_recognises_real_speech(tmp_path: Path, corpora: Path) -> None:
         assert rates[system] < 0.5, rates
 
 
+@pytest.mark.timeout(1200)
+def test_mnist_distils_and_finds_the_digit_that_a_student_never_saw(tmp_path: Path, corpora: Path) -> None:
+    run = _run("mnist", "--small", "--corpus-dir", corpora / "mnist", "--work", tmp_path)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    right = {(row["table"], row["system"], row["set"]): row["frame_accuracy"] for row in rows}
+    assert right["Distillation", "2 x 800 on labels", "test"] > 0.85
+    assert right["Distillation", "2 x 800, soft targets at T = 20", "test"] > 0.7
+    threes = {system: value for (table, system, name), value in right.items() if (table[-1], name) == ("3", "threes")}
+    assert threes["bias from the teacher"] > threes["as trained"] + 0.1
+    assert (tmp_path / "temperature.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("recipe", sorted(path.parent.name for path in RECIPES.glob("*/run.sh")))
 def test_every_recipe_explains_itself_and_refuses_what_it_does_not_know(recipe: str, tmp_path: Path) -> None:
     assert "--stop-stage" in _run(recipe, "--help").stdout
