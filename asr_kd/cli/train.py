@@ -43,6 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="MODEL", help="a network or ensemble to learn from, asked for every batch")
     priors = "take the states' priors from this store of states, or model (default: the labels' frequencies)"
     parser.add_argument("--priors", metavar="STORE|MODEL", help=priors)
+    begin = "a network of the same shape to begin with (default: random weights)"
+    parser.add_argument("--begin", metavar="MODEL", help=begin)
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
     parser.add_argument("--dev-states", metavar="STORE", help="their states")
@@ -119,6 +121,8 @@ def _configs(options: argparse.Namespace) -> "list[TrainConfig]":
     from asr_kd.train.members import member_configs
 
     overrides = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
+    if options.members is not None and options.begin:
+        raise UserError("--members differ in their random weights; --begin is for one network")
     if options.members is not None:
         return member_configs(options.members, options.config, overrides)
     if len(options.config) > 1 or options.mean:
@@ -153,7 +157,8 @@ def _train(options: argparse.Namespace, config: "TrainConfig") -> tuple[dict[str
     device = Group.current().device(_device(options.device))
     data = _training_data(options)
     _require(options, "out")
-    result = train(config, data, _dev_data(options), options.out, device, options.teacher, options.priors)
+    given = options.teacher, options.priors, options.begin
+    result = train(config, data, _dev_data(options), options.out, device, *given)
     text = f"{options.out}: dev frame accuracy {result['dev_accuracy']:.2%} in epoch {result['epoch']}"
     return result, f"{text}, {result['parameters']:,} parameters"
 

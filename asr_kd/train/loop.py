@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_kd.errors import UserError
-from asr_kd.nets import AcousticModel, num_parameters, outputs_within, save_model
+from asr_kd.nets import AcousticModel, load_model, model_hash, num_parameters, outputs_within, save_model
 from asr_kd.progress import Progress
 from asr_kd.train.augment import augment
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
@@ -39,12 +39,14 @@ def train(
     device: torch.device = torch.device("cpu"),  # noqa: B008
     teacher: str | Path | None = None,
     priors: str | Path | None = None,
+    begin: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train a network into ``folder``, going on where an earlier run of the same stopped; returns ``summary.json``.
 
     It learns the labels of ``data``; or the soft targets that ``data`` has, or those of the network or ensemble in the
     folder ``teacher``, mixed with the labels. ``priors``: a store of states whose frequencies become the model's
-    priors, or a model's folder whose priors it takes; by default those of the labels of ``data``.
+    priors, or a model's folder whose priors it takes; by default those of the labels of ``data``. ``begin``: a network
+    of the same shape, whose weights and standardisation it begins with; by default random ones, and the data's.
 
     The same configuration, data and number of threads give the same weights on a CPU, bit for bit, however often the
     run was killed. Raises ``UserError`` for a folder of another run, data that does not fit the network, and a loss
@@ -58,10 +60,14 @@ def train(
     group = Group.current()
     lesson = Lesson.plan(config, data, teacher, priors)
     config = lesson.config
-    experiment = Experiment(folder, config, data, dev, lesson.hashes, group.leads)
+    hashes = lesson.hashes if begin is None else {**lesson.hashes, "begin": model_hash(begin)}
+    experiment = Experiment(folder, config, data, dev, hashes, group.leads)
     if (summary := group.of_first(experiment.summary)) is not None:
         return summary
-    model = new_model(config, data, lesson.log_prior).to(device)
+    model = new_model(config, data, lesson.log_prior)
+    if begin is not None:
+        begin_with(model, begin)
+    model = model.to(device)
     optimiser = make_optimiser(model, config)
     reader = make_reader(data, config, model, device, lesson.context, group)
     objective = lesson.objective(reader, device)
@@ -244,6 +250,19 @@ def new_model(config: TrainConfig, data: TrainingData, log_prior: np.ndarray | N
     model.std.copy_(torch.from_numpy(std))
     model.log_prior.copy_(torch.from_numpy(statistics.log_prior if log_prior is None else log_prior))
     return model.train()
+
+
+def begin_with(model: AcousticModel, folder: str | Path) -> None:
+    """Give ``model`` the weights and the standardisation of the network in ``folder``; it keeps its priors.
+
+    Raises ``UserError`` where the two differ in shape.
+    """
+    weights = {**load_model(folder).state_dict(), "log_prior": model.log_prior}
+    for name, own in model.state_dict().items():
+        if name not in weights or weights[name].shape != own.shape:
+            found = tuple(weights[name].shape) if name in weights else "nothing"
+            raise UserError(f"{folder}: {name} is {found} there and {tuple(own.shape)} in the network to train")
+    model.load_state_dict(weights)
 
 
 def make_reader(

@@ -185,6 +185,20 @@ def test_pixels_are_standardised_as_one(tmp_path: Path, corpus: Corpus) -> None:
     np.testing.assert_allclose(model.std, np.full(BINS, frames.std()), rtol=1e-4)
 
 
+def test_a_network_begins_with_the_weights_of_another(tmp_path: Path, corpus: Corpus) -> None:
+    train(CONFIG, *corpus, tmp_path / "first")
+    still = dataclasses.replace(CONFIG, seed=5, epochs=1, learning_rate=1e-12)
+    train(still, *corpus, tmp_path / "second", begin=tmp_path / "first")
+    first, second = (load_model(tmp_path / name).network.state_dict() for name in ("first", "second"))
+    weights = [name for name in first if name.endswith(("weight", "bias"))]  # running statistics move on
+    torch.testing.assert_close({name: second[name] for name in weights}, {name: first[name] for name in weights})
+    with pytest.raises(UserError, match=r"begin is .* and None now"):
+        train(still, *corpus, tmp_path / "second")
+    wide = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, width=17))
+    with pytest.raises(UserError, match=r"first: network.hidden.0.0.weight is \(16, 20\) there and \(17, 20\)"):
+        train(wide, *corpus, tmp_path / "third", begin=tmp_path / "first")
+
+
 def test_the_best_epoch_is_kept_and_patience_ends_training(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
