@@ -18,6 +18,7 @@ VERBS = {
     "graph": "language model, lexicon and states -> decoding graph",
     "targets": "teacher and features -> soft targets: write, compare, import, info, verify",
     "train": "features, with states or soft targets -> acoustic network",
+    "specialists": "networks for confusable states: cluster, prepare, join",
     "model": "network, states and graph -> one deployable folder",
     "decode": "audio or a data directory -> words",
     "score": "words against a reference -> WER",

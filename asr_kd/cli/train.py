@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
         "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states \\\n"
-        "    --utt2spk data/test/utt2spk --out frames_test   # exp/dnn/frames_test, for asr-kd compare\n"
+        "    --utt2spk data/test/utt2spk --out frames_test\n"
         "every key of a configuration, with its default: asr-kd train --print-config"
     )
     parser.add_argument("--feats", metavar="STORE", help="features to learn from (or to evaluate on)")

@@ -1,4 +1,5 @@
-"""Several networks that score as one: the mean of their distributions (Hinton et al. 2015, section 2)."""
+"""Several networks that score as one: the mean of their distributions (Hinton et al. 2015, section 2), or what a
+generalist and its specialists say together (section 5)."""
 
 import dataclasses
 import hashlib
@@ -6,10 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from asr_kd.errors import UserError
+from asr_kd.nets.joint import active_specialists, check_members, joint
 from asr_kd.nets.model import AcousticModel, outputs_within
 
 
@@ -19,12 +22,18 @@ class EnsembleConfig:
 
     ``mean``: ``arithmetic`` of the probabilities, or ``geometric`` (of the log-probabilities, normalised again).
     ``weights``, one for each member; none: equal ones. ``hashes``: the SHA-256 of each member's ``model.safetensors``.
+
+    ``joint``: the first member is a generalist of all states, and each other one a specialist, whose outputs are the
+    states that ``own`` lists for it and a dustbin for all others; those that own one of the generalist's ``active``
+    most probable states are asked about a frame (``asr_kd.nets.joint``).
     """
 
     members: tuple[str, ...] = ()
-    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+    mean: Literal["arithmetic", "geometric", "joint"] = "arithmetic"
     weights: tuple[float, ...] = ()
     hashes: tuple[str, ...] = ()
+    own: tuple[tuple[int, ...], ...] = ()
+    active: int = 1
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -33,10 +42,19 @@ class EnsembleConfig:
             raise UserError(f"{len(self.weights)} weights for {len(self.members)} members; give one for each, or none")
         if self.weights and not (min(self.weights) >= 0 < sum(self.weights) < math.inf):
             raise UserError(f"weights {list(self.weights)}; expected finite numbers of 0 or more, not all 0")
+        if self.mean == "joint" and (len(self.own) != len(self.members) - 1 or not self.own or self.weights):
+            raise UserError(
+                f"{len(self.members)} members with the states of {len(self.own)} specialists and {len(self.weights)}"
+                " weights; a joint ensemble is a generalist and one or more specialists, without weights"
+            )
+        if self.mean != "joint" and self.own:
+            raise UserError(f"specialists' states are for mean: joint, not {self.mean}")
 
     @property
     def shares(self) -> list[float]:
-        """The members' weights, adding up to 1."""
+        """The members' weights, adding up to 1; the generalist's is all of it."""
+        if self.mean == "joint":
+            return [1.0] + [0.0] * len(self.own)
         weights = self.weights or (1.0,) * len(self.members)
         return [weight / sum(weights) for weight in weights]
 
@@ -44,13 +62,15 @@ class EnsembleConfig:
     def content_hash(self) -> str:
         """Hexadecimal SHA-256 of what the ensemble computes: its members' weights, their shares and the mean."""
         shares = (f"{weights} {share!r}" for weights, share in zip(self.hashes, self.shares, strict=True))
-        return hashlib.sha256("\n".join([self.mean, *shares]).encode()).hexdigest()
+        specialists = [f"{self.own} {self.active}"] if self.mean == "joint" else []
+        return hashlib.sha256("\n".join([self.mean, *shares, *specialists]).encode()).hexdigest()
 
 
 class Ensemble(nn.Module):
     """An acoustic model like its members: features -> logits, which here are log-probabilities.
 
-    ``left_context`` and ``right_context`` are the widest of the members'; ``log_prior`` is the log of the mean prior.
+    ``left_context`` and ``right_context`` are the widest of the members'; ``log_prior`` is the log of the mean prior,
+    or the generalist's.
     """
 
     log_prior: Tensor
@@ -61,15 +81,16 @@ class Ensemble(nn.Module):
         self.members: Sequence[AcousticModel] = nn.ModuleList(members)  # type: ignore[assignment]
         self.left_context = max(member.left_context for member in members)
         self.right_context = max(member.right_context for member in members)
-        for place, member in zip(config.members, members, strict=True):
-            for what in ("num_states", "bins"):
-                if getattr(member, what) != getattr(self, what):
-                    raise UserError(
-                        f"{place}: {what} is {getattr(member, what)}, but {getattr(self, what)} in {config.members[0]};"
-                        " the members of an ensemble predict the same states from the same features"
-                    )
-        priors = torch.stack([member.log_prior.exp() for member in members])
-        self.register_buffer("log_prior", (torch.tensor(self.shares) @ priors).log())
+        self.own, self.active = [np.array(own) for own in config.own], config.active
+        check_members(self.own, self.num_states)
+        for place, member, states in zip(config.members, members, self._outputs(), strict=True):
+            if (member.num_states, member.bins) != (states, self.bins):
+                raise UserError(
+                    f"{place}: {member.num_states} states from {member.bins} bins; expected {states} from {self.bins},"
+                    f" since {config.members[0]} has {self.num_states} states and {self.bins} bins"
+                )
+        priors = torch.stack([m.log_prior.exp() for m, share in zip(members, self.shares, strict=True) if share])
+        self.register_buffer("log_prior", (torch.tensor([share for share in self.shares if share]) @ priors).log())
 
     @property
     def num_states(self) -> int:
@@ -81,11 +102,19 @@ class Ensemble(nn.Module):
         """Width of a feature frame."""
         return self.members[0].bins
 
+    def _outputs(self) -> list[int]:
+        """How many each member should have."""
+        if self.mean_kind == "joint":
+            return [self.num_states, *(len(own) + 1 for own in self.own)]
+        return [self.num_states] * len(self.members)
+
     def forward(self, features: Tensor, every: int = 1) -> Tensor:
         """``[batch, frames, bins]`` -> log-probabilities ``[batch, frames - left - right, states]`` in float32.
 
         The mean is built member by member, in two tensors of the result's size.
         """
+        if self.mean_kind == "joint":
+            return self._joint(features, every)
         mean: Tensor | None = None
         for member, share in zip(self.members, self.shares, strict=True):
             if not share:
@@ -101,3 +130,12 @@ class Ensemble(nn.Module):
         if self.mean_kind == "geometric":
             return mean.log_softmax(-1)
         return mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_()  # a state that no member believes in is not -inf
+
+    def _joint(self, features: Tensor, every: int) -> Tensor:
+        outputs = [
+            outputs_within(member, features, self.left_context, self.right_context, every).float().log_softmax(-1)
+            for member in self.members
+        ]
+        general, *special = (output.flatten(0, 1) for output in outputs)
+        log_q = joint(general, special, self.own, active_specialists(general, self.own, self.active))
+        return log_q.unflatten(0, outputs[0].shape[:2])

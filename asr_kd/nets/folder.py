@@ -57,9 +57,15 @@ def load_model(folder: str | Path) -> AcousticModel:
 
 
 def save_ensemble(
-    folder: str | Path, members: Sequence[str | Path], mean: str = "arithmetic", weights: Sequence[float] = ()
+    folder: str | Path,
+    members: Sequence[str | Path],
+    mean: str = "arithmetic",
+    weights: Sequence[float] = (),
+    own: Sequence[Sequence[int]] = (),
+    active: int = 1,
 ) -> Ensemble:
-    """Make ``folder`` an ensemble of the networks in the folders ``members``, which stay where they are.
+    """Make ``folder`` an ensemble of the networks in the folders ``members``, which stay where they are; see
+    ``EnsembleConfig``.
 
     Raises ``UserError`` where a member is missing or damaged, or has other states or features than the first.
     """
@@ -69,7 +75,14 @@ def save_ensemble(
     networks = [load_model(member) for member in members]
     places = tuple(os.path.relpath(Path(member).resolve(), folder.resolve()) for member in members)
     hashes = tuple(sha256(Path(member) / WEIGHTS) for member in members)
-    values = {"members": list(places), "mean": mean, "weights": list(weights), "hashes": list(hashes)}
+    values: dict[str, object] = {
+        "members": list(places),
+        "mean": mean,
+        "weights": list(weights),
+        "hashes": list(hashes),
+    }
+    if own:
+        values |= {"own": [list(map(int, states)) for states in own], "active": active}
     config = from_dict(EnsembleConfig, values, str(folder))
     ensemble = Ensemble(config, networks)
     save_config(config, folder / ENSEMBLE)
@@ -133,4 +146,5 @@ def copy_model(folder: str | Path, out: str | Path) -> None:
     for number, member in enumerate(config.members, 1):
         copy_model(folder / member, out / f"member{number}")
     names = [f"member{number}" for number in range(1, len(config.members) + 1)]
-    save_ensemble(out, [out / name for name in names], config.mean, config.weights)
+    members = [out / name for name in names]
+    save_ensemble(out, members, config.mean, config.weights, config.own, config.active)

@@ -2,7 +2,16 @@
 
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData, read_utterance_list
-from asr_kd.train.evaluate import Evaluation, evaluate, predict
+from asr_kd.train.evaluate import Evaluation, evaluate, predict, probabilities
 from asr_kd.train.loop import train
 
-__all__ = ["Evaluation", "TrainConfig", "TrainingData", "evaluate", "predict", "read_utterance_list", "train"]
+__all__ = [
+    "Evaluation",
+    "TrainConfig",
+    "TrainingData",
+    "evaluate",
+    "predict",
+    "probabilities",
+    "read_utterance_list",
+    "train",
+]

@@ -116,7 +116,8 @@ class TrainingData:
         return TrainingData(self.features, self.states, [self.utterances[i] for i in chosen], self.targets)
 
     def state_counts(self, num_states: int) -> np.ndarray:
-        """How often each state is a label, int64 ``[states]``; ``UserError`` for one not below ``num_states``."""
+        """How often each state is a label, int64 ``[states]``, where -1 is none; ``UserError`` for one not below
+        ``num_states``."""
         counts = np.zeros(num_states, np.int64)
         if self.states is None:
             return counts
@@ -127,7 +128,7 @@ class TrainingData:
                     f"{self.states.path}: utterance {utterance} has state {states.max()}, but the network has"
                     f" {num_states} outputs; are these the states of another model?"
                 )
-            counts += np.bincount(states, minlength=num_states)
+            counts += np.bincount(states[states >= 0], minlength=num_states)
         return counts
 
     def statistics(self, num_states: int, seed: int = 0) -> Statistics:

@@ -19,7 +19,7 @@ BATCH_FRAMES = 1000  # of utterances of one length, scored together
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """``frame_accuracy`` (fraction), ``cross_entropy`` (nats a frame) and the ``frames`` they are means of."""
+    """``frame_accuracy`` (fraction), ``cross_entropy`` (nats a frame) and the labelled ``frames`` they are means of."""
 
     frame_accuracy: float
     cross_entropy: float
@@ -33,16 +33,20 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 @torch.inference_mode()
 def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str = "fp32") -> Evaluation:
-    """Frame accuracy and cross-entropy of ``model``, in evaluation mode, on every frame of ``data``."""
+    """Frame accuracy and cross-entropy of ``model``, in evaluation mode, on every labelled frame of ``data``."""
     was_training = model.training
     model.eval()
-    correct, loss = 0, 0.0
+    correct, frames, loss = 0, 0, 0.0
     for _, logits, labels in outputs(model, data, precision):
         truth = _known(labels, data)
         correct += int((logits.argmax(-1) == truth).sum())
-        loss += float(functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="sum"))
+        frames += int((truth >= 0).sum())
+        flat = logits.flatten(0, 1), truth.flatten()
+        loss += float(functional.cross_entropy(*flat, reduction="sum", ignore_index=-1))
     model.train(was_training)
-    return Evaluation(correct / data.total_frames, loss / data.total_frames, data.total_frames)
+    if not frames:
+        raise UserError(f"{data.features.path}: none of its frames has a label; there is nothing to compare with")
+    return Evaluation(correct / frames, loss / frames, frames)
 
 
 @torch.inference_mode()
@@ -53,6 +57,13 @@ def predict(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[tup
         both = [(_known(labels, data), logits.argmax(-1)) for _, logits, labels in pieces]
         truth, found = (torch.cat(part, dim=1).cpu().numpy() for part in zip(*both, strict=True))
         yield from zip(utterances, truth, found, strict=True)
+
+
+@torch.inference_mode()
+def probabilities(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[np.ndarray]:
+    """What ``model``, in evaluation mode, believes of some frames of ``data`` at a time, ``[frames, states]``."""
+    for _, logits, _ in outputs(model, data):
+        yield logits.flatten(0, 1).softmax(-1).cpu().numpy()
 
 
 def outputs(

@@ -1,5 +1,6 @@
 """Ensembles: the mean of the members' distributions, whatever their kind and context; folders; mistakes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from asr_kd.nets import (
     save_ensemble,
     save_model,
 )
+from asr_kd.nets.joint import active_specialists, joint
 
 DNN = NetConfig(bins=4, states=7, width=12, layers=2, left_context=5, right_context=2)
 TDNN = NetConfig(kind="tdnn", bins=4, states=7, width=12, bottleneck=4, dilations=(1, 3))
@@ -103,7 +105,9 @@ def test_a_member_that_was_trained_again_is_refused(members: list[Path], tmp_pat
         open_model(tmp_path / "e")
 
 
-@pytest.mark.parametrize(("change", "message"), [({"states": 8}, "num_states is 8, but 7"), ({"bins": 5}, "bins is 5")])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"states": 8}, "8 states from 4 bins; expected 7"), ({"bins": 5}, "from 5 bins")]
+)
 def test_a_member_of_other_states_or_features_is_refused(
     members: list[Path], tmp_path: Path, change: dict[str, int], message: str
 ) -> None:
@@ -127,3 +131,34 @@ def test_a_mistake_is_one_line(
 ) -> None:
     assert main(["model", "ensemble", str(tmp_path / "e"), *map(str, members), *options]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_joint_ensemble_is_its_joint_inference_and_can_be_moved(members: list[Path], tmp_path: Path) -> None:
+    own = [[0, 2, 5], [1, 3]]
+    special = [
+        network(tmp_path / f"s{number}", replace(TDNN, states=len(states) + 1), number)
+        for number, states in enumerate(own)
+    ]
+    save_ensemble(tmp_path / "e", [members[0], *special], "joint", own=own, active=2)
+    features = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    log_p, *log_r = (torch.from_numpy(log_posteriors(open_model(m), features)) for m in (members[0], *special))
+    states = [np.array(each) for each in own]
+    expected = joint(log_p, log_r, states, active_specialists(log_p, states, 2))
+    np.testing.assert_allclose(log_posteriors(open_model(tmp_path / "e"), features), expected, atol=1e-5)
+    torch.testing.assert_close(open_model(tmp_path / "e").log_prior, open_model(members[0]).log_prior)
+    copy_model(tmp_path / "e", tmp_path / "copy")
+    assert model_hash(tmp_path / "copy") == model_hash(tmp_path / "e")
+    one = save_ensemble(tmp_path / "e1", [members[0], *special], "joint", own=own, active=1)
+    assert one.active == 1
+    assert model_hash(tmp_path / "e1") != model_hash(tmp_path / "e")
+
+
+def test_a_joint_ensemble_of_the_wrong_parts_is_refused(members: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"m2: 7 states from 4 bins; expected 3 from 4"):
+        save_ensemble(tmp_path / "e", members[:2], "joint", own=[[0, 2]])
+    with pytest.raises(UserError, match=r"3 members with the states of 1 specialists"):
+        save_ensemble(tmp_path / "e", members, "joint", own=[[0, 2]])
+    with pytest.raises(UserError, match=r"specialist 0 has states 2 to 7; the generalist has 7"):
+        save_ensemble(tmp_path / "e", members[:2], "joint", own=[[2, 7]])
+    with pytest.raises(UserError, match=r"specialists' states are for mean: joint"):
+        save_ensemble(tmp_path / "e", members[:2], own=[[2, 6]])

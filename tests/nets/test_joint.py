@@ -12,7 +12,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from asr_kd.errors import UserError
-from asr_kd.specialists import active_specialists, inference, joint
+from asr_kd.nets import joint as inference
+from asr_kd.nets.joint import active_specialists, joint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +239,8 @@ def test_blocks_threads_and_strides_change_no_bit(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     columns = Scene(scene.log_p.T.contiguous().T, scene.log_r, scene.members, scene.active.T.contiguous().T)
     torch.testing.assert_close(columns.answer(), expected, rtol=0, atol=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(scene.answer(), expected, rtol=0, atol=0)
     none = joint(scene.log_p[:0], [told[:0] for told in scene.log_r], scene.members, scene.active[:0])
     assert none.shape == (0, 9)
 
@@ -281,3 +284,22 @@ def test_what_is_no_distribution_is_named(wrong: float) -> None:
         with pytest.raises(UserError, match=r"frame 2: .* specialist \(1 are active\) do not add up to 1"):
             scene.answer()
         tensor[2, 1] = kept
+
+
+def test_dustbins_that_are_certain_of_what_the_generalist_rules_out_are_no_exception() -> None:
+    """Masses and multipliers that are 0 together, where Newton's method is slow and rounding ends it."""
+    random = np.random.default_rng(5)
+    for _ in range(10):
+        members = [random.permutation(27)[:13] for _ in range(7)]
+        scene = made(members, 27, 20, 170.0, int(random.integers(1000)))
+        for told in scene.log_r:
+            told[:] = torch.tensor([-1e9] * 13 + [0.0])
+        scene.active[:] = True
+        check_optimal(scene, scene.answer())
+
+
+def test_a_search_without_an_end_is_no_mistake_of_the_user() -> None:
+    active = torch.tensor([[True, False], [True, True]])
+    inference._check_status(np.zeros(2, np.int8), active)
+    with pytest.raises(ArithmeticError, match="frame 1, specialists 0, 1: the joint inference found no end"):
+        inference._check_status(np.array([0, inference._NO_END], np.int8), active)

@@ -1,0 +1,179 @@
+"""``asr-kd specialists``: networks for confusable states, and what they say together with a generalist."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+CLUSTERS = "clusters.yaml"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add ``cluster``, ``prepare`` and ``join``."""
+    parser.description = (
+        "Specialists (section 5 of the paper): cluster the states that a network, the generalist, confuses; give each\n"
+        "cluster's specialist its labels and a network to begin with, for asr-kd train; join them with the generalist\n"
+        "to an ensemble, which scores, decodes and teaches like any other."
+    )
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd specialists cluster exp/clusters --network exp/dnn --feats feats/train --k 10 --states-dir gmm/lda\n"
+        "  asr-kd specialists prepare exp/special/3 --clusters exp/clusters --number 3 --network exp/dnn \\\n"
+        "    --states states/train --dev-states states/dev\n"
+        "  asr-kd train --begin exp/special/3/begin --feats feats/train --states exp/special/3/states \\\n"
+        "    --dev-feats feats/dev --dev-states exp/special/3/dev --out exp/special/3/net\n"
+        "  asr-kd specialists join exp/joint --clusters exp/clusters --network exp/dnn exp/special/*"
+    )
+    verbs = parser.add_subparsers(metavar="cluster|prepare|join", required=True)
+    cluster = _action(
+        verbs,
+        "cluster",
+        "a generalist's predictions -> clusters of states that it confuses",
+        "exp/clusters --network exp/dnn --feats feats/train --k 10 --states-dir gmm/lda",
+    )
+    cluster.add_argument("out", metavar="OUT", help="folder to write")
+    cluster.add_argument("--network", metavar="MODEL", required=True, help="the generalist, or an ensemble")
+    cluster.add_argument("--feats", metavar="STORE", required=True, help="features to predict on; no labels are needed")
+    cluster.add_argument("--frames", type=int, default=500_000, help="how many, in utterances at random (500000)")
+    cluster.add_argument("--k", type=int, required=True, help="clusters, each for a specialist")
+    cluster.add_argument("--seed", type=int, default=0, help="of k-means and of the utterances (0)")
+    scale = "none: the paper's, k-means over the covariance; correlation: over correlations, so that frequent states"
+    scale += " count no more than others; spectral: cuts between states that are rarely confused (default)"
+    cluster.add_argument("--scale", choices=("none", "correlation", "spectral"), default="spectral", help=scale)
+    cluster.add_argument("--states-dir", metavar="DIR", help="folder with states.yaml, to name phones and contexts")
+    cluster.set_defaults(run=_cluster)
+    prepare = _action(
+        verbs,
+        "prepare",
+        "one cluster -> labels, and a network to begin with",
+        "exp/special/3 --clusters exp/clusters --number 3 --network exp/dnn --states states/train "
+        "--dev-states states/dev",
+    )
+    prepare.add_argument("out", metavar="OUT", help="folder to write: begin, states, dev")
+    prepare.add_argument("--clusters", metavar="DIR", required=True, help="folder of specialists cluster")
+    prepare.add_argument("--number", type=int, required=True, help="which of them")
+    prepare.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
+    prepare.add_argument("--states", metavar="STORE", required=True, help="states of the training speech")
+    prepare.add_argument("--dev-states", metavar="STORE", required=True, help="states of dev")
+    prepare.add_argument("--seed", type=int, default=0, help="of the frames of other states that are kept (0)")
+    prepare.set_defaults(run=_prepare)
+    join = _action(
+        verbs,
+        "join",
+        "generalist and trained specialists -> an ensemble",
+        "exp/joint exp/special/0 exp/special/1 --clusters exp/clusters --network exp/dnn",
+    )
+    join.add_argument("out", metavar="OUT", help="the ensemble's folder")
+    join.add_argument(
+        "specialists", metavar="SPECIALIST", nargs="+", help="folders of prepare, each with a trained net"
+    )
+    join.add_argument("--clusters", metavar="DIR", required=True, help="folder of specialists cluster")
+    join.add_argument("--network", metavar="MODEL", required=True, help="the generalist")
+    active = "ask the specialists that own one of its N most probable states about a frame (1)"
+    join.add_argument("--active", type=int, default=1, metavar="N", help=active)
+    join.set_defaults(run=_join)
+
+
+def _action(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
+) -> argparse.ArgumentParser:
+    epilog = f"example:\n  asr-kd specialists {name} {example}"
+    form = argparse.RawDescriptionHelpFormatter
+    return verbs.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
+
+
+def _cluster(options: argparse.Namespace) -> None:
+    import numpy as np
+    import yaml
+
+    from asr_kd.files import write_text
+    from asr_kd.frames import FrameStore
+    from asr_kd.hmm.states import StateSpace
+    from asr_kd.nets import model_hash, open_model
+    from asr_kd.score.table import Column, percent, plain, render
+    from asr_kd.specialists import Confusion, cluster_states, state_names, summaries
+    from asr_kd.train import TrainingData, probabilities
+
+    model = open_model(options.network)
+    data = TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)
+    confusion, mass = Confusion(), np.zeros(model.num_states)
+    for prob in probabilities(model, data):
+        confusion.add(prob)
+        mass += prob.sum(0)
+    clusters = cluster_states(confusion.covariance(), options.k, options.seed, options.scale)
+    space = StateSpace.load(options.states_dir) if options.states_dir else None
+    names = state_names(space) if space else [str(state) for state in range(model.num_states)]
+    texts = summaries(space, clusters) if space else [" ".join(map(str, own)) for own in clusters]
+    rows = [
+        {"cluster": number, "states": len(own), "share": float(mass[own].sum() / mass.sum()), "text": text}
+        for number, (own, text) in enumerate(zip(clusters, texts, strict=True))
+    ]
+    columns = (
+        Column("cluster", plain("cluster")), Column("states", plain("states")),
+        Column("of the mass %", percent("share", 1)), Column("phones (states)", plain("text"), left=True),
+    )  # fmt: skip
+    table = render(rows, columns)
+    content = {
+        "network": model_hash(options.network), "frames": confusion.frames, "seed": options.seed,
+        "scale": options.scale, "clusters": [own.tolist() for own in clusters],
+    }  # fmt: skip
+    lines = [f"{number}\t{state}\t{names[state]}" for number, own in enumerate(clusters) for state in own]
+    write_text(Path(options.out) / "states.tsv", "\n".join(["cluster\tstate\tname", *lines]) + "\n")
+    write_text(Path(options.out) / "table.txt", table)
+    write_text(Path(options.out) / CLUSTERS, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    print(table, end="")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from asr_kd.errors import UserError
+    from asr_kd.frames import FrameStore
+    from asr_kd.nets import load_model, save_model
+    from asr_kd.specialists import KEPT, begin_specialist, write_labels
+
+    clusters = _read_clusters(options.clusters, options.network)
+    if not 0 <= options.number < len(clusters):
+        raise UserError(f"--number {options.number}: {options.clusters} has clusters 0 to {len(clusters) - 1}")
+    own, out = np.array(clusters[options.number]), Path(options.out)
+    states = write_labels(FrameStore(options.states), own, out / "states", options.seed)
+    write_labels(FrameStore(options.dev_states), own, out / "dev", options.seed, balanced=False)
+    save_model(begin_specialist(load_model(options.network), own), out / "begin")
+    print(f"{out}: {len(own)} states and a dustbin, of whose frames {states.config[KEPT]:.1%} are learnt")
+
+
+def _join(options: argparse.Namespace) -> None:
+    from asr_kd.frames import FrameStore
+    from asr_kd.nets import load_model, num_parameters, save_ensemble, save_model
+    from asr_kd.specialists import KEPT, correct_dustbin
+
+    _read_clusters(options.clusters, options.network)
+    members, owned = [options.network], []
+    for number, folder in enumerate(options.specialists, 1):
+        labels = FrameStore(Path(folder) / "states")
+        network = load_model(Path(folder) / "net")
+        correct_dustbin(network, labels.config[KEPT])
+        members.append(str(Path(options.out) / f"specialist{number}"))
+        owned.append(labels.config["own"])
+        save_model(network, members[-1])
+    ensemble = save_ensemble(options.out, members, "joint", own=owned, active=options.active)
+    print(f"{options.out}: a generalist and {len(owned)} specialists, {num_parameters(ensemble):,} parameters")
+
+
+def _read_clusters(folder: str, network: str) -> list[list[int]]:
+    """The states of each cluster; ``UserError`` where another network confused them."""
+    import yaml
+
+    from asr_kd.errors import UserError
+    from asr_kd.files import read_text
+    from asr_kd.nets import model_hash
+
+    path = Path(folder) / CLUSTERS
+    content: Any = yaml.safe_load(read_text(path))
+    if not isinstance(content, dict) or not {"network", "clusters"} <= content.keys():
+        raise UserError(f"{path}: not clusters of asr-kd specialists cluster")
+    if content["network"] != model_hash(network):
+        raise UserError(
+            f"{path}: clusters of what another network than {network} confuses; give that one, or cluster again"
+        )
+    clusters: list[list[int]] = content["clusters"]
+    return clusters
