@@ -18,6 +18,7 @@ from asr_kd.files import write_text
 from asr_kd.parallel import Workers
 
 LATTICE_BEAM = 10.0
+STARTS = (1.0, 4.0, 0.25, 16.0)  # times the present scale; the coarse round reaches from one to the next
 COARSE_SCALES = tuple(2.0**step for step in np.arange(-2, 2.01, 0.5).tolist())  # times the present scale
 FINE_SCALES = tuple(2.0**step for step in np.arange(-0.375, 0.376, 0.125).tolist())
 COARSE_PENALTIES = tuple(np.arange(-3.0, 3.01, 0.5).tolist())  # plus the present penalty
@@ -47,11 +48,13 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """The setting chosen, every round's grid, of which the first point is searched in full, and the beams tried."""
+    """The setting chosen, every round's grid, of which the first point is searched in full, the beams tried, and the
+    scales of which the best was the first round's centre."""
 
     best: Point
     rounds: tuple[tuple[Point, ...], ...]
     beams: tuple[Point, ...]
+    starts: tuple[Point, ...]
 
 
 def tune(
@@ -59,11 +62,11 @@ def tune(
 ) -> Tuning:
     """Choose acoustic scale and word penalty by word errors, then the narrowest beam that hardly adds any.
 
-    They are stored in the model folder, with ``tune.json``. Each round decodes once, at the best setting so far, and
-    rescores the lattices at a grid around it: coarse first, then fine, until the centre stays the best: the setting
-    with the fewest errors averaged over those around it. Ties go to the setting nearest the centre, then the smaller
-    numbers, so the result is the same every time. Raises ``UserError`` for an utterance that cannot be decoded or has
-    no words.
+    They are stored in the model folder, with ``tune.json``. The rounds start at the best of ``STARTS``, since the
+    lattices of a bad scale hold no good words. Each round decodes once, at the best setting so far, and rescores the
+    lattices at a grid around it: coarse first, then fine, until the centre stays the best: the setting with the fewest
+    errors averaged over those around it. Ties go to the setting nearest the centre, then the smaller numbers, so the
+    result is the same every time. Raises ``UserError`` for an utterance that cannot be decoded or has no words.
     """
     names = [name for source in sources for name in source.names]
     if missing := [name for name in names if not references.get(name)]:
@@ -91,8 +94,14 @@ class _Dev:
             Point(*setting, search.beam, int(count), self.words) for setting, count in zip(grid, errors, strict=True)
         )
 
+    def at(self, search: SearchOptions) -> Point:
+        """The word errors of ``search`` itself."""
+        return self.evaluate(search, [(search.acoustic_scale, search.word_penalty)])[0]
+
 
 def _choose(search: SearchOptions, dev: _Dev) -> Tuning:
+    starts = [dev.at(dataclasses.replace(search, acoustic_scale=search.acoustic_scale * factor)) for factor in STARTS]
+    search = dataclasses.replace(search, acoustic_scale=min(starts, key=lambda point: point.errors).acoustic_scale)
     search = dataclasses.replace(search, beam=WIDEST, lattice_beam=LATTICE_BEAM)
     rounds: list[tuple[Point, ...]] = []
     for number in range(ROUNDS):
@@ -103,18 +112,18 @@ def _choose(search: SearchOptions, dev: _Dev) -> Tuning:
             break
         search = dataclasses.replace(search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
     beams = _beams(search, dev, rounds[-1][0])
-    return Tuning(beams[-1], tuple(rounds), beams)
+    return Tuning(beams[-1], tuple(rounds), beams, tuple(starts))
 
 
 def _beams(search: SearchOptions, dev: _Dev, last: Point) -> tuple[Point, ...]:
     """The beams tried that cost no more than is tolerated, widest first, found by halving the list of ``BEAMS``."""
     centre = (search.acoustic_scale, search.word_penalty)
     searched = (last.acoustic_scale, last.word_penalty) == centre
-    widest = last if searched else dev.evaluate(search, [centre])[0]
+    widest = last if searched else dev.at(search)
     good, below, above = [widest], -1, len(BEAMS)  # BEAMS[below] is good, BEAMS[above] is not
     while above - below > 1:
         middle = (below + above) // 2
-        (point,) = dev.evaluate(dataclasses.replace(search, beam=BEAMS[middle]), [centre])
+        point = dev.at(dataclasses.replace(search, beam=BEAMS[middle]))
         if point.wer <= widest.wer + TOLERATED:
             good.append(point)
             below = middle
@@ -211,6 +220,7 @@ def _store(path: Path, tuning: Tuning, tuned_on: str) -> None:
         "best": best,
         "rounds": [rows(points) for points in tuning.rounds],
         "beams": rows(tuning.beams),
+        "starts": rows(tuning.starts),
     }
     write_text(path / TUNING, json.dumps(content, indent=1) + "\n")
     search = dataclasses.replace(config.search, **chosen)
