@@ -46,6 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--features", metavar="FILE|STORE", required=True, help="feature configuration, or a store of them"
     )
     like = "take scale, penalty, beam and what they were tuned on from this model: another seed of the same system"
+    priors = (
+        "a store of states or soft targets, or a model: take the states' priors from it (default: the network's own)"
+    )
+    build.add_argument("--priors", metavar="STORE|MODEL", help=priors)
     build.add_argument("--search-like", metavar="MODEL_DIR", help=like)
     build.add_argument(
         "--acoustic-scale", type=float, help="multiplies log-likelihoods, until --tune finds a better one"
@@ -140,13 +144,22 @@ def _build(options: argparse.Namespace) -> None:
 
     from asr_kd.decode.model import build_model, describe, read_feature_config, read_model_config
     from asr_kd.decode.search import SearchOptions
+    from asr_kd.errors import UserError
 
     other = read_model_config(options.search_like) if options.search_like else None
     search = dataclasses.replace(other.search if other else SearchOptions(), **search_options(options))  # type: ignore[arg-type]
     features = read_feature_config(options.features)
     parts = options.network, options.gmm, options.states or options.gmm
     tuned_on = other.tuned_on if other else None
-    _show(describe(build_model(options.model, options.graph, features, *parts, search, tuned_on)))
+    log_prior = None
+    if options.priors:
+        from asr_kd.nets import is_ensemble, load_model
+        from asr_kd.train.lesson import read_priors
+
+        if not options.network or is_ensemble(options.network):
+            raise UserError(f"--priors {options.priors} are for a network (--network), not for a GMM or an ensemble")
+        log_prior, _ = read_priors(options.priors, load_model(options.network).num_states)
+    _show(describe(build_model(options.model, options.graph, features, *parts, search, tuned_on, log_prior)))
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--states", metavar="STORE", help="their states, from `asr-kd hmm align`")
     parser.add_argument("--targets", metavar="STORE", help="soft targets to learn from, from `asr-kd targets write`")
     parser.add_argument("--teacher", metavar="MODEL", help="a network or ensemble to learn from, asked for every batch")
-    priors = "take the states' priors from this store of states, or model (default: the labels' frequencies)"
+    priors = "take the states' priors from this store of states or soft targets, or model (default: the labels' own)"
     parser.add_argument("--priors", metavar="STORE|MODEL", help=priors)
     begin = "a network of the same shape to begin with (default: random weights)"
     parser.add_argument("--begin", metavar="MODEL", help=begin)

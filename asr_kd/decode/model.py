@@ -67,11 +67,12 @@ def build_model(
     states: str | Path | None = None,
     search: SearchOptions | None = None,
     tuned_on: str | None = None,
+    log_prior: np.ndarray | None = None,
 ) -> Model:
     """Gather a network or GMM folder, a graph folder and a folder with states and lexicon into the model ``out``.
 
-    The graph folder's own lexicon is preferred. Everything is copied, so ``out`` can be moved to another machine.
-    Raises ``UserError`` where the parts do not fit each other.
+    The graph folder's own lexicon is preferred. ``log_prior`` ``[states]`` replaces that of a network. Everything is
+    copied, so ``out`` can be moved to another machine. Raises ``UserError`` where the parts do not fit each other.
     """
     from asr_kd.graph.fst import Fst  # brings scipy, which decoding does without
 
@@ -82,6 +83,8 @@ def build_model(
     source = Path(network or gmm or "")
     (out / CONFIG).unlink(missing_ok=True)  # written last: a folder without it is not a model
     _copy_acoustic_model(kind, source, out)
+    if log_prior is not None:
+        _set_prior(out, log_prior)
     write_graph(search_graph(Fst.read(graph / GRAPH)), out / GRAPH)
     write_text(out / WORDS, read_text(graph / WORDS))
     if states is not None:
@@ -234,6 +237,17 @@ def _copy_acoustic_model(kind: str, source: Path, out: Path) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / GMM, out / GMM)
+
+
+def _set_prior(folder: Path, log_prior: np.ndarray) -> None:
+    """Give the copied network in ``folder`` other priors."""
+    import torch
+
+    from asr_kd.nets import load_model, save_model
+
+    network = load_model(folder)
+    network.log_prior.copy_(torch.from_numpy(log_prior))
+    save_model(network, folder)
 
 
 def _names(folder: Path, kind: str, has_states: bool) -> tuple[str, ...]:

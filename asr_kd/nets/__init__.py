@@ -4,6 +4,7 @@ from asr_kd.nets.config import NetConfig
 from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
 from asr_kd.nets.folder import (
     copy_model,
+    is_ensemble,
     load_model,
     model_files,
     model_hash,
@@ -28,6 +29,7 @@ __all__ = [
     "NetConfig",
     "StateModel",
     "copy_model",
+    "is_ensemble",
     "load_model",
     "log_posteriors",
     "logits_by_chunk",

@@ -145,7 +145,7 @@ class TrainingData:
 
 
 def prior_of(state_counts: np.ndarray) -> np.ndarray:
-    """Natural log of the states' frequencies ``[states]``, one added to each count so that none is -inf."""
+    """Natural log of the states' frequencies ``[states]``, one added to each count, or mass, so that none is -inf."""
     counts = state_counts.astype(np.float64) + 1
     prior: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
     return prior

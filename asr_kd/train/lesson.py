@@ -104,11 +104,17 @@ def fit_to_data(
 
 
 def read_priors(place: str | Path, num_states: int) -> tuple[np.ndarray, str]:
-    """``log_prior [states]`` of a store of states or of a model folder, and a hash of what was read."""
+    """``log_prior [states]`` of a store of states or soft targets or of a model folder, and a hash of what was read.
+
+    Those of soft targets are the mean of what the teacher believed at T = 1: a student whose few labels lack a state
+    that its teacher knows would count it, by the labels' frequencies, as all but impossible.
+    """
     if (Path(place) / "index.json").exists():
         store = FrameStore(place)
+        if store.kind == "targets":
+            return _prior_of_targets(store, num_states), store.content_hash
         if store.kind != "states":
-            raise UserError(f"{place}: holds {store.kind}; priors come from a store of states or a model")
+            raise UserError(f"{place}: holds {store.kind}; priors come from states, soft targets or a model")
         counts = np.zeros(num_states, np.int64)
         for shard in store.shards():
             found = np.bincount(shard.tensors["state"], minlength=num_states)
@@ -120,6 +126,22 @@ def read_priors(place: str | Path, num_states: int) -> tuple[np.ndarray, str]:
     if len(log_prior) != num_states:
         raise UserError(f"{place}: priors of {len(log_prior)} states, but the network has {num_states} outputs")
     return log_prior, hashlib.sha256(log_prior.tobytes()).hexdigest()
+
+
+def _prior_of_targets(store: FrameStore, num_states: int) -> np.ndarray:
+    if "log_prob" not in store.tensors or store.config.get("num_states") != num_states:
+        raise UserError(
+            f"{store.path}: {store.config.get('form')} targets of {store.config.get('num_states')} states; priors come"
+            f" from dense or top-k targets of {num_states} states"
+        )
+    mass = np.zeros(num_states)
+    for shard in store.shards():
+        prob = np.exp(shard.tensors["log_prob"].astype(np.float64))
+        if "target_state" in shard.tensors:
+            mass += np.bincount(shard.tensors["target_state"].ravel(), prob.ravel(), num_states)
+        else:
+            mass += prob.sum(0)
+    return prior_of(mass)
 
 
 def _check_soft(config: TrainConfig, data: TrainingData) -> None:

@@ -14,9 +14,9 @@ from torch.nn import functional
 from asr_kd.errors import UserError
 from asr_kd.nets import load_model, log_posteriors, open_model, save_ensemble
 from asr_kd.targets import TargetConfig, TargetStore, write_targets
-from asr_kd.train import TrainingData, loop, train
+from asr_kd.train import TrainingData, loop, probabilities, train
 from asr_kd.train.distillation import distillation_loss
-from asr_kd.train.lesson import Lesson
+from asr_kd.train.lesson import Lesson, read_priors
 from asr_kd.train.objective import LiveTeacher, StoredTargets
 from asr_kd.train.reader import Batch, Reader
 from tests.killing import Killed
@@ -286,5 +286,15 @@ def test_priors_of_states_beyond_the_network_are_refused(school: School, tmp_pat
     states = write_states(tmp_path / "s", {"x": np.array([0, STATES], np.uint16)}, STATES + 1)
     with pytest.raises(UserError, match=f"has state {STATES}, but the network has {STATES} outputs"):
         Lesson.plan(SOFT, school.unlabelled, school.teacher, states.path)
-    with pytest.raises(UserError, match="holds features; priors come from a store of states or a model"):
+    with pytest.raises(UserError, match="holds features; priors come from states, soft targets or a model"):
         Lesson.plan(SOFT, school.unlabelled, school.teacher, school.data.features.path)
+
+
+@pytest.mark.parametrize("config", [TargetConfig("dense"), TargetConfig("topk", k=STATES, temperatures=(1.0,))])
+def test_priors_of_targets_are_what_the_teacher_believed(tmp_path: Path, school: School, config: TargetConfig) -> None:
+    store = write_targets(school.teacher, school.data.features, tmp_path / "targets", config).store
+    prior, _ = read_priors(store.path, STATES)
+    believed = np.concatenate(list(probabilities(open_model(school.teacher), school.data)))
+    np.testing.assert_allclose(np.exp(prior), believed.mean(0), atol=2e-3)
+    with pytest.raises(UserError, match=f"targets of {STATES} states; priors come from .* of 9 states"):
+        read_priors(store.path, 9)
