@@ -28,6 +28,15 @@ VERBS = {
 }
 
 
+def add_action(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", verb: str, name: str, purpose: str, example: str
+) -> argparse.ArgumentParser:
+    """The parser of ``asr-kd VERB NAME``, whose help ends with ``example``, the words after the name."""
+    epilog = f"example:\n  asr-kd {verb} {name} {example}"
+    form = argparse.RawDescriptionHelpFormatter
+    return actions.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
+
+
 def numbers(option: str, text: str) -> list[float]:
     """The numbers of a list such as ``1,2,0.5``; ``UserError`` naming the ``option`` for anything else."""
     try:

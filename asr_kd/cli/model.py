@@ -2,6 +2,8 @@
 
 import argparse
 
+from asr_kd.cli import add_action
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``ensemble``, ``calibrate``, ``build`` and ``info``."""
@@ -14,8 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
     verbs = parser.add_subparsers(metavar="ensemble|calibrate|build|info", required=True)
-    ensemble = _action(
+    ensemble = add_action(
         verbs,
+        "model",
         "ensemble",
         "networks -> a folder that scores, decodes and teaches as their mean",
         "exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1 --mean geometric --weights 1,1,2",
@@ -30,8 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ensemble.add_argument("--weights", default="", metavar="W,W,...", help="one for each member (default: equal)")
     ensemble.set_defaults(run=_ensemble)
     _configure_calibrate(verbs)
-    build = _action(
+    build = add_action(
         verbs,
+        "model",
         "build",
         "network or GMM, states and graph -> model folder",
         "--network exp/dnn --graph exp/graph --states exp/gmm/lda --features exp/feats/train exp/model",
@@ -59,14 +63,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--max-active", type=int, help="tokens that the search keeps for each frame")
     build.add_argument("model", metavar="OUT", help="the model folder to write")
     build.set_defaults(run=_build)
-    info = _action(verbs, "info", "what a model folder holds; checks every file", "exp/model")
+    info = add_action(verbs, "model", "info", "what a model folder holds; checks every file", "exp/model")
     info.add_argument("model", metavar="MODEL_DIR")
     info.set_defaults(run=_info)
 
 
 def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    calibrate = _action(
+    calibrate = add_action(
         verbs,
+        "model",
         "calibrate",
         "biases of classes that a student never saw, from its teacher's opinion of unlabelled frames",
         "exp/without3 exp/without3_calibrated --classes 3 --teacher exp/teacher --feats feats/train",
@@ -82,14 +87,6 @@ def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
     oracle = "ORACLE: the one shift that leaves the fewest errors on these labels; on test data, the paper's correction"
     source.add_argument("--states", metavar="STORE", help=oracle)
     calibrate.set_defaults(run=_calibrate)
-
-
-def _action(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
-) -> argparse.ArgumentParser:
-    epilog = f"example:\n  asr-kd model {name} {example}"
-    form = argparse.RawDescriptionHelpFormatter
-    return verbs.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
 
 
 def search_options(options: argparse.Namespace) -> dict[str, float]:

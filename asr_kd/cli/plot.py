@@ -4,6 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
+from asr_kd.cli import add_action
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``curves`` and ``against``."""
@@ -50,9 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _action(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
 ) -> argparse.ArgumentParser:
-    epilog = f"example:\n  asr-kd plot {name} {example}"
-    form = argparse.RawDescriptionHelpFormatter
-    parser = verbs.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
+    parser = add_action(verbs, "plot", name, purpose, example)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the PNG file to write")
     parser.add_argument("--title", required=True, help="of the figure")
     return parser

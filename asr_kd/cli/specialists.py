@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from asr_kd.cli import add_action
+
 CLUSTERS = "clusters.yaml"
 
 
@@ -24,8 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd specialists join exp/joint --clusters exp/clusters --network exp/dnn exp/special/*"
     )
     verbs = parser.add_subparsers(metavar="cluster|prepare|join", required=True)
-    cluster = _action(
+    cluster = add_action(
         verbs,
+        "specialists",
         "cluster",
         "a generalist's predictions -> clusters of states that it confuses",
         "exp/clusters --network exp/dnn --feats feats/train --k 10 --states-dir gmm/lda",
@@ -41,8 +44,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument("--scale", choices=("none", "correlation", "spectral"), default="spectral", help=scale)
     cluster.add_argument("--states-dir", metavar="DIR", help="folder with states.yaml, to name phones and contexts")
     cluster.set_defaults(run=_cluster)
-    prepare = _action(
+    _configure_prepare(verbs)
+    _configure_join(verbs)
+
+
+def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    prepare = add_action(
         verbs,
+        "specialists",
         "prepare",
         "one cluster -> labels, and a network to begin with",
         "exp/special/3 --clusters exp/clusters --number 3 --network exp/dnn --states states/train "
@@ -56,8 +65,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("--dev-states", metavar="STORE", required=True, help="states of dev")
     prepare.add_argument("--seed", type=int, default=0, help="of the frames of other states that are kept (0)")
     prepare.set_defaults(run=_prepare)
-    join = _action(
+
+
+def _configure_join(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    join = add_action(
         verbs,
+        "specialists",
         "join",
         "generalist and trained specialists -> an ensemble",
         "exp/joint exp/special/0 exp/special/1 --clusters exp/clusters --network exp/dnn",
@@ -71,14 +84,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     active = "ask the specialists that own one of its N most probable states about a frame (1)"
     join.add_argument("--active", type=int, default=1, metavar="N", help=active)
     join.set_defaults(run=_join)
-
-
-def _action(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
-) -> argparse.ArgumentParser:
-    epilog = f"example:\n  asr-kd specialists {name} {example}"
-    form = argparse.RawDescriptionHelpFormatter
-    return verbs.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
 
 
 def _cluster(options: argparse.Namespace) -> None:

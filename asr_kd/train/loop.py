@@ -64,10 +64,7 @@ def train(
     experiment = Experiment(folder, config, data, dev, hashes, group.leads)
     if (summary := group.of_first(experiment.summary)) is not None:
         return summary
-    model = new_model(config, data, lesson.log_prior)
-    if begin is not None:
-        begin_with(model, begin)
-    model = model.to(device)
+    model = new_model(config, data, lesson.log_prior, begin).to(device)
     optimiser = make_optimiser(model, config)
     reader = make_reader(data, config, model, device, lesson.context, group)
     objective = lesson.objective(reader, device)
@@ -240,8 +237,13 @@ def end_epoch(
     print(f"epoch {position.epoch}: {', '.join(results)}{' *' if is_best else ''}", file=sys.stderr)
 
 
-def new_model(config: TrainConfig, data: TrainingData, log_prior: np.ndarray | None = None) -> AcousticModel:
-    """A network with random weights from the seed, the data's standardisation, and priors: the data's by default."""
+def new_model(
+    config: TrainConfig, data: TrainingData, log_prior: np.ndarray | None = None, begin: str | Path | None = None
+) -> AcousticModel:
+    """A network with random weights from the seed, the data's standardisation, and priors: the data's by default.
+
+    Weights and standardisation are those of the network in the folder ``begin`` where there is one.
+    """
     torch.manual_seed(config.seed)
     model = AcousticModel(config.net)
     statistics = data.statistics(config.net.states)
@@ -249,6 +251,8 @@ def new_model(config: TrainConfig, data: TrainingData, log_prior: np.ndarray | N
     model.mean.copy_(torch.from_numpy(mean))
     model.std.copy_(torch.from_numpy(std))
     model.log_prior.copy_(torch.from_numpy(statistics.log_prior if log_prior is None else log_prior))
+    if begin is not None:
+        begin_with(model, begin)
     return model.train()
 
 
