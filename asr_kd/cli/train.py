@@ -67,13 +67,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " each of which takes the memory of one training"
     )
     parser.add_argument("--threads", type=int, metavar="T", help=threads)
+    _configure_evaluate(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
+    parser.set_defaults(run=run)
+
+
+def _configure_evaluate(parser: argparse.ArgumentParser) -> None:
     evaluated = "print frame accuracy and cross-entropy of these models"
     parser.add_argument("--evaluate", metavar="MODEL", nargs="+", help=evaluated)
     speakers = "of --evaluate: the speakers, which intervals and tests then take as the unit (default: the utterance)"
     parser.add_argument("--utt2spk", metavar="FILE", help=speakers)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:

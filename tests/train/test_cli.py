@@ -7,6 +7,7 @@ import pytest
 
 from asr_kd.cli import main
 from asr_kd.config import save_config
+from asr_kd.score.files import score_in
 from tests.train.conftest import CONFIG, MakeData
 
 
@@ -83,3 +84,19 @@ def test_two_lists_of_one_size_are_two_experiments(
         (tmp_path / "list").write_text(f"{name}\n")
         assert main([*command, "--utterances", str(tmp_path / "list")]) == expected
     assert "train.utterances" in capsys.readouterr().err
+
+
+def test_errors_of_each_utterance_are_kept_beside_each_evaluated_model(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in ("1", "2"):
+        assert main([*command, "--out", str(tmp_path / f"seed{seed}"), "--seed", seed]) == 0
+    capsys.readouterr()
+    models = [str(tmp_path / f"seed{seed}") for seed in ("1", "2")]
+    stores = ["--feats", command[command.index("--feats") + 1], "--states", command[command.index("--states") + 1]]
+    assert main(["train", "--evaluate", *models, *stores, "--out", "frames_test", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for model, result in zip(models, told, strict=True):
+        total = score_in(Path(model) / "frames_test").total
+        assert total.words == result["frames"]
+        assert 1 - total.wer == pytest.approx(result["frame_accuracy"])
