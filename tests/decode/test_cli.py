@@ -12,10 +12,11 @@ import yaml
 from asr_kd.cli import main
 from asr_kd.corpus.audio import read_audio
 from asr_kd.decode import formats
-from asr_kd.decode.model import Model
+from asr_kd.decode.model import Model, load_model_folder
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.nets import load_model
 from asr_kd.score.files import score_in
 from tests.decode.conftest import FORMATS
 from tests.killing import Killed, killed_at
@@ -267,3 +268,22 @@ def test_tuning_lowers_the_errors_and_is_stored(
     counts = jiwer.process_words(references, [" ".join(words) for words in said])
     assert counts.substitutions + counts.deletions + counts.insertions == tuned["best"]["errors"]
     assert json.loads((tmp_path / "out" / "decode.json").read_text())["tuned_on"] == f"{datadir.name} (3 utterances)"
+
+
+def test_a_network_may_be_built_with_other_priors(
+    tmp_path: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "feats.yaml").write_text("bins: 13\n")
+    network = load_model(parts / "network")
+    states = np.arange(network.num_states, dtype=np.uint16).repeat(np.arange(network.num_states) % 3 + 1)
+    write_arrays(tmp_path / "ali", "states", {"state": TensorSpec("uint16")}, {"u": {"state": states}})
+    build = ["model", "build", "--graph", str(parts / "graph"), "--states", str(parts / "states")]
+    build += ["--features", str(tmp_path / "feats.yaml"), "--priors", str(tmp_path / "ali"), str(tmp_path / "m")]
+    assert main([*build, "--network", str(parts / "network")]) == 0
+    built = load_model_folder(tmp_path / "m")
+    counts = np.bincount(states) + 1
+    np.testing.assert_allclose(np.exp(built.scorer.log_prior), counts / counts.sum(), rtol=1e-5)
+    assert not np.allclose(network.log_prior, built.scorer.log_prior)  # the original keeps its own
+    capsys.readouterr()
+    assert main([*build, "--gmm", str(tmp_path / "gmm")]) == 1
+    assert "are for a network" in capsys.readouterr().err
