@@ -37,11 +37,14 @@ test_experiments() {
   test_network ensemble teacher
   (seeds=$(seq -s " " "$members") && test_systems teacher)
   test_systems "$@" $(printf 'three_%s ' $three)
-  local each hmm=own/gmm/lda graph=own/graph states=own/states
-  test_systems own/teacher $(for each in $three; do [[ " hard augmented " != *" $each "* ]] || echo "own/$each"; done)
+  local each labels=() soft=() hmm=own/gmm/lda graph=own/graph states=own/states
+  for each in $three; do
+    case $each in hard | augmented) labels+=("own/$each") ;; *) soft+=("own/$each") ;; esac
+  done
+  test_systems own/teacher "${labels[@]}"
   # The labels of these 3 % lack states that the teachers know; as priors they would make these all but impossible.
   local build_options="${build_options:-} --priors $work/own/targets"
-  test_systems $(for each in $three; do [[ " hard augmented " == *" $each "* ]] || echo "own/$each"; done)
+  test_systems "${soft[@]}"
 }
 
 # draw_curves and draw_temperatures: figures in $figures.
