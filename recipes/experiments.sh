@@ -27,7 +27,7 @@ train_on_own_states() {
     echo "train_network own/teacher $seed train_speeds teacher --set epochs=$1"
   done | side_by_side
   asr-kd model ensemble "$work/own/teacher" "$work/own/teacher"/seed*
-  asr-kd targets write "$work/own/targets" --teacher "$work/own/teacher" --form dense --precision bf16 --jobs "$jobs" \
+  asr-kd targets write "$work/own/targets" --teacher "$work/own/teacher" --form dense --precision auto --jobs "$jobs" \
     --feats "$work/feats/fbank/three_pool" --states "$work/own/states/three_pool"
   train_on_three own/ own/teacher own/targets
 }

@@ -78,7 +78,8 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
     write.add_argument("out", metavar="OUT", help="the target store to write")
     _add_transfer_set(write)
     _add_form(write)
-    write.add_argument("--precision", default="fp32", choices=("fp32", "bf16"), help="of the teacher's products")
+    precision = "of the teacher's products; auto: bf16 where the processor has it, else fp32 (default: fp32)"
+    write.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help=precision)
     write.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     write.add_argument("--part", metavar="I/N", help="the I-th of N parts only (default under torchrun: the rank's)")
     write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")

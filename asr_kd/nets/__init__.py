@@ -21,13 +21,16 @@ from asr_kd.nets.model import (
     outputs_within,
     pad_edges,
 )
+from asr_kd.nets.precision import Precision, autocast, settle_precision
 
 __all__ = [
     "AcousticModel",
     "Ensemble",
     "EnsembleConfig",
     "NetConfig",
+    "Precision",
     "StateModel",
+    "autocast",
     "copy_model",
     "is_ensemble",
     "load_model",
@@ -41,4 +44,5 @@ __all__ = [
     "pad_edges",
     "save_ensemble",
     "save_model",
+    "settle_precision",
 ]

@@ -41,10 +41,12 @@ class Tdnn(nn.Module):
         self.output = nn.Linear(config.width, config.states)
 
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
-        x = self.input(x.unfold(1, 2 * SPLICE + 1, 1).transpose(2, 3).flatten(2))
-        stride = 1
-        for i, layer in enumerate(self.hidden):
-            if stride < every and all(dilation % every == 0 for dilation in self.dilations[i:]):
-                x, stride = x[:, ::every], every  # the layers above look at no other frames
-            x = layer(x, self.dilations[i] // stride)
-        return self.output(x[:, :: every // stride])
+        layers = len(self.hidden)
+        thin = next(i for i in range(layers + 1) if all(dilation % every == 0 for dilation in self.dilations[i:]))
+        # Hidden layers from ``thin`` on look at each every-th frame only, so that nobody computes the others for them.
+        x = x.unfold(1, 2 * SPLICE + 1, 1)
+        x = self.input((x[:, ::every] if thin == 0 else x).transpose(2, 3).flatten(2))
+        for i, (layer, dilation) in enumerate(zip(self.hidden, self.dilations, strict=True)):
+            x = x[:, ::every] if thin == i > 0 else x
+            x = layer(x, dilation // every if thin <= i else dilation)
+        return self.output(x[:, ::every] if thin == layers else x)

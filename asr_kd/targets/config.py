@@ -6,6 +6,7 @@ from typing import Literal
 
 from asr_kd.errors import UserError
 from asr_kd.frames import TensorSpec
+from asr_kd.nets import Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +18,15 @@ class TargetConfig:
     - ``temperatures``: those at which a student can learn from ``topk``; the one at which ``sampled`` is drawn. From
       ``dense`` a student learns at any temperature.
     - ``seed`` of the draws, which also depend on the utterance's id and on nothing else.
-    - ``precision``: that of the teachers' products; ``bf16`` takes about half the time on a processor that has it.
+    - ``precision``: that of the teachers' products; ``bf16`` takes about half the time on a processor that has it,
+      and ``auto`` is ``bf16`` there and ``fp32`` elsewhere; a store records which it was.
     """
 
     form: Literal["dense", "topk", "sampled"] = "topk"
     k: int = 20
     temperatures: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0)
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if self.k < 1:

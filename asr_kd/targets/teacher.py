@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, Ensemble, logits_by_chunk, open_model
+from asr_kd.nets import AcousticModel, Ensemble, autocast, logits_by_chunk, open_model
 from asr_kd.targets.encode import check_finite, one_thread
 
 
@@ -55,8 +55,7 @@ class Teacher:
         Raises ``UserError`` naming the frame where a value is NaN.
         """
         features = next(iter(self.features.read(utterance).values()))
-        kind = torch.device(self.device).type
-        with one_thread(), torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+        with one_thread(), autocast(self.device, self.precision):
             chunks = [logits[0].float().log_softmax(-1) for logits in logits_by_chunk(self.model, features)]
         log_prob = torch.cat(chunks)
         check_finite(log_prob)

@@ -13,7 +13,7 @@ from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, one_by_one, write_store
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.remote import local_folder
-from asr_kd.nets import Ensemble, model_hash, num_parameters
+from asr_kd.nets import Ensemble, model_hash, num_parameters, settle_precision
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.store import TargetStore
@@ -65,6 +65,7 @@ def write_targets(
     """
     if force and part[1] > 1:
         raise UserError(f"{out}: --force with --part would delete what the other parts write; delete the store first")
+    config = _settled(config, device)
     asked = Teacher(Path(teacher), features, config.precision, device)
     store = write_store(
         out,
@@ -99,6 +100,7 @@ def estimate(
 
     Raises ``UserError`` as ``Teacher.sample`` does.
     """
+    config = _settled(config, device)
     asked = Teacher(Path(teacher), features, config.precision, device)
     bytes_per_frame = sum(spec.bytes_per_frame for spec in config.tensors(asked.num_states).values())
     frames = sum(asked.frame_counts(utterances).values())
@@ -122,6 +124,10 @@ def estimate(
         free=shutil.disk_usage(existing).free,
         seconds=seconds,
     )
+
+
+def _settled(config: TargetConfig, device: str) -> TargetConfig:
+    return dataclasses.replace(config, precision=settle_precision(config.precision, device))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from asr_kd.errors import UserError
 from asr_kd.nets.config import NetConfig
+from asr_kd.nets.precision import Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,8 @@ class TrainConfig:
       ``max_norm``: of the weights that lead into a hidden unit (0: no limit; Hinton et al. 2012).
     - ``standardise``: the network subtracts a mean and divides by a deviation, of each of the ``bins`` or of the
       ``whole`` frame, which suits pixels, of which some are always empty.
-    - ``precision``: ``bf16`` computes products in bfloat16 from fp32 weights (``torch.autocast``).
+    - ``precision``: ``bf16`` computes products in bfloat16 from fp32 weights (``torch.autocast``); ``auto`` does so
+      where the processor has such products, and computes in ``fp32`` elsewhere.
     - ``label_smoothing``: the share of a hard target spread over all states.
     - With soft targets: ``temperature``, ``soft_weight`` and ``hard_weight`` of the objective, in which the soft term
       is multiplied by the temperature's square (``asr_kd.train.distillation``). ``match: logits`` compares centred
@@ -55,7 +57,7 @@ class TrainConfig:
     clip_norm: float = 5.0
     max_norm: float = 0.0
     standardise: Literal["bins", "whole"] = "bins"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     label_smoothing: float = 0.0
     temperature: float = 2.0
     soft_weight: float = 1.0

@@ -1,6 +1,5 @@
 """How well a network predicts the states of frames."""
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from asr_kd.errors import UserError
-from asr_kd.nets import AcousticModel, Ensemble, logits_by_chunk
+from asr_kd.nets import AcousticModel, Ensemble, autocast, logits_by_chunk
 from asr_kd.train.data import TrainingData
 
 BATCH_FRAMES = 1000  # of utterances of one length, scored together
@@ -24,11 +23,6 @@ class Evaluation:
     frame_accuracy: float
     cross_entropy: float
     frames: int
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context in which a network computes: ``fp32``, or ``bf16`` products from fp32 weights."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @torch.inference_mode()

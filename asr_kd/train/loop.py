@@ -13,13 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from asr_kd.errors import UserError
-from asr_kd.nets import AcousticModel, load_model, model_hash, num_parameters, outputs_within, save_model
+from asr_kd.nets import (
+    AcousticModel,
+    autocast,
+    load_model,
+    model_hash,
+    num_parameters,
+    outputs_within,
+    save_model,
+    settle_precision,
+)
 from asr_kd.progress import Progress
 from asr_kd.train.augment import augment
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData
-from asr_kd.train.evaluate import autocast, evaluate
+from asr_kd.train.evaluate import evaluate
 from asr_kd.train.experiment import Experiment
 from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
@@ -58,6 +67,7 @@ def train(
     share, from (seed, step, rank). Each has the whole pool of frames in memory. Process 0 writes ``folder``.
     """
     group = Group.current()
+    config = dataclasses.replace(config, precision=settle_precision(config.precision, device))
     lesson = Lesson.plan(config, data, teacher, priors)
     config = lesson.config
     hashes = lesson.hashes if begin is None else {**lesson.hashes, "begin": model_hash(begin)}

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asr_kd.nets import StateModel, outputs_within
+from asr_kd.nets import StateModel, autocast, outputs_within
 from asr_kd.targets import Dense, SoftTargets, TargetStore
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.distillation import distillation_loss, logit_matching_loss
-from asr_kd.train.evaluate import autocast
 from asr_kd.train.reader import Batch
 
 Objective = Callable[[Tensor, Batch], Tensor]

@@ -58,7 +58,7 @@ teach() { train_teachers train_speeds; }
 run_stage 5 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
 
 write_targets() {
-  local shared=(--teacher "$work/teacher" --jobs "$jobs" --precision bf16)
+  local shared=(--teacher "$work/teacher" --jobs "$jobs" --precision auto)
   local speeds=(--feats "$work/feats/fbank/train_speeds" --states "$work/states/train_speeds")
   asr-kd targets write "$work/targets/top20" "${shared[@]}" "${speeds[@]}" --form topk --k 20 --temperatures 1,2,5,10
   asr-kd targets write "$work/targets/train_speeds" "${shared[@]}" "${speeds[@]}" --form dense

@@ -41,7 +41,7 @@ write_targets() {
   local set
   for set in train three_pool; do
     asr-kd targets write "$work/targets/$set" --teacher "$work/teacher" --feats "$work/feats/fbank/$set" \
-      --states "$work/states/$set" --form topk --k 20 --temperatures 1,2,5,8 --precision bf16 --jobs "$jobs"
+      --states "$work/states/$set" --form topk --k 20 --temperatures 1,2,5,8 --precision auto --jobs "$jobs"
   done
 }
 run_stage 5 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
