@@ -32,11 +32,15 @@ train_on_own_states() {
   train_on_three own/ own/teacher own/targets
 }
 
-# test_experiments SYSTEM...: the ensemble, its members, the systems, and those from 3 % on both kinds of states.
+# test_experiments SYSTEM...: the ensemble, its members, the systems, and those from 3 %; test_own_states: those on the
+# states of the 3 %.
 test_experiments() {
   test_network ensemble teacher
   (seeds=$(seq -s " " "$members") && test_systems teacher)
   test_systems "$@" $(printf 'three_%s ' $three)
+}
+
+test_own_states() {
   local each labels=() soft=() hmm=own/gmm/lda graph=own/graph states=own/states
   for each in $three; do
     case $each in hard | augmented) labels+=("own/$each") ;; *) soft+=("own/$each") ;; esac

@@ -129,6 +129,7 @@ test_networks() {
   for t in $temperatures; do systems+=("student_T$t"); done
   for each in $fractions; do systems+=("hard_${each%%:*}" "soft_${each%%:*}"); done
   test_experiments "${systems[@]}" small_hard small_top20 small_dense small_sampled
+  test_own_states
 }
 run_stage 12 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
 
