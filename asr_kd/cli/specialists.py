@@ -10,7 +10,7 @@ CLUSTERS = "clusters.yaml"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add ``cluster``, ``prepare`` and ``join``."""
+    """Add ``cluster``, ``prepare``, ``join`` and ``compare``."""
     parser.description = (
         "Specialists (section 5 of the paper): cluster the states that a network, the generalist, confuses; give each\n"
         "cluster's specialist its labels and a network to begin with, for asr-kd train; join them with the generalist\n"
@@ -23,9 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --states states/train --dev-states states/dev\n"
         "  asr-kd train --begin exp/special/3/begin --feats feats/train --states exp/special/3/states \\\n"
         "    --dev-feats feats/dev --dev-states exp/special/3/dev --out exp/special/3/net\n"
-        "  asr-kd specialists join exp/joint --clusters exp/clusters --network exp/dnn exp/special/*"
+        "  asr-kd specialists join exp/joint --clusters exp/clusters --network exp/dnn exp/special/*\n"
+        "  asr-kd specialists compare exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk"
     )
-    verbs = parser.add_subparsers(metavar="cluster|prepare|join", required=True)
+    verbs = parser.add_subparsers(metavar="cluster|prepare|join|compare", required=True)
     cluster = add_action(
         verbs,
         "specialists",
@@ -38,6 +39,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument("--feats", metavar="STORE", required=True, help="features to predict on; no labels are needed")
     cluster.add_argument("--frames", type=int, default=500_000, help="how many, in utterances at random (500000)")
     cluster.add_argument("--k", type=int, required=True, help="clusters, each for a specialist")
+    size = "states of each specialist: those most correlated with a cluster; they overlap, and a state may have none"
+    cluster.add_argument("--size", type=int, metavar="N", help=f"{size} (default: the clusters themselves)")
     cluster.add_argument("--seed", type=int, default=0, help="of k-means and of the utterances (0)")
     scale = "none: the paper's, k-means over the covariance; correlation: over correlations, so that frequent states"
     scale += " count no more than others; spectral: cuts between states that are rarely confused (default)"
@@ -46,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cluster.set_defaults(run=_cluster)
     _configure_prepare(verbs)
     _configure_join(verbs)
+    _configure_compare(verbs)
 
 
 def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -63,6 +67,8 @@ def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     prepare.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
     prepare.add_argument("--states", metavar="STORE", required=True, help="states of the training speech")
     prepare.add_argument("--dev-states", metavar="STORE", required=True, help="states of dev")
+    whole = "section 6.1: no dustbin, but soft targets for all other states; writes labels of the cluster's states, for"
+    prepare.add_argument("--whole", action="store_true", help=f"{whole} asr-kd train --begin NET --teacher NET")
     prepare.add_argument("--seed", type=int, default=0, help="of the frames of other states that are kept (0)")
     prepare.set_defaults(run=_prepare)
 
@@ -86,6 +92,25 @@ def _configure_join(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]"
     join.set_defaults(run=_join)
 
 
+def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = add_action(
+        verbs,
+        "specialists",
+        "compare",
+        "joint ensembles -> what the specialists add, and where (tables 3 and 4 of the paper)",
+        "exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk",
+    )
+    compare.add_argument("joint", metavar="JOINT", nargs="+", help="ensembles of join; the counts of several add up")
+    compare.add_argument("--feats", metavar="STORE", required=True, help="features to judge them on")
+    compare.add_argument("--states", metavar="STORE", required=True, help="and their labels")
+    unit = "speakers: the unit of intervals and tests (default: the utterance)"
+    compare.add_argument("--utt2spk", metavar="FILE", help=unit)
+    compare.add_argument("--rows", metavar="FILE", help="also write the table for asr-kd report --rows")
+    compare.add_argument("--picture", metavar="FILE", help="also draw the gain against the cover (PNG)")
+    compare.add_argument("--title", default="What specialists add", help="of the table and the picture")
+    compare.set_defaults(run=_compare)
+
+
 def _cluster(options: argparse.Namespace) -> None:
     import numpy as np
     import yaml
@@ -104,7 +129,7 @@ def _cluster(options: argparse.Namespace) -> None:
     for prob in probabilities(model, data):
         confusion.add(prob)
         mass += prob.sum(0)
-    clusters = cluster_states(confusion.covariance(), options.k, options.seed, options.scale)
+    clusters = cluster_states(confusion.covariance(), options.k, options.seed, options.scale, size=options.size)
     space = StateSpace.load(options.states_dir) if options.states_dir else None
     names = state_names(space) if space else [str(state) for state in range(model.num_states)]
     texts = summaries(space, clusters) if space else [" ".join(map(str, own)) for own in clusters]
@@ -119,7 +144,7 @@ def _cluster(options: argparse.Namespace) -> None:
     table = render(rows, columns)
     content = {
         "network": model_hash(options.network), "frames": confusion.frames, "seed": options.seed,
-        "scale": options.scale, "clusters": [own.tolist() for own in clusters],
+        "scale": options.scale, "size": options.size, "clusters": [own.tolist() for own in clusters],
     }  # fmt: skip
     lines = [f"{number}\t{state}\t{names[state]}" for number, own in enumerate(clusters) for state in own]
     write_text(Path(options.out) / "states.tsv", "\n".join(["cluster\tstate\tname", *lines]) + "\n")
@@ -140,6 +165,10 @@ def _prepare(options: argparse.Namespace) -> None:
     if not 0 <= options.number < len(clusters):
         raise UserError(f"--number {options.number}: {options.clusters} has clusters 0 to {len(clusters) - 1}")
     own, out = np.array(clusters[options.number]), Path(options.out)
+    if options.whole:
+        write_labels(FrameStore(options.states), own, out / "states", options.seed, whole=True)
+        print(f"{out}: labels of {len(own)} states")
+        return
     states = write_labels(FrameStore(options.states), own, out / "states", options.seed)
     write_labels(FrameStore(options.dev_states), own, out / "dev", options.seed, balanced=False)
     save_model(begin_specialist(load_model(options.network), own), out / "begin")
@@ -147,21 +176,63 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _join(options: argparse.Namespace) -> None:
+    from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.nets import load_model, num_parameters, save_ensemble, save_model
     from asr_kd.specialists import KEPT, correct_dustbin
 
     _read_clusters(options.clusters, options.network)
     members, owned = [options.network], []
-    for number, folder in enumerate(options.specialists, 1):
-        labels = FrameStore(Path(folder) / "states")
+    stores = [FrameStore(Path(folder) / "states") for folder in options.specialists]
+    if len(kinds := {labels.config["whole"] for labels in stores}) > 1:
+        raise UserError(
+            f"{' '.join(options.specialists)}: some were prepared with --whole and some without; join either"
+        )
+    for number, (folder, labels) in enumerate(zip(options.specialists, stores, strict=True), 1):
         network = load_model(Path(folder) / "net")
-        correct_dustbin(network, labels.config[KEPT])
+        if not labels.config["whole"]:
+            correct_dustbin(network, labels.config[KEPT])
         members.append(str(Path(options.out) / f"specialist{number}"))
         owned.append(labels.config["own"])
         save_model(network, members[-1])
-    ensemble = save_ensemble(options.out, members, "joint", own=owned, active=options.active)
+    ensemble = save_ensemble(options.out, members, "joint", own=owned, active=options.active, whole=kinds.pop())
     print(f"{options.out}: a generalist and {len(owned)} specialists, {num_parameters(ensemble):,} parameters")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    import json
+
+    from asr_kd.errors import UserError
+    from asr_kd.files import write_text
+    from asr_kd.frames import FrameStore
+    from asr_kd.nets import Ensemble, open_model
+    from asr_kd.score.cover import count_by_cover, cover_records, cover_row, pool_covers
+    from asr_kd.score.figures import plot_gains
+    from asr_kd.score.files import read_speakers
+    from asr_kd.score.table import Column, p_value, percent, percent_range, plain, render
+    from asr_kd.train import TrainingData
+
+    data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
+    found = []
+    for folder in options.joint:
+        model = open_model(folder)
+        if not isinstance(model, Ensemble):
+            raise UserError(f"{folder}: a network; expected a generalist and its specialists (specialists join)")
+        found.append(count_by_cover(model, data))
+    speakers = read_speakers(options.utt2spk) if options.utt2spk else None
+    records = cover_records(pool_covers(found), speakers)
+    columns = (
+        Column("frames", plain("system"), left=True), Column("number", plain("frames")),
+        Column("generalist %", percent("generalist")), Column("with specialists %", percent("joint")),
+        Column("gain", percent("gain")), Column("95 % CI", percent_range("gain_low", "gain_high")),
+        Column("relative %", percent("relative")), Column("p", p_value),
+    )  # fmt: skip
+    print(render(records, columns), end="")
+    if options.rows:
+        rows = (cover_row(record, options.title) for record in records)
+        write_text(options.rows, "".join(f"{json.dumps(row)}\n" for row in rows))
+    if options.picture:
+        plot_gains(records, options.title, options.picture)
 
 
 def _read_clusters(folder: str, network: str) -> list[list[int]]:

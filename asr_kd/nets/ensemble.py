@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_kd.errors import UserError
-from asr_kd.nets.joint import active_specialists, check_members, joint
+from asr_kd.nets.joint import active_specialists, check_members, joint, own_and_dustbin
 from asr_kd.nets.model import AcousticModel, outputs_within
 
 
@@ -25,7 +25,8 @@ class EnsembleConfig:
 
     ``joint``: the first member is a generalist of all states, and each other one a specialist, whose outputs are the
     states that ``own`` lists for it and a dustbin for all others; those that own one of the generalist's ``active``
-    most probable states are asked about a frame (``asr_kd.nets.joint``).
+    most probable states are asked about a frame (``asr_kd.nets.joint``). ``whole``: specialists have an output for
+    every state instead; what they say of those that they do not own adds up to the dustbin.
     """
 
     members: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class EnsembleConfig:
     hashes: tuple[str, ...] = ()
     own: tuple[tuple[int, ...], ...] = ()
     active: int = 1
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -47,7 +49,7 @@ class EnsembleConfig:
                 f"{len(self.members)} members with the states of {len(self.own)} specialists and {len(self.weights)}"
                 " weights; a joint ensemble is a generalist and one or more specialists, without weights"
             )
-        if self.mean != "joint" and self.own:
+        if self.mean != "joint" and (self.own or self.whole):
             raise UserError(f"specialists' states are for mean: joint, not {self.mean}")
 
     @property
@@ -62,7 +64,7 @@ class EnsembleConfig:
     def content_hash(self) -> str:
         """Hexadecimal SHA-256 of what the ensemble computes: its members' weights, their shares and the mean."""
         shares = (f"{weights} {share!r}" for weights, share in zip(self.hashes, self.shares, strict=True))
-        specialists = [f"{self.own} {self.active}"] if self.mean == "joint" else []
+        specialists = [f"{self.own} {self.active}{' whole' * self.whole}"] if self.mean == "joint" else []
         return hashlib.sha256("\n".join([self.mean, *shares, *specialists]).encode()).hexdigest()
 
 
@@ -81,7 +83,7 @@ class Ensemble(nn.Module):
         self.members: Sequence[AcousticModel] = nn.ModuleList(members)  # type: ignore[assignment]
         self.left_context = max(member.left_context for member in members)
         self.right_context = max(member.right_context for member in members)
-        self.own, self.active = [np.array(own) for own in config.own], config.active
+        self.own, self.active, self.whole = [np.array(own) for own in config.own], config.active, config.whole
         check_members(self.own, self.num_states)
         for place, member, states in zip(config.members, members, self._outputs(), strict=True):
             if (member.num_states, member.bins) != (states, self.bins):
@@ -104,7 +106,7 @@ class Ensemble(nn.Module):
 
     def _outputs(self) -> list[int]:
         """How many each member should have."""
-        if self.mean_kind == "joint":
+        if self.mean_kind == "joint" and not self.whole:
             return [self.num_states, *(len(own) + 1 for own in self.own)]
         return [self.num_states] * len(self.members)
 
@@ -137,5 +139,7 @@ class Ensemble(nn.Module):
             for member in self.members
         ]
         general, *special = (output.flatten(0, 1) for output in outputs)
+        if self.whole:
+            special = [own_and_dustbin(log_r, own) for log_r, own in zip(special, self.own, strict=True)]
         log_q = joint(general, special, self.own, active_specialists(general, self.own, self.active))
         return log_q.unflatten(0, outputs[0].shape[:2])

@@ -63,6 +63,7 @@ def save_ensemble(
     weights: Sequence[float] = (),
     own: Sequence[Sequence[int]] = (),
     active: int = 1,
+    whole: bool = False,
 ) -> Ensemble:
     """Make ``folder`` an ensemble of the networks in the folders ``members``, which stay where they are; see
     ``EnsembleConfig``.
@@ -82,7 +83,7 @@ def save_ensemble(
         "hashes": list(hashes),
     }
     if own:
-        values |= {"own": [list(map(int, states)) for states in own], "active": active}
+        values |= {"own": [list(map(int, states)) for states in own], "active": active, "whole": whole}
     config = from_dict(EnsembleConfig, values, str(folder))
     ensemble = Ensemble(config, networks)
     save_config(config, folder / ENSEMBLE)

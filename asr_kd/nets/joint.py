@@ -101,6 +101,14 @@ def joint(log_p: Tensor, log_r: Sequence[Tensor], members: Sequence[np.ndarray],
     return log_q.to(log_p.device)
 
 
+def own_and_dustbin(log_r: Tensor, own: np.ndarray) -> Tensor:
+    """Log-probabilities of all states ``[frames, states]`` -> of those that are ``own``, and of all others together,
+    ``[frames, own + 1]``."""
+    index = torch.from_numpy(own).to(log_r.device)
+    others = log_r.index_fill(1, index, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat([log_r[:, index], others], 1)
+
+
 def check_members(members: Sequence[np.ndarray], states: int) -> None:
     """``UserError`` unless each of ``members`` is one or more different states of ``states``."""
     for number, own in enumerate(members):

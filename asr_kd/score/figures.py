@@ -14,6 +14,7 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.files import write_bytes
 from asr_kd.score.series import Band, Results, TrainingCurves
+from asr_kd.score.table import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,6 +100,26 @@ def plot_results(
             _horizontal(axes, places, log, own_ticks=True)
         names = [item.name for item in (*series, *levels)]
         _legend(figure, list(zip([*marks, *lines], names, strict=True)))
+
+
+def plot_gains(records: Sequence[Record], title: str, output: str | Path) -> None:
+    """Draw what specialists add to a generalist's frame accuracy, with 95 % intervals, and on how many of the frames,
+    against the number of specialists that cover the frame's state; ``records`` are those of ``cover_records``."""
+    _check(records[:1], output)
+    chosen = sorted((record for record in records if record["cover"] >= 0), key=lambda record: record["cover"])
+    covers = [record["cover"] for record in chosen]
+    gain, low, high = (np.array([100 * r[key] for r in chosen]) for key in ("gain", "gain_low", "gain_high"))
+    frames = np.array([record["frames"] for record in chosen])
+    with _figure(title, output) as (_, (left, right)):
+        left.axhline(0, color=_GREY, linewidth=1)
+        errors = [gain - low, high - gain]
+        left.errorbar(covers, gain, yerr=errors, color=COLOURS[0], marker="o", markersize=5, elinewidth=1.1, capsize=3)
+        left.set_ylabel("gain in frame accuracy (points)")
+        right.bar(covers, 100 * frames / frames.sum(), color=COLOURS[0], width=0.6)
+        right.set_ylabel("of all frames (%)")
+        for axes in (left, right):
+            axes.set_xlabel("specialists that cover the state")
+            axes.set_xticks(covers)
 
 
 @contextlib.contextmanager

@@ -82,6 +82,7 @@ def cluster_states(
     seed: int,
     scale: Scale = "none",
     smallest: int = 2,
+    size: int | None = None,
 ) -> list[np.ndarray]:
     """Divide all states into ``k`` clusters of confusable ones, by k-means over the rows of ``covariance``.
 
@@ -93,10 +94,13 @@ def cluster_states(
     and k-means puts them into one cluster. ``spectral`` divides the graph whose edges are the positive correlations
     (normalised cut; k-means in the space of the Laplacian's first eigenvectors), whose parts are of more even sizes.
 
+    ``size``: each cluster gives way to the so many states that are, on average, most correlated with it. They overlap,
+    as the paper's do: a state that many others are confused with has several specialists, and another perhaps none.
+
     Returns ``k`` sorted arrays of states, int64, ordered by their first state. They depend on ``seed``, and not on the
     number of threads. Raises ``UserError`` for a matrix that is no covariance, for ``k`` below 2 or above the number of
     states, and where a cluster comes out empty or with fewer than ``smallest`` states: by default those of one, as a
-    specialist tells states apart.
+    specialist tells states apart. Also for a ``size`` of less than 2, or of all states.
     """
     from sklearn.cluster import KMeans, SpectralClustering
     from sklearn.exceptions import ConvergenceWarning
@@ -106,6 +110,8 @@ def cluster_states(
     states = len(rows)
     if not 2 <= k <= states:
         raise UserError(f"{k} clusters of {states} states; expected 2 to {states}")
+    if size is not None and not 2 <= size < states:
+        raise UserError(f"clusters of {size} of {states} states; expected 2 to {states - 1}")
     with threadpool_limits(1), warnings.catch_warnings():  # more threads add up in an order that varies
         warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer clusters, which is an error below
         options = {"n_clusters": k, "n_init": RESTARTS, "random_state": seed}
@@ -126,7 +132,13 @@ def cluster_states(
                 f"cluster {number} of {k} has {len(own)} states ({', '.join(map(str, own))}); expected at least"
                 f' {smallest}: ask for fewer clusters, another seed or scale="correlation", or set smallest'
             )
-    return clusters
+    return clusters if size is None else _nearest(_rows(covariance, "correlation"), clusters, size)
+
+
+def _nearest(correlation: np.ndarray, clusters: list[np.ndarray], size: int) -> list[np.ndarray]:
+    """For each cluster the ``size`` states of the greatest mean correlation with its states."""
+    means = [correlation[own].mean(0) for own in clusters]
+    return [np.sort(np.argsort(-mean, kind="stable")[:size]) for mean in means]
 
 
 def _rows(covariance: np.ndarray, scale: str) -> np.ndarray:

@@ -22,12 +22,18 @@ def write_labels(
     seed: int = 0,
     balanced: bool = True,
     utterances: Sequence[str] | None = None,
+    whole: bool = False,
 ) -> FrameStore:
     """Write the labels of a specialist for the states ``own`` (sorted) as a store of states.
 
     A frame of one of them has its place in ``own``; another frame has ``len(own)``, the dustbin, or, ``balanced``, only
     as many of them as there are own frames, drawn at random; the rest has -1, no label. The configuration tells which
-    fraction of the others was ``kept``. Raises ``UserError`` where a state of ``own`` has no frame to learn from.
+    fraction of the others was ``kept``.
+
+    ``whole`` (section 6.1 of the paper): frames of ``own`` have the labels they had, and others none at all. Those are
+    for the generalist's soft targets to teach, with ``asr-kd train --teacher``, which stand in for the dustbin.
+
+    Raises ``UserError`` where a state of ``own`` has no frame to learn from.
     """
     chosen = list(states.utterances) if utterances is None else list(utterances)
     known = int(states.config.get("num_states", 0))
@@ -43,13 +49,20 @@ def write_labels(
         )
     ours = int(counts[own].sum())
     kept = min(1.0, ours / max(int(counts.sum()) - ours, 1)) if balanced else 1.0
+    meaning = "state" if whole else "place among the specialist's states, the dustbin last"
     return write_store(
         out,
         "states",
-        {"state": TensorSpec("int32", (), "place among the specialist's states, the dustbin last; -1: not learnt")},
+        {"state": TensorSpec("int32", (), f"{meaning}; -1: not learnt")},
         {utterance: states.frame_counts[utterance] for utterance in chosen},
-        _Labels(states, own, kept, seed),
-        {"num_states": len(own) + 1, "own": own.tolist(), KEPT: kept, "seed": seed},
+        _Labels(states, own, 0.0 if whole else kept, seed, whole),
+        {
+            "num_states": known if whole else len(own) + 1,
+            "own": own.tolist(),
+            KEPT: 1.0 if whole else kept,
+            "seed": seed,
+            "whole": whole,
+        },
         {"states": states.content_hash},
     )
 
@@ -60,6 +73,7 @@ class _Labels:
     own: np.ndarray
     kept: float
     seed: int
+    whole: bool
 
     def __call__(self, utterances: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray] | UserError]]:
         return one_by_one(utterances, self._of)
@@ -70,7 +84,7 @@ class _Labels:
         digest = hashlib.sha256(f"{self.seed} {utterance}".encode()).digest()
         drawn = np.random.default_rng(np.frombuffer(digest, np.uint64)).random(len(states)) < self.kept
         others = np.where(drawn, len(self.own), -1)
-        return {"state": np.where(self.own[place] == states, place, others).astype(np.int32)}
+        return {"state": np.where(self.own[place] == states, states if self.whole else place, others).astype(np.int32)}
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData, read_utterance_list
-from asr_kd.train.evaluate import Evaluation, evaluate, predict, probabilities
+from asr_kd.train.evaluate import Evaluation, evaluate, outputs, predict, probabilities
 from asr_kd.train.loop import train
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "TrainConfig",
     "TrainingData",
     "evaluate",
+    "outputs",
     "predict",
     "probabilities",
     "read_utterance_list",

@@ -118,6 +118,18 @@ def test_states_that_are_never_predicted_have_a_cluster_all_the_same() -> None:
         assert sorted(np.concatenate(clusters)) == list(range(18))
 
 
+def test_clusters_of_one_size_overlap_and_take_the_most_confused_states() -> None:
+    covariance = confusion(peaked(3000)).covariance()
+    clusters = cluster_states(covariance, 3, 0, "spectral", size=4)
+    assert [len(own) for own in clusters] == [4, 4, 4]
+    assert all(set(own) <= set(group) for own, group in zip(as_lists(clusters), GROUPS, strict=True))
+    wide = cluster_states(covariance, 3, 0, "spectral", size=9)
+    assert all(set(group) < set(own) for own, group in zip(as_lists(wide), GROUPS, strict=True))
+    for size in (1, 18):
+        with pytest.raises(UserError, match=f"clusters of {size} of 18 states; expected 2 to 17"):
+            cluster_states(covariance, 3, 0, size=size)
+
+
 def test_mistakes_are_named() -> None:
     covariance = confusion(peaked(100)).covariance()
     for k in (1, 19):

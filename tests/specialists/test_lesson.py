@@ -10,7 +10,7 @@ import torch
 from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, load_model, log_posteriors, open_model, save_model
+from asr_kd.nets import AcousticModel, Ensemble, load_model, log_posteriors, open_model, save_model
 from asr_kd.specialists import KEPT, begin_specialist, correct_dustbin, write_labels
 from asr_kd.train import TrainingData, evaluate, train
 from tests.train.conftest import BINS, CONFIG, NET, STATES, speech, write_features, write_states
@@ -39,6 +39,12 @@ def test_own_states_keep_their_frames_and_others_as_many_in_the_dustbin(states: 
     assert not np.array_equal(found, again)  # other frames of the others
     every = labels(write_labels(states, OWN, tmp_path / "every", balanced=False))
     assert np.array_equal(every == 2, ~np.isin(told, OWN))
+
+
+def test_a_whole_specialist_has_no_labels_but_its_own(states: FrameStore, tmp_path: Path) -> None:
+    told, store = labels(states), write_labels(states, OWN, tmp_path / "out", whole=True)
+    assert np.array_equal(labels(store), np.where(np.isin(told, OWN), told.astype(int), -1))
+    assert (store.config["num_states"], store.config[KEPT], store.config["own"]) == (STATES, 1.0, OWN.tolist())
 
 
 def test_a_state_without_a_frame_is_named(tmp_path: Path) -> None:
@@ -79,7 +85,10 @@ def test_the_dustbin_counts_as_often_as_its_frames_are() -> None:
     torch.testing.assert_close(odds, torch.full_like(odds, float(np.log(4))))
 
 
-def test_from_clusters_to_an_ensemble_that_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_from_clusters_to_an_ensemble_that_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], whole: bool
+) -> None:
     stores = {}
     for name, seed in (("train", 0), ("dev", 1)):
         features, states = speech([100] * 8, seed)
@@ -95,25 +104,38 @@ def test_from_clusters_to_an_ensemble_that_scores(tmp_path: Path, capsys: pytest
     folders = []
     for number in ("0", "1"):
         folder = tmp_path / "special" / number
-        command = ["specialists", "prepare", str(folder), *given, "--number", number]
+        command = ["specialists", "prepare", str(folder), *given, "--number", number, *(["--whole"] if whole else [])]
         assert main([*command, "--states", f"{tmp_path}/train/st", "--dev-states", f"{tmp_path}/dev/st"]) == 0
         own = TrainingData(stores["train"][0], FrameStore(folder / "states"))
-        train(
-            config,
-            own,
-            TrainingData(stores["dev"][0], FrameStore(folder / "dev")),
-            folder / "net",
-            begin=folder / "begin",
-        )
+        if whole:
+            lesson = dataclasses.replace(config, temperature=1.0, hard_weight=1.0)
+            train(lesson, own, dev, folder / "net", teacher=tmp_path / "g", begin=tmp_path / "g")
+        else:
+            heard = TrainingData(stores["dev"][0], FrameStore(folder / "dev"))
+            train(config, own, heard, folder / "net", begin=folder / "begin")
         folders.append(str(folder))
     assert main(["specialists", "join", at["joint"], *folders, *given]) == 0
     assert "a generalist and 2 specialists" in capsys.readouterr().out
     joint = open_model(at["joint"])
+    assert isinstance(joint, Ensemble)
     believed = np.exp(log_posteriors(joint, data.read("u0").features))
     np.testing.assert_allclose(believed.sum(1), 1, atol=1e-4)
     assert evaluate(joint, dev).frame_accuracy > evaluate(load_model(at["g"]), dev).frame_accuracy - 0.02
-    torch.manual_seed(9)
-    save_model(AcousticModel(dataclasses.replace(NET, bins=BINS, states=STATES)), tmp_path / "other")
-    assert main([*command[:3], "--clusters", at["clusters"], "--network", f"{tmp_path}/other", *command[7:],
-                 "--states", "x", "--dev-states", "x"]) == 1  # fmt: skip
+    command = ["specialists", "join", f"{tmp_path}/half", folders[0], *given]
+    assert main(command) == 0
+    (tmp_path / "special" / "0" / "states").rename(tmp_path / "kept")
+    write_labels(stores["train"][1], np.array(joint.own[0]), tmp_path / "special" / "0" / "states", whole=not whole)
+    assert main([*command[:3], *folders, *given]) == 1
+    assert "some were prepared with --whole and some without" in capsys.readouterr().err
+
+
+def test_clusters_of_another_network_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seed in (("g", 8), ("other", 9)):
+        torch.manual_seed(seed)
+        save_model(AcousticModel(dataclasses.replace(NET, bins=BINS, states=STATES)), tmp_path / name)
+    feats = write_features(tmp_path / "feats", speech([100] * 8)[0])
+    command = ["specialists", "cluster", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g"]
+    assert main([*command, "--feats", str(feats.path), "--k", "2"]) == 0
+    given = ["--clusters", f"{tmp_path}/clusters", "--network", f"{tmp_path}/other", "--number", "0"]
+    assert main(["specialists", "prepare", f"{tmp_path}/s", *given, "--states", "x", "--dev-states", "x"]) == 1
     assert "clusters of what another network than" in capsys.readouterr().err

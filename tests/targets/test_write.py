@@ -16,7 +16,7 @@ from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, Unfinished
 from asr_kd.frames import shard as shard_module
 from asr_kd.frames import write as write_module
-from asr_kd.nets import log_posteriors, model_hash, open_model
+from asr_kd.nets import log_posteriors, model_hash, open_model, settle_precision
 from asr_kd.targets import TargetConfig, TargetStore, estimate, write_targets
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.verify import check_values
@@ -55,6 +55,11 @@ def test_it_is_what_the_teacher_says_of_each_frame(scene: Scene, tmp_path: Path,
         found = targets.store.read(utterance)
         assert all((found[name] == expected[name]).all() for name in expected)
     check_values(targets)
+
+
+def test_a_store_records_which_precision_auto_was(scene: Scene, tmp_path: Path) -> None:
+    written = write(scene, tmp_path / "t", dataclasses.replace(CONFIGS["topk"], precision="auto"))
+    assert written.config.precision == settle_precision("auto", "cpu")
 
 
 def test_two_processes_write_the_same_bytes(scene: Scene, tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from asr_kd.config import save_config
 from asr_kd.errors import UserError
-from asr_kd.nets import NetConfig, load_model, log_posteriors
+from asr_kd.nets import NetConfig, load_model, log_posteriors, settle_precision
 from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, loop, train
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import learning_rate, out_of_patience
@@ -53,6 +54,16 @@ def test_it_learns(tmp_path: Path, corpus: Corpus, net: NetConfig, precision: An
     assert summary["train_accuracy"] > 0.75
     assert summary["dev_cross_entropy"] < 1
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_it_records_which_precision_auto_was(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(CONFIG, precision="auto", epochs=1)
+    train(config, *corpus, tmp_path)
+    recorded = yaml.safe_load((tmp_path / "train.yaml").read_text())["precision"]
+    assert recorded == settle_precision("auto", "cpu")
+    monkeypatch.setattr(loop, "settle_precision", lambda *_: "bf16" if recorded == "fp32" else "fp32")
+    with pytest.raises(UserError, match="precision is .* there and .* now"):  # as on another kind of processor
+        train(config, *corpus, tmp_path)
 
 
 def test_evaluation_is_accuracy_and_cross_entropy_of_the_saved_model(tmp_path: Path, corpus: Corpus) -> None:

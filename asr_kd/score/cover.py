@@ -1,0 +1,132 @@
+"""What specialists add to a generalist: tables 3 and 4 of Hinton et al. 2015.
+
+Table 3 has the accuracy on all frames, and the conditional one: on frames whose state some specialist owns, where only
+such states may be answered. Table 4 divides the frames by how many specialists cover, that is own, their state.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from asr_kd.errors import UserError
+from asr_kd.nets import Ensemble
+from asr_kd.score.bootstrap import permutation_p, rate_interval
+from asr_kd.score.table import Record
+from asr_kd.train import TrainingData, outputs
+
+ALL, CONDITIONAL = -2, -1  # in place of a number of specialists
+
+
+@dataclasses.dataclass(frozen=True)
+class CoverCounts:
+    """Frames of each utterance, and how many of them the generalist and the joint inference get right.
+
+    ``groups``: ``ALL`` frames, ``CONDITIONAL``, and each number of specialists that cover a state. ``counts``
+    ``[utterances, groups, 3]``: frames, right by the generalist, right by both together.
+    """
+
+    utterances: tuple[str, ...]
+    groups: tuple[int, ...]
+    counts: np.ndarray
+
+
+@torch.inference_mode()
+def count_by_cover(joint: Ensemble, data: TrainingData) -> CoverCounts:
+    """Ask ``joint`` and its generalist about every labelled frame of ``data``.
+
+    Raises ``UserError`` for an ensemble of another kind, and data without labels.
+    """
+    if joint.mean_kind != "joint":
+        raise UserError(
+            f"an ensemble by {joint.mean_kind} mean; expected a generalist and specialists (specialists join)"
+        )
+    if data.states is None:
+        raise UserError(f"{data.features.path}: no labels to compare with; give their states")
+    cover = np.zeros(joint.num_states, np.int64)
+    for own in joint.own:
+        cover[own] += 1
+    groups = (ALL, CONDITIONAL, *np.unique(cover).tolist())
+    found: dict[str, np.ndarray] = {}
+    asked = zip(outputs(joint.members[0], data), outputs(joint, data), strict=True)
+    for (utterances, general, truth), (_, both, _) in asked:
+        assert truth is not None
+        labels = truth.numpy()
+        answers = [(logits.argmax(-1).numpy(), _restricted(logits.numpy(), cover)) for logits in (general, both)]
+        for row, utterance in enumerate(utterances):
+            counted = _count(labels[row], [(free[row], bound[row]) for free, bound in answers], cover, groups)
+            found[utterance] = found.get(utterance, 0) + counted
+    return CoverCounts(tuple(found), groups, np.stack(list(found.values())))
+
+
+def _restricted(logits: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """The best answer among states that have a specialist."""
+    covered = np.flatnonzero(cover)
+    return covered[logits[..., covered].argmax(-1)]
+
+
+def _count(
+    labels: np.ndarray, answers: list[tuple[np.ndarray, np.ndarray]], cover: np.ndarray, groups: tuple[int, ...]
+) -> np.ndarray:
+    """``[groups, 3]`` of some frames of one utterance; labels of -1 do not count."""
+    counts = np.zeros((len(groups), 3), np.int64)
+    known, number = labels >= 0, cover[labels]
+    for place, group in enumerate(groups):
+        chosen = known & {ALL: np.ones_like(known), CONDITIONAL: number > 0}.get(group, number == group)
+        right = [((bound if group == CONDITIONAL else free) == labels)[chosen].sum() for free, bound in answers]
+        counts[place] = chosen.sum(), *right
+    return counts
+
+
+def pool_covers(found: Sequence[CoverCounts]) -> CoverCounts:
+    """The counts of several generalists with their specialists, on the same utterances, added up."""
+    groups = tuple(sorted({group for each in found for group in each.groups}))
+    counts = np.zeros((len(found[0].utterances), len(groups), 3), np.int64)
+    for each in found:
+        if each.utterances != found[0].utterances:
+            raise UserError("different utterances cannot be pooled; ask all ensembles about the same features")
+        counts[:, [groups.index(group) for group in each.groups]] += each.counts
+    return CoverCounts(found[0].utterances, groups, counts)
+
+
+def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None) -> list[Record]:
+    """A record for each group: accuracies as fractions, and the ``gain`` with its 95 % interval and paired ``p``.
+
+    The unit of intervals and tests is the speaker, or without ``speakers`` the utterance. ``relative``: the gain
+    divided by the generalist's accuracy, the paper's measure (4.4 % on all of its images). Records without a frame are
+    left out. Raises ``UserError`` for an utterance without a speaker.
+    """
+    if speakers is not None and (unknown := [each for each in found.utterances if each not in speakers]):
+        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} in all)")
+    clusters = [each if speakers is None else speakers[each] for each in found.utterances]
+    records: list[Record] = []
+    for place, group in enumerate(found.groups):
+        frames, general, both = found.counts[:, place].T
+        if not frames.sum():
+            continue
+        interval = rate_interval(both - general, frames, clusters)
+        before, after = (float(right.sum() / frames.sum()) for right in (general, both))
+        records.append({
+            "system": _title(group), "cover": group, "frames": int(frames.sum()), "generalist": before, "joint": after,
+            "gain": after - before, "gain_low": interval.low, "gain_high": interval.high,
+            "relative": (after - before) / before if before else 0.0, "p": permutation_p(both - general, clusters),
+        })  # fmt: skip
+    return records
+
+
+def cover_row(record: Record, table: str) -> Record:
+    """A record as a row of a report, in per cent."""
+    shown = {"generalist": "generalist_%", "joint": "with_specialists_%", "gain": "gain", "gain_low": "from",
+             "gain_high": "to", "relative": "relative_gain_%"}  # fmt: skip
+    numbers = {title: round(100 * record[key], 3) for key, title in shown.items()}
+    return {"table": table, "system": record["system"], "frames": record["frames"], **numbers, "p": record["p"]}
+
+
+def _title(group: int) -> str:
+    special = {
+        ALL: "all frames",
+        CONDITIONAL: "of specialists' states, among these",
+        1: "1 specialist covers the state",
+    }
+    return special.get(group, f"{group or 'no'} specialists cover the state")

@@ -1,0 +1,125 @@
+"""What specialists add, against a count frame by frame; the verb that shows it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr_kd.cli import main
+from asr_kd.errors import UserError
+from asr_kd.frames import FrameStore
+from asr_kd.nets import AcousticModel, Ensemble, open_model, save_ensemble, save_model
+from asr_kd.score.cover import ALL, CONDITIONAL, CoverCounts, count_by_cover, cover_records, pool_covers
+from asr_kd.train import TrainingData
+from tests.train.conftest import BINS, NET, STATES, speech, write_features, write_states
+
+OWN = [[1, 4], [1, 2]]  # covered by: 0, 2, 1, 0, 1, 0 specialists
+COVER = np.array([0, 2, 1, 0, 1, 0])
+
+
+@pytest.fixture
+def joint(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    folders = []
+    for number, states in enumerate((STATES, 3, 3)):
+        model = AcousticModel(dataclasses.replace(NET, bins=BINS, states=states))
+        save_model(model, tmp_path / f"net{number}")
+        folders.append(tmp_path / f"net{number}")
+    save_ensemble(tmp_path / "joint", folders, "joint", own=OWN, active=2)
+    return tmp_path / "joint"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> TrainingData:
+    features, states = speech([70, 40, 40, 55], 2)
+    return TrainingData(write_features(tmp_path / "feats", features), write_states(tmp_path / "states", states))
+
+
+def test_it_counts_each_frame_where_it_belongs(joint: Path, data: TrainingData) -> None:
+    model = open_model(joint)
+    assert isinstance(model, Ensemble)
+    found = count_by_cover(model, data)
+    assert found.groups == (ALL, CONDITIONAL, 0, 1, 2)
+    for utterance, counts in zip(found.utterances, found.counts, strict=True):
+        read = data.read(utterance)
+        padded = torch.from_numpy(read.features.astype(np.float32))[None]
+        padded = torch.cat([padded[:, :1]] * model.left_context + [padded] + [padded[:, -1:]] * model.right_context, 1)
+        with torch.inference_mode():
+            general = model.members[0](padded[:, : len(padded[0])])
+            both = model(padded)[0].numpy()
+        trimmed = general[0, : len(both)].numpy()
+        assert read.states is not None
+        expected = {group: [0, 0, 0] for group in found.groups}
+        for frame, label in enumerate(read.states.tolist()):
+            answers = [int(trimmed[frame].argmax()), int(both[frame].argmax())]
+            bound = [(1, 2, 4)[int(row[[1, 2, 4]].argmax())] for row in (trimmed[frame], both[frame])]
+            groups = [(ALL, answers), (int(COVER[label]), answers), *([(CONDITIONAL, bound)] if COVER[label] else [])]
+            for group, said in groups:
+                expected[group][0] += 1
+                expected[group][1] += said[0] == label
+                expected[group][2] += said[1] == label
+        assert counts.tolist() == [expected[group] for group in found.groups]
+
+
+def counts(*rows: tuple[int, int, int], groups: tuple[int, ...] = (ALL,)) -> CoverCounts:
+    table = np.array(rows).reshape(-1, len(groups), 3)
+    return CoverCounts(tuple(f"u{n}" for n in range(len(table))), groups, table)
+
+
+def test_gains_are_paired_and_relative() -> None:
+    (record,) = cover_records(counts(*[(100, 50, 53)] * 12))
+    assert (record["generalist"], record["joint"]) == (0.5, 0.53)
+    assert record["gain"] == pytest.approx(0.03)
+    assert record["gain_low"] == record["gain_high"] == pytest.approx(0.03)  # all utterances alike
+    assert record["relative"] == pytest.approx(0.06)
+    assert record["p"] == pytest.approx(2 / 2**12)
+    (noise,) = cover_records(counts(*[(100, 50, 53), (100, 53, 50)] * 6))
+    assert noise["gain_low"] < 0 < noise["gain_high"]
+    (by_speaker,) = cover_records(counts(*[(100, 50, 53)] * 12), {f"u{n}": f"s{n % 3}" for n in range(12)})
+    assert by_speaker["p"] == 0.25  # of three speakers
+
+
+def test_several_ensembles_add_up() -> None:
+    first, second = counts((9, 1, 2), (4, 1, 1), groups=(ALL, 0)), counts((9, 3, 4), (5, 3, 3), groups=(ALL, 2))
+    pooled = pool_covers([first, second])
+    assert pooled.groups == (ALL, 0, 2)
+    assert pooled.counts.tolist() == [[[18, 4, 6], [4, 1, 1], [5, 3, 3]]]
+    with pytest.raises(UserError, match="different utterances"):
+        pool_covers([first, counts((1, 1, 1), (1, 1, 1))])
+
+
+def test_the_command_prints_writes_rows_and_draws(
+    joint: Path, data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "utt2spk").write_text("".join(f"{u} s{n % 2}\n" for n, u in enumerate(data.utterances)))
+    given = ["--feats", f"{tmp_path}/feats", "--states", f"{tmp_path}/states", "--utt2spk", f"{tmp_path}/utt2spk"]
+    command = ["specialists", "compare", str(joint), *given]
+    assert main([*command, "--rows", f"{tmp_path}/r.jsonl", "--picture", f"{tmp_path}/c.png", "--title", "T"]) == 0
+    assert "2 specialists cover the state" in capsys.readouterr().out
+    assert (tmp_path / "c.png").stat().st_size > 5000
+    report = ["report", "--title", "R", "--output", str(tmp_path), "--rows", f"{tmp_path}/r.jsonl"]
+    assert main([*report, "--picture", f"{tmp_path}/c.png", "caption"]) == 0
+    text = (tmp_path / "RESULTS.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| all "))
+    assert f" {data.total_frames} |" in row
+    assert json.loads((tmp_path / "r.jsonl").read_text().splitlines()[0])["table"] == "T"
+
+
+def test_other_models_and_missing_labels_are_refused(
+    joint: Path, data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = open_model(joint)
+    assert isinstance(model, Ensemble)
+    with pytest.raises(UserError, match="no labels to compare with"):
+        count_by_cover(model, TrainingData(FrameStore(tmp_path / "feats")))
+    save_ensemble(tmp_path / "mean", [tmp_path / "net0", tmp_path / "net0"])
+    stores = ["--feats", f"{tmp_path}/feats", "--states", f"{tmp_path}/states"]
+    assert main(["specialists", "compare", f"{tmp_path}/mean", *stores]) == 1
+    assert "an ensemble by arithmetic mean" in capsys.readouterr().err
+    assert main(["specialists", "compare", f"{tmp_path}/net0", *stores]) == 1
+    assert "net0: a network; expected a generalist" in capsys.readouterr().err
+    with pytest.raises(UserError, match="has no speaker"):
+        cover_records(count_by_cover(model, data), {"u0": "s"})
