@@ -32,6 +32,58 @@ train_on_own_states() {
   train_on_three own/ own/teacher own/targets
 }
 
+# train_specialists SET: $specialists networks for $specialist_states states each that the first teacher, the generalist,
+# confuses, trained on SET; $work/special/joint is what all of them say together, and $work/whole/joint the same of
+# specialists that keep the generalist's opinion of all other states (section 6.1).
+train_specialists() {
+  local set=$1 general=$work/teacher/seed1 kind number
+  asr-kd specialists cluster "$work/clusters" --network "$general" --feats "$work/feats/fbank/train" \
+    --k "$specialists" --size "$specialist_states" --states-dir "$work/$hmm"
+  for kind in special whole; do
+    for ((number = 0; number < specialists; number++)); do echo "train_specialist $kind $number $set"; done
+  done | side_by_side
+  for kind in special whole; do
+    asr-kd specialists join "$work/$kind/joint" $(seq -f "$work/$kind/%g" 0 $((specialists - 1))) \
+      --clusters "$work/clusters" --network "$general"
+  done
+}
+
+# train_specialist KIND NUMBER SET: $work/KIND/NUMBER/net, as conf/KIND.yaml says.
+train_specialist() {
+  local folder=$work/$1/$2 general=$work/teacher/seed1 labels=$work/$states
+  local given=(--clusters "$work/clusters" --network "$general" --number "$2" --states "$labels/$3" --dev-states "$labels/dev")
+  local begin=(--begin "$folder/begin" --dev-states "$folder/dev")
+  if [[ $1 == whole ]]; then
+    given+=(--whole)
+    begin=(--begin "$general" --teacher "$general" --dev-states "$labels/dev")
+  fi
+  asr-kd specialists prepare "$folder" "${given[@]}"
+  asr-kd train --feats "$work/feats/fbank/$3" --states "$folder/states" --dev-feats "$work/feats/fbank/dev" \
+    "${begin[@]}" --config "$recipe/conf/$1.yaml" --threads 1 --out "$folder/net" ${small:+${quick:-}}
+}
+
+# distil_back SET: students of what the generalist and its specialists say together of SET, and of what it says alone.
+distil_back() {
+  local set=$1 seed
+  write_of_specialists "$set" back_joint special/joint
+  write_of_specialists "$set" back_general teacher/seed1
+  for seed in $seeds; do
+    echo "train_network back_joint $seed $set student --targets '$work/targets/back_joint'"
+    echo "train_network back_general $seed $set student --targets '$work/targets/back_general'"
+  done | side_by_side
+}
+
+write_of_specialists() {
+  asr-kd targets write "$work/targets/$2" --teacher "$work/$3" --form topk --k 20 --jobs "$jobs" --precision auto \
+    --feats "$work/feats/fbank/$1" --states "$work/$states/$1"
+}
+
+test_specialists() {
+  test_network special/joint
+  test_network whole/joint
+  test_systems back_joint back_general
+}
+
 # test_experiments SYSTEM...: the ensemble, its members, the systems, and those from 3 %; test_own_states: those on the
 # states of the 3 %.
 test_experiments() {
@@ -75,6 +127,25 @@ table_1() {
   for t in $temperatures; do lines+=(--system "distilled, T = $t" $(decoded "student_T$t")); done
   lines+=(--recovery "labels: teachers" "ensemble of $members" --rows "$root/recipes/paper_table1.jsonl"
     --picture "$figures/temperature.png" "Frame accuracy and WER on test against the temperature of the students.")
+}
+
+# specialist_tables: tables 3 and 4, and whether specialists can be distilled back; cover.png in $figures.
+specialist_tables() {
+  local models=$work/model cover=$work/special/cover.jsonl labels=$work/$states
+  asr-kd specialists compare "$work/special/joint" --feats "$work/feats/fbank/test" --states "$labels/test" \
+    --utt2spk "$work/data/test/utt2spk" --title "Table 4: where specialists help" --rows "$cover" \
+    --picture "$figures/cover.png"
+  lines+=(--table "Table 3: specialists" --system "generalist" "$models/teacher/seed1/decode_test"
+    --system "with $specialists specialists" "$models/special/joint/decode_test"
+    --system "with specialists that keep soft targets (6.1)" "$models/whole/joint/decode_test"
+    --rows "$root/recipes/paper_table3.jsonl" --rows "$cover"
+    --picture "$figures/cover.png" "What specialists add, against how many of them cover the frame's state."
+    --table "Specialists distilled back into one network" --system "generalist" "$models/teacher/seed1/decode_test"
+    --system "with $specialists specialists" "$models/special/joint/decode_test"
+    --system "student of the generalist" $(decoded back_general)
+    --system "student of both together" $(decoded back_joint)
+    --system "student of the ensemble of $members" $(decoded student_T5)
+    --recovery "student of the generalist" "with $specialists specialists")
 }
 
 table_5() {
