@@ -11,7 +11,7 @@ from made import BINS, make_stores
 from measuring import row
 from training import best
 
-from asr_kd.nets import NetConfig
+from asr_kd.nets import NetConfig, settle_precision
 from asr_kd.targets import TargetConfig, TargetStore
 from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
@@ -40,7 +40,8 @@ def main() -> None:
 def steps(work: Path, states: int, options: argparse.Namespace) -> None:
     """One batch, learnt again and again: from labels, from top-20 and from dense targets."""
     forms = {"top-20": TargetConfig("topk", 20), "dense": TargetConfig("dense")}
-    config = TrainConfig(net=NetConfig(bins=BINS, states=states), precision="bf16")
+    precision = settle_precision("auto", "cpu")
+    config = TrainConfig(net=NetConfig(bins=BINS, states=states), precision=precision)
     works = []
     for name, form in {"labels": forms["top-20"], **forms}.items():
         features, labels, targets = make_stores(work, 10_000, states, form)
@@ -49,7 +50,7 @@ def steps(work: Path, states: int, options: argparse.Namespace) -> None:
     hard, *rates = best(tuple(works), options.rounds)
     for (name, most), rate in zip(MOST.items(), rates, strict=True):
         against = f"a step on labels ({1000 * config.batch_frames / hard:.0f} ms)"
-        title = f"student 4x512, {states:,} states, bf16, {options.threads} threads: a step on {name} targets"
+        title = f"student 4x512, {states:,} states, {precision}, {options.threads} threads: a step on {name} targets"
         row(title, hard / rate, f"times as long ({1000 * config.batch_frames / rate:.0f} ms)", against, most=most)
 
 

@@ -40,6 +40,18 @@ skip() {
   echo "Left out: $2. $3" > "$rows/$1.remark"
 }
 
+# measure_bf16 N "what" SCRIPT ARGUMENT...: as measure, where the processor, or a GPU, multiplies in bfloat16.
+measure_bf16() {
+  (($1 < stage || $1 > stop_stage)) && return
+  local settle='import torch; from asr_kd.nets import settle_precision
+print(settle_precision("auto", "cuda" if torch.cuda.is_available() else "cpu"))'
+  if [[ $(python -c "$settle") == bf16 ]]; then
+    measure "$1" "$2 in bf16" "${@:3}" --precision bf16
+  else
+    skip "$1" "$2 in bf16" "This processor has no bfloat16 products."
+  fi
+}
+
 measure 1 "features from FLAC" features "AN4 (FLAC)" "$exp_dir/data/train" "$work/features"
 
 opus="features from Opus"
@@ -67,7 +79,7 @@ fi
 
 stores=("$exp_dir/feats/fbank/train" "$exp_dir/states/train" --threads "$jobs" --rounds "$rounds")
 measure 5 "network training in fp32" training "${stores[@]}" --precision fp32
-measure 6 "network training in bf16" training "${stores[@]}" --precision bf16
+measure_bf16 6 "network training" training "${stores[@]}"
 
 model=$exp_dir/model/teacher/seed1
 measure 7 "search" search "$model" "$exp_dir/feats/fbank/test" --rounds "$rounds"
@@ -86,7 +98,7 @@ measure 11 "distillation loss" loss --threads "$jobs" --rounds "$rounds"
 measure 12 "steps on soft targets, the reader" distilling "$work/made" --threads "$jobs" --rounds "$rounds"
 measure 13 "writing soft targets" writing "$work/made" --rounds "$rounds"
 measure 14 "the paper's network in fp32" paper "$work/paper" --threads "$jobs" --precision fp32
-measure 15 "the paper's network in bf16" paper "$work/paper" --threads "$jobs" --precision bf16
+measure_bf16 15 "the paper's network" paper "$work/paper" --threads "$jobs"
 measure 16 "memory" growth "$work/growth"
 
 arguments=()

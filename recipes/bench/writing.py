@@ -10,7 +10,15 @@ from made import BINS, make_stores
 from measuring import row
 
 from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, NetConfig, logits_by_chunk, open_model, save_ensemble, save_model
+from asr_kd.nets import (
+    AcousticModel,
+    NetConfig,
+    logits_by_chunk,
+    open_model,
+    save_ensemble,
+    save_model,
+    settle_precision,
+)
 from asr_kd.targets import TargetConfig, write_targets
 
 FRAMES, MEMBERS = 10_000, 4
@@ -30,7 +38,7 @@ def main() -> None:
 
 def writing(work: Path, states: int, net: NetConfig, rounds: int) -> None:
     """Top 20 at four temperatures, by one process."""
-    config = TargetConfig("topk", 20, precision="bf16")
+    config = TargetConfig("topk", 20, precision=settle_precision("auto", "cpu"))
     features, _, _ = make_stores(work, FRAMES, states, config)
     members = []
     for seed in range(MEMBERS):
