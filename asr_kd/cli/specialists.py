@@ -229,7 +229,7 @@ def _compare(options: argparse.Namespace) -> None:
     )  # fmt: skip
     print(render(records, columns), end="")
     if options.rows:
-        rows = (cover_row(record, options.title) for record in records)
+        rows = (cover_row(record, options.title, Path(options.feats).name) for record in records)
         write_text(options.rows, "".join(f"{json.dumps(row)}\n" for row in rows))
     if options.picture:
         plot_gains(records, options.title, options.picture)

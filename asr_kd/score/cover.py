@@ -115,12 +115,13 @@ def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None)
     return records
 
 
-def cover_row(record: Record, table: str) -> Record:
+def cover_row(record: Record, table: str, dataset: str) -> Record:
     """A record as a row of a report, in per cent."""
     shown = {"generalist": "generalist_%", "joint": "with_specialists_%", "gain": "gain", "gain_low": "from",
              "gain_high": "to", "relative": "relative_gain_%"}  # fmt: skip
     numbers = {title: round(100 * record[key], 3) for key, title in shown.items()}
-    return {"table": table, "system": record["system"], "frames": record["frames"], **numbers, "p": record["p"]}
+    name = {"table": table, "system": record["system"], "set": dataset}
+    return {**name, "frames": record["frames"], **numbers, "p": record["p"]}
 
 
 def _title(group: int) -> str:
