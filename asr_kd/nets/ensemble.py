@@ -49,6 +49,11 @@ class EnsembleConfig:
                 f"{len(self.members)} members with the states of {len(self.own)} specialists and {len(self.weights)}"
                 " weights; a joint ensemble is a generalist and one or more specialists, without weights"
             )
+        if self.mean == "joint" and not 1 <= self.active <= len(self.own):
+            raise UserError(
+                f"active is {self.active} for {len(self.own)} specialists; expected 1 to {len(self.own)} of the"
+                " generalist's most probable states, to choose among them"
+            )
         if self.mean != "joint" and (self.own or self.whole):
             raise UserError(f"specialists' states are for mean: joint, not {self.mean}")
 

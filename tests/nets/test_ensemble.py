@@ -153,6 +153,21 @@ def test_a_joint_ensemble_is_its_joint_inference_and_can_be_moved(members: list[
     assert model_hash(tmp_path / "e1") != model_hash(tmp_path / "e")
 
 
+def test_whole_specialists_answer_for_all_states_and_others_are_their_dustbin(
+    members: list[Path], tmp_path: Path
+) -> None:
+    own = [np.array([0, 3]), np.array([1, 3, 4])]
+    save_ensemble(tmp_path / "e", members, "joint", own=[states.tolist() for states in own], active=2, whole=True)
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    general, *said = [torch.from_numpy(log_posteriors(open_model(member), features)) for member in members]
+    told = []
+    for log_r, states in zip(said, own, strict=True):
+        others = [state for state in range(7) if state not in states]
+        told.append(torch.cat([log_r[:, states], log_r[:, others].exp().sum(1, keepdim=True).log()], 1))
+    expected = joint(general, told, own, active_specialists(general, own, 2))
+    np.testing.assert_allclose(log_posteriors(open_model(tmp_path / "e"), features), expected, atol=2e-5)
+
+
 def test_a_joint_ensemble_of_the_wrong_parts_is_refused(members: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m2: 7 states from 4 bins; expected 3 from 4"):
         save_ensemble(tmp_path / "e", members[:2], "joint", own=[[0, 2]])
@@ -160,5 +175,8 @@ def test_a_joint_ensemble_of_the_wrong_parts_is_refused(members: list[Path], tmp
         save_ensemble(tmp_path / "e", members, "joint", own=[[0, 2]])
     with pytest.raises(UserError, match=r"specialist 0 has states 2 to 7; the generalist has 7"):
         save_ensemble(tmp_path / "e", members[:2], "joint", own=[[2, 7]])
+    for active in (0, 2):
+        with pytest.raises(UserError, match=f"active is {active} for 1 specialists"):
+            save_ensemble(tmp_path / "e", members[:2], "joint", own=[[0, 2]], active=active)
     with pytest.raises(UserError, match=r"specialists' states are for mean: joint"):
         save_ensemble(tmp_path / "e", members[:2], own=[[2, 6]])
