@@ -1,6 +1,10 @@
 # The paper's experiments as an4 and mini_librispeech make them, besides what each recipe's stages say. Sourced after
 # lib.sh. Systems are folders of $work; those from 3 % of the speech are PREFIX followed by one of the keys of of_three.
 
+# Besides tables 1 and 5, which take most of the time: table 5 on states of the 3 % (own), and specialists.
+parts="own specialists"
+part() { [[ " $parts " == *" $1 "* ]]; }   # part NAME: whether it is asked for
+
 declare -A of_three=(
   [hard]="labels, 3 %, early-stopped" [augmented]="labels, 3 %, augmented, early-stopped"
   [stored]="soft, 3 %, stored" [copies]="soft, 3 %, stored, of copies" [live]="soft, 3 %, live teachers")

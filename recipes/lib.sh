@@ -8,7 +8,7 @@ command_line="${0}${*:+ $*}"
 export OMP_WAIT_POLICY=PASSIVE          # threads that spin take the cores from the other processes
 [[ -x $root/.venv/bin/python ]] && PATH="$root/.venv/bin:$PATH"
 
-stage=0 stop_stage=99 force=false jobs=$(nproc) work=$recipe/exp
+stage=0 stop_stage=99 stages=0 force=false jobs=$(nproc) work=$recipe/exp
 
 usage() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
@@ -49,6 +49,7 @@ parse_options() {
 # functions defined so far, the options, the configuration files and all stages before it.
 run_stage() {
   local number=$1 title=$2 inputs=$3 outputs=$4 function=$5 begun=$SECONDS marker digest
+  stages=$((stages + 1))
   marker=$work/.stages/$number-$function
   chain=$({ echo "$chain $function"; declare -f; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
   digest=$chain
@@ -187,7 +188,7 @@ report() {
   local title=$1 results=$recipe seconds=""
   shift
   [[ -z ${small:-} ]] || results=$work
-  if [[ -f $work/.seconds ]] && (($(wc -l < "$work/.seconds") >= running_number)); then
+  if [[ -f $work/.seconds ]] && (($(wc -l < "$work/.seconds") >= stages - 1)); then
     seconds="--seconds $(awk '{sum += $1} END {print sum + 0}' "$work/.seconds")"
   fi
   asr-kd report --title "$title" --output "$results" $seconds "$@"

@@ -8,7 +8,7 @@
 corpus_dir="" seeds="" members="" temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
 copies="--speeds 0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 --shifts 0,0.25,0.5,0.75"   # of the 3 %
 specialists=12 specialist_states=80
-options="seeds members temperatures speeds copies fractions specialists specialist_states"
+options="seeds members temperatures speeds copies fractions parts specialists specialist_states"
 fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: per cent, epochs, what is heard
 quick="--set epochs=2 --set evaluate_epochs=1"
 source "$(dirname "$0")/../lib.sh"
@@ -101,10 +101,12 @@ own_hmm() {
   asr-kd lm estimate "$work/data/three" "$own/bigram.arpa" --order 2 --vocabulary "$work/data/lexicon.txt"
   asr-kd graph compile "$own/gmm/lda" "$own/bigram.arpa" "$own/graph"
 }
-run_stage 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm
+if part own; then run_stage 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm; fi
 
 own_students() { train_on_own_states 6; }
-run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
+if part own; then
+  run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
+fi
 
 # The same two systems, hard and from stored targets of copies, at other fractions.
 train_fractions() {
@@ -127,7 +129,9 @@ run_stage 11 "hard and soft targets at other fractions" "$work/targets" "$work/h
 
 # As many epochs of specialists as the ensemble has of further teachers.
 specialise() { train_specialists train_speeds; distil_back train_speeds; }
-run_stage 12 "specialists, and a student of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+if part specialists; then
+  run_stage 12 "specialists, and a student of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+fi
 
 # Every system decodes test, with the scale, penalty and beam that its first seed's tuning on dev found.
 test_networks() {
@@ -135,8 +139,8 @@ test_networks() {
   for t in $temperatures; do systems+=("student_T$t"); done
   for each in $fractions; do systems+=("hard_${each%%:*}" "soft_${each%%:*}"); done
   test_experiments "${systems[@]}" small_hard small_top20 small_dense small_sampled
-  test_own_states
-  test_specialists
+  if part own; then test_own_states; fi
+  if part specialists; then test_specialists; fi
 }
 run_stage 13 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
 
@@ -173,8 +177,8 @@ results() {
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
     --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not."
     --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech.")
-  table_5 "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" own/ own/teacher
-  specialist_tables
+  if part own; then table_5 "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" own/ own/teacher; fi
+  if part specialists; then specialist_tables; fi
   report "AN4" \
     --remark "130 test utterances of 10 speakers, 773 words: one word is 0.13 %, so frame accuracy tells more than WER.
       Trigram of the training transcripts; states and dev (8 speakers) from the official training part. Reference

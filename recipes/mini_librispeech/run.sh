@@ -7,7 +7,7 @@
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 # --lm-dir holds lexicon.txt and a *.arpa.gz; without it, as without --corpus-dir, the official ones are downloaded.
 corpus_dir="" lm_dir="" seeds="1 2 3" members=3 temperatures="1 2 5 10"
-specialists=8 specialist_states=200 options="lm_dir seeds members temperatures specialists specialist_states"
+specialists=8 specialist_states=200 options="lm_dir seeds members temperatures parts specialists specialist_states"
 source "$(dirname "$0")/../lib.sh"
 source "$root/recipes/experiments.sh"
 parse_options "$@"
@@ -80,18 +80,26 @@ own_hmm() {
   done
   asr-kd graph compile "$own/gmm/lda" "$work/data/lm.arpa.gz" "$own/graph"
 }
-run_stage 9 "HMM of the 3 %" "$work/data/three" "$work/own" own_hmm
+if part own; then run_stage 9 "HMM of the 3 %" "$work/data/three" "$work/own" own_hmm; fi
 
 own_students() { train_on_own_states 2; }
-run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
+if part own; then
+  run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
+fi
 
-run_stage 11 "networks on these states: tuned on dev, scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
+if part own; then
+  run_stage 11 "networks on these states: tuned on dev, scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
+fi
 
 # As many epochs of specialists as the ensemble has of further teachers.
 specialise() { train_specialists train_speeds; distil_back train_speeds; }
-run_stage 12 "specialists, and a student of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+if part specialists; then
+  run_stage 12 "specialists, and a student of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+fi
 
-run_stage 13 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
+if part specialists; then
+  run_stage 13 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
+fi
 
 results() {
   local figures=$recipe lines=()
@@ -104,8 +112,8 @@ results() {
   table_5 "Table 5: soft targets as regularisers" three_ teacher
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
     --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not.")
-  table_5 "Table 5 with tree and priors of the 3 %" own/ own/teacher
-  specialist_tables
+  if part own; then table_5 "Table 5 with tree and priors of the 3 %" own/ own/teacher; fi
+  if part specialists; then specialist_tables; fi
   report "mini_librispeech" \
     --remark "14 of the test speakers; 6 others are dev. The language model is the trigram of --lm-dir, not the official
       one, so the figures do not compare with other papers' (Kaldi on dev-clean-2: tri3b 18.1 %, TDNN 9.6 to 18.6 %)." \
