@@ -134,12 +134,15 @@ test_gmm() {
 }
 
 test_network() {
+  local tested=$work/.stages/tested-${1//\//-}   # of a stage that was killed, what is done need not be repeated
+  [[ $force == false && -f $tested && $(< "$tested") == "$digest" ]] && return
   local first=${1%/seed*} like=()
   [[ $first == "$1" || $1 == "$first/seed${seeds%% *}" ]] || like=(--search-like "$work/model/$first/seed${seeds%% *}")
   asr-kd model build --network "$work/${2:-$1}" --states-dir "$work/$hmm" --graph "$work/$graph" "${like[@]}" \
     --features "$work/feats/fbank/train" "$work/model/$1" ${build_options:-} > /dev/null
   [[ -n ${like[*]} ]] || tune "$work/model/$1" fbank
   test_model "$work/model/$1" fbank --states "$work/$states/test"
+  echo "$digest" > "$tested.partial" && mv "$tested.partial" "$tested"
 }
 
 # side_by_side < COMMANDS: one shell command a line, $jobs of them at once; what each prints is headed by its second and
@@ -177,7 +180,7 @@ tune() {
 test_model() {
   local model=$1 kind=$2
   shift 2
-  asr-kd decode "$model" "$work/data/test" --feats "$work/feats/$kind/test" --jobs "$jobs" "$@" \
+  asr-kd decode "$model" "$work/data/test" --feats "$work/feats/$kind/test" --jobs "$jobs" "$@" --no-times \
     --output "$model/decode_test" > /dev/null
   asr-kd score --ref "$work/data/test" --hyp "$model/decode_test" | sed -n 1,2p
 }

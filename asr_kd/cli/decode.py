@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nbest", type=int, default=0, metavar="N", help="N distinct word sequences (text or json)")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes")
     parser.add_argument("--output", metavar="DIR", help="also write text, ctm, decode.json here")
+    parser.add_argument("--no-times", action="store_true", help="with --output: no ctm, whose confidences take time")
     parser.add_argument("--states", metavar="STORE", help="states of the utterances, for frame accuracy: frames.json")
     parser.add_argument("--skip-bad", action="store_true", help="go on after an input that cannot be decoded; list it")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a wav.scp")
@@ -56,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.nbest < 0:
         raise UserError(f"--nbest {options.nbest}: expected 0 or more")
+    if options.no_times and options.format in ("json", "ctm"):
+        raise UserError(f"--no-times and --format {options.format}, which has times; leave one out")
     if options.nbest and options.format not in ("text", "json"):
         raise UserError(f"--nbest {options.nbest} needs --format text or json, not {options.format}")
     if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
@@ -76,7 +79,7 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
     from asr_kd.frames import FrameStore
 
     search = dataclasses.replace(model.config.search, **search_options(options))  # type: ignore[arg-type]
-    timed = options.format in ("json", "ctm") or options.output is not None
+    timed = options.format in ("json", "ctm") or (options.output is not None and not options.no_times)
     wanted = Wanted(timed, options.nbest, FrameStore(options.states) if options.states else None)
     sources, names = _sources(model, options)
     good: list[Hypothesis] = []
@@ -93,7 +96,7 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
         good.append(result)
     summary = summarise(model, search, good, bad, "features" if options.feats else "audio")
     if options.output:
-        write_decode_dir(options.output, good, summary)
+        write_decode_dir(options.output, good, summary, timed)
         _write_frames(options, good)
     print(
         f"{len(good)} utterances, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of computing: "

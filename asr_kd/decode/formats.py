@@ -89,17 +89,21 @@ def summarise(
     }
 
 
-def write_decode_dir(out: str | Path, hypotheses: Sequence[Hypothesis], summary: dict[str, Any]) -> None:
-    """Write ``text``, ``ctm`` and, last, ``decode.json`` into ``out``."""
+def write_decode_dir(
+    out: str | Path, hypotheses: Sequence[Hypothesis], summary: dict[str, Any], timed: bool = True
+) -> None:
+    """Write ``text``, ``ctm`` where the words are ``timed``, and, last, ``decode.json`` into ``out``."""
     out = Path(out)
     for name in (
         "decode.json",
         "wer.json",
         "frames.json",
+        "ctm",
     ):  # of earlier words: nothing may take them for those of the new ones
         (out / name).unlink(missing_ok=True)
     write_text(out / "text", "".join(" ".join((_id(h.name), *h.words)) + "\n" for h in hypotheses))
-    write_text(out / "ctm", "".join(as_ctm(h) + "\n" for h in hypotheses if h.timed))
+    if timed:
+        write_text(out / "ctm", "".join(as_ctm(h) + "\n" for h in hypotheses if h.timed))
     write_text(out / "decode.json", json.dumps(summary, indent=2) + "\n")
 
 

@@ -129,6 +129,19 @@ def test_a_data_directory_is_decoded_into_a_folder(
     assert told["frame_accuracy"] is None
 
 
+def test_without_times_the_words_are_the_same(
+    model: Model, datadir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["decode", str(model.path), str(datadir), "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    text = (tmp_path / "out" / "text").read_text()
+    assert main([*command, "--no-times"]) == 0
+    assert (tmp_path / "out" / "text").read_text() == text
+    assert not (tmp_path / "out" / "ctm").exists()  # nor that of the earlier words
+    assert main([*command, "--no-times", "--format", "ctm"]) == 1
+    assert "--no-times and --format ctm" in capsys.readouterr().err
+
+
 def test_a_killed_decoding_leaves_no_summary_or_score_of_earlier_words(
     model: Model, datadir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
