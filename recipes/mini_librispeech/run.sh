@@ -12,7 +12,7 @@ source "$(dirname "$0")/../lib.sh"
 source "$root/recipes/experiments.sh"
 parse_options "$@"
 three="hard augmented copies live"
-build_options="--max-active 2000" tune_options="--utterances $work/data/dev_sixth"
+build_options="--max-active 1200" tune_options="--utterances $work/data/dev_sixth"
 
 prepare() {
   asr-kd corpus prepare librispeech "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"} ${lm_dir:+--lm-dir "$lm_dir"}
