@@ -175,11 +175,26 @@ def _prepare(options: argparse.Namespace) -> None:
     print(f"{out}: {len(own)} states and a dustbin, of whose frames {states.config[KEPT]:.1%} are learnt")
 
 
+def _weights(trained: Path) -> tuple[float, float]:
+    """Weights of labels and soft targets in a training."""
+    import yaml
+
+    from asr_kd.errors import UserError
+    from asr_kd.files import read_text
+
+    told = yaml.safe_load(read_text(trained))
+    if not isinstance(told, dict) or "teacher" not in told or not told.get("soft_weight"):
+        raise UserError(f"{trained}: not trained on soft targets; train a --whole specialist with --teacher NETWORK")
+    return told["hard_weight"], told["soft_weight"]
+
+
 def _join(options: argparse.Namespace) -> None:
+    import numpy as np
+
     from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.nets import load_model, num_parameters, save_ensemble, save_model
-    from asr_kd.specialists import KEPT, correct_dustbin
+    from asr_kd.specialists import KEPT, correct_dustbin, correct_own
 
     _read_clusters(options.clusters, options.network)
     members, owned = [options.network], []
@@ -190,7 +205,9 @@ def _join(options: argparse.Namespace) -> None:
         )
     for number, (folder, labels) in enumerate(zip(options.specialists, stores, strict=True), 1):
         network = load_model(Path(folder) / "net")
-        if not labels.config["whole"]:
+        if labels.config["whole"]:
+            correct_own(network, np.array(labels.config["own"]), *_weights(Path(folder) / "net" / "train.yaml"))
+        else:
             correct_dustbin(network, labels.config[KEPT])
         members.append(str(Path(options.out) / f"specialist{number}"))
         owned.append(labels.config["own"])

@@ -116,6 +116,16 @@ def begin_specialist(generalist: AcousticModel, own: np.ndarray) -> AcousticMode
 
 
 @torch.no_grad()
+def correct_own(specialist: AcousticModel, own: np.ndarray, hard_weight: float, soft_weight: float) -> None:
+    """Lower the logits of its ``own`` states in a ``whole`` specialist by what their labels add to the soft targets.
+
+    Where their probability is pi(x), and the generalist believes as much, labels of weight h on their frames and soft
+    targets of weight s on all frames are best met by odds of (1 + h / s) pi / (1 - pi) for them.
+    """
+    specialist.network.output.bias[torch.from_numpy(own)] -= float(np.log1p(hard_weight / soft_weight))
+
+
+@torch.no_grad()
 def correct_dustbin(specialist: AcousticModel, kept: float) -> None:
     """Raise the dustbin's logit by what its frames were fewer in training, of which the fraction ``kept`` was seen."""
     specialist.network.output.bias[-1] -= float(np.log(kept))

@@ -11,7 +11,7 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, Ensemble, load_model, log_posteriors, open_model, save_model
-from asr_kd.specialists import KEPT, begin_specialist, correct_dustbin, write_labels
+from asr_kd.specialists import KEPT, begin_specialist, correct_dustbin, correct_own, write_labels
 from asr_kd.train import TrainingData, evaluate, train
 from tests.train.conftest import BINS, CONFIG, NET, STATES, speech, write_features, write_states
 
@@ -83,6 +83,20 @@ def test_the_dustbin_counts_as_often_as_its_frames_are() -> None:
     after = model(features).log_softmax(-1)
     odds = (after[..., 2] - after[..., 0]) - (before[..., 2] - before[..., 0])
     torch.testing.assert_close(odds, torch.full_like(odds, float(np.log(4))))
+
+
+def test_labels_of_own_states_do_not_count_twice() -> None:
+    """The optimum of labels on own frames and soft targets on all, for one x, is put right exactly."""
+    belief = torch.tensor([0.1, 0.15, 0.2, 0.3, 0.15, 0.1])  # pi = 0.15 + 0.15 of OWN; their labels are as believed
+    for hard, soft in ((1.0, 1.0), (0.5, 2.0)):
+        wanted = soft * belief
+        wanted[OWN] += hard * belief[OWN]
+        model = generalist()
+        model.network.output.weight.data.zero_()
+        model.network.output.bias.data.copy_((wanted / wanted.sum()).log())
+        correct_own(model, OWN, hard, soft)
+        found = model(torch.randn(1, 9, BINS)).softmax(-1)
+        torch.testing.assert_close(found, belief.expand_as(found))
 
 
 @pytest.mark.parametrize("whole", [False, True])
