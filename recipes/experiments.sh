@@ -93,7 +93,7 @@ test_specialists() {
 test_experiments() {
   test_network ensemble teacher
   (seeds=$(seq -s " " "$members") && test_systems teacher)
-  test_systems "$@" $(printf 'three_%s ' $three)
+  test_systems $(printf 'three_%s ' $three) "$@"
 }
 
 test_own_states() {
