@@ -127,12 +127,9 @@ class Ensemble(nn.Module):
             if not share:
                 continue
             logits = outputs_within(member, features, self.left_context, self.right_context, every)
-            log_prob = logits.float().log_softmax(-1)
-            if self.mean_kind == "geometric":
-                mean = log_prob.mul_(share) if mean is None else mean.add_(log_prob, alpha=share)
-            else:
-                prob = log_prob.exp_()
-                mean = prob.mul_(share) if mean is None else mean.add_(prob, alpha=share)
+            geometric = self.mean_kind == "geometric"
+            told = logits.float().log_softmax(-1) if geometric else logits.float().softmax(-1)
+            mean = told.mul_(share) if mean is None else mean.add_(told, alpha=share)
         assert mean is not None  # the shares add up to 1
         if self.mean_kind == "geometric":
             return mean.log_softmax(-1)

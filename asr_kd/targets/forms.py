@@ -6,10 +6,11 @@
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 LEAST = -60_000.0  # a log-probability of -inf in float16, which stores hold finite
@@ -45,6 +46,8 @@ class Sampled:
 
 
 SoftTargets = Dense | TopK | Sampled
+BLOCK = 1 << 17  # log-probabilities worked on at once: half a megabyte
+MOST_PRODUCTS = 64  # the greatest power that is made of products; each adds half a unit in the last place
 
 
 def top_k(log_prob: Tensor, k: int, temperatures: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,14 +56,66 @@ def top_k(log_prob: Tensor, k: int, temperatures: Sequence[float]) -> tuple[Tens
     Returns ``state`` and ``log_prob`` ``[frames, k]``, and ``log_tail`` ``[frames, temperatures]``: the log of the mass
     of all other states of softmax(log_prob / T), summed over these states and not as 1 minus the rest.
     """
-    values, states = log_prob.topk(k, dim=1)
-    rest = log_prob.scatter(1, states, -math.inf)
+    parts = [_top_k(rows, k, temperatures) for rows in log_prob.split(max(1, BLOCK // log_prob.shape[1]))]
+    states, values, tails = (torch.cat(each) for each in zip(*parts, strict=True))
+    return states, values, tails
+
+
+def _top_k(log_prob: Tensor, k: int, temperatures: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """``top_k`` of frames that fit into a processor's cache, where these steps are many times faster."""
+    best, order = _best(log_prob, min(k + 1, log_prob.shape[1]))
+    values, states = best[:, :k], order[:, :k]
+    # The greatest of the rest, so that not all of it underflows; finite, since -inf less itself is no number.
+    peak, highest = best[:, -1:].clamp(min=torch.finfo(best.dtype).min), max(temperatures)
+    rest = log_prob.sub(peak).div_(highest).exp_().scatter_(1, states, 0.0)
     tails = []
     for temperature in temperatures:
-        outside = (rest / temperature).logsumexp(1)
+        outside = peak[:, 0] / temperature + _power(rest, highest / temperature).sum(1).log()
         inside = (values / temperature).logsumexp(1)
         tails.append(outside - torch.logaddexp(outside, inside))
     return states, values, torch.stack(tails, 1)
+
+
+def _best(log_prob: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As ``log_prob.topk(k, dim=1)``; on a CPU in a third of its time, and of equal states the first ones."""
+    if log_prob.device.type != "cpu" or log_prob.dtype != torch.float32:
+        best, order = log_prob.topk(k, dim=1)
+        return best, order
+    values, states = np.empty((len(log_prob), k), np.float32), np.empty((len(log_prob), k), np.int64)
+    _select(log_prob.contiguous().numpy(), values, states)
+    return torch.from_numpy(values), torch.from_numpy(states)
+
+
+@njit(cache=True, nogil=True)
+def _select(rows, values, states):  # type: ignore[no-untyped-def]
+    """The greatest of each row in order: few elements get past the least of the best so far."""
+    k = values.shape[1]
+    for i in range(len(rows)):
+        row, best, order, held = rows[i], values[i], states[i], 0
+        for state in range(len(row)):
+            value = row[state]
+            if held == k and not value > best[k - 1]:
+                continue
+            place = held if held < k else k - 1
+            while place and value > best[place - 1]:
+                best[place], order[place] = best[place - 1], order[place - 1]
+                place -= 1
+            best[place], order[place] = value, state
+            held = min(held + 1, k)
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """``base ** exponent``; small whole exponents by products, which take a tenth of the time of an exponential."""
+    if exponent != int(exponent) or exponent > MOST_PRODUCTS:
+        return base**exponent
+    result, left, square = None, int(exponent), base
+    while left:
+        if left % 2:
+            result = square if result is None else result * square
+        left //= 2
+        square = square * square if left else square
+    assert result is not None  # the exponent is at least 1
+    return result
 
 
 def sample(prob: Tensor, draws: int, start: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.errors import UserError
-from asr_kd.targets import TargetConfig
+from asr_kd.targets import TargetConfig, forms
 from asr_kd.targets import encode as encode_module
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.forms import LEAST, sample, top_k
@@ -39,6 +39,25 @@ def test_a_tail_that_is_lost_beside_1_keeps_its_digits() -> None:
     log_prob = torch.tensor([[0.0, -25.0, -26.0, -80.0]])
     tail = top_k(log_prob, 1, (1.0,))[2].double()
     assert float(tail) == pytest.approx(np.log(np.exp([-25.0, -26.0, -80.0]).sum()), rel=1e-6)
+
+
+def test_states_that_cannot_be_have_no_part_in_the_tail() -> None:
+    log_prob = torch.tensor([[0.0, -torch.inf, -torch.inf, -torch.inf], [-1.0, -2.0, -0.7, -torch.inf]])
+    states, values, tails = top_k(log_prob, 2, (1.0, 2.0))
+    assert states.tolist() == [[0, 1], [2, 0]]  # of equal ones the first
+    assert values[0].tolist() == [0.0, -np.inf]
+    assert tails[0].tolist() == [-np.inf, -np.inf]
+    expected = softened(log_prob[1:], 2.0)[0, 1].log()
+    assert float(tails[1, 1]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_many_frames_are_the_same_as_each_alone() -> None:
+    log_prob = log_probs(frames=2 * forms.BLOCK // 1000 + 7, states=1000)
+    whole = top_k(log_prob, 20, (1.0, 2.0, 5.0, 10.0))
+    alone = [top_k(row[None], 20, (1.0, 2.0, 5.0, 10.0)) for row in log_prob[::50]]
+    for number, tensor in enumerate(whole):
+        assert torch.equal(tensor[::50], torch.cat([each[number] for each in alone]))
+    assert [part.shape for part in top_k(log_prob[:0], 3, (1.0,))] == [(0, 3), (0, 3), (0, 1)]
 
 
 def test_all_states_leave_no_tail_and_half_precision_keeps_it_finite() -> None:
