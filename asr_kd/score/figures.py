@@ -120,6 +120,7 @@ def plot_gains(records: Sequence[Record], title: str, output: str | Path) -> Non
         for axes in (left, right):
             axes.set_xlabel("specialists that cover the state")
             axes.set_xticks(covers)
+            axes.set_axisbelow(True)
 
 
 @contextlib.contextmanager
