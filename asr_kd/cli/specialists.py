@@ -241,7 +241,7 @@ def _compare(options: argparse.Namespace) -> None:
     columns = (
         Column("frames", plain("system"), left=True), Column("number", plain("frames")),
         Column("generalist %", percent("generalist")), Column("with specialists %", percent("joint")),
-        Column("gain", percent("gain")), Column("95 % CI", percent_range("gain_low", "gain_high")),
+        Column("gain", percent("gain")), Column("95 % CI", percent_range("gain_low", "gain_high", 2)),
         Column("relative %", percent("relative")), Column("p", p_value),
     )  # fmt: skip
     print(render(records, columns), end="")

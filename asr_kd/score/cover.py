@@ -121,7 +121,7 @@ def cover_row(record: Record, table: str, dataset: str) -> Record:
              "gain_high": "to", "relative": "relative_gain_%"}  # fmt: skip
     numbers = {title: round(100 * record[key], 3) for key, title in shown.items()}
     name = {"table": table, "system": record["system"], "set": dataset}
-    return {**name, "frames": record["frames"], **numbers, "p": record["p"]}
+    return {**name, "frames": record["frames"], **numbers, "p_of_gain": record["p"]}
 
 
 def _title(group: int) -> str:

@@ -61,9 +61,11 @@ def percent(key: str, digits: int = 2) -> Callable[[Record], str]:
     return lambda record: "" if record.get(key) is None else f"{100 * record[key]:.{digits}f}"
 
 
-def percent_range(low: str, high: str) -> Callable[[Record], str]:
+def percent_range(low: str, high: str, digits: int = 1) -> Callable[[Record], str]:
     """Show two fractions as a range of percentages."""
-    return lambda record: "" if record.get(low) is None else f"{100 * record[low]:.1f} to {100 * record[high]:.1f}"
+    return lambda record: (
+        "" if record.get(low) is None else f"{100 * record[low]:.{digits}f} to {100 * record[high]:.{digits}f}"
+    )
 
 
 def plain(key: str) -> Callable[[Record], str]:
