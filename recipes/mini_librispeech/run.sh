@@ -111,7 +111,7 @@ results() {
     --system "distilled, T = 5" $(decoded small_soft))
   table_5 "Table 5: soft targets as regularisers" three_ teacher
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
-    --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not.")
+    --picture "$figures/curves.png" "Learning curves of the systems that hear 3 %.")
   if part own; then table_5 "Table 5 with tree and priors of the 3 %" own/ own/teacher; fi
   if part specialists; then specialist_tables; fi
   report "mini_librispeech" \
