@@ -1,6 +1,7 @@
 """``asr-kd specialists``: networks for confusable states, and what they say together with a generalist."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,14 @@ def _prepare(options: argparse.Namespace) -> None:
     clusters = _read_clusters(options.clusters, options.network)
     if not 0 <= options.number < len(clusters):
         raise UserError(f"--number {options.number}: {options.clusters} has clusters 0 to {len(clusters) - 1}")
-    own, out = np.array(clusters[options.number]), Path(options.out)
+    asked, out = np.array(clusters[options.number]), Path(options.out)
+    states = write_labels(FrameStore(options.states), asked, out / "states", options.seed, whole=options.whole)
+    own = np.array(states.config["own"])
+    if unseen := len(asked) - len(own):
+        print(f"{out}: {unseen} of {len(asked)} states have no frame and stay with the generalist", file=sys.stderr)
     if options.whole:
-        write_labels(FrameStore(options.states), own, out / "states", options.seed, whole=True)
         print(f"{out}: labels of {len(own)} states")
         return
-    states = write_labels(FrameStore(options.states), own, out / "states", options.seed)
     write_labels(FrameStore(options.dev_states), own, out / "dev", options.seed, balanced=False)
     save_model(begin_specialist(load_model(options.network), own), out / "begin")
     print(f"{out}: {len(own)} states and a dustbin, of whose frames {states.config[KEPT]:.1%} are learnt")

@@ -33,7 +33,8 @@ def write_labels(
     ``whole`` (section 6.1 of the paper): frames of ``own`` have the labels they had, and others none at all. Those are
     for the generalist's soft targets to teach, with ``asr-kd train --teacher``, which stand in for the dustbin.
 
-    Raises ``UserError`` where a state of ``own`` has no frame to learn from.
+    States of ``own`` of which there is no frame to learn from are left out, the configuration tells which are left.
+    Raises ``UserError`` where fewer than two are.
     """
     chosen = list(states.utterances) if utterances is None else list(utterances)
     known = int(states.config.get("num_states", 0))
@@ -42,11 +43,13 @@ def write_labels(
     counts = np.zeros(int(max(own.max() + 1, known)), np.int64)
     for utterance in chosen:
         counts += np.bincount(states.read(utterance)["state"], minlength=len(counts))
-    if (missing := own[counts[own] == 0].tolist()) and balanced:
-        raise UserError(
-            f"{states.path}: no frame of state {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''},"
-            " which the specialist is for; give more data, or cluster again without rare states"
-        )
+    if balanced:
+        asked, own = own, own[counts[own] > 0]
+        if len(own) < 2:
+            raise UserError(
+                f"{states.path}: frames of {len(own)} of the specialist's {len(asked)} states ({asked.tolist()});"
+                " expected at least 2: give more data, or cluster again without rare states"
+            )
     ours = int(counts[own].sum())
     kept = min(1.0, ours / max(int(counts.sum()) - ours, 1)) if balanced else 1.0
     meaning = "state" if whole else "place among the specialist's states, the dustbin last"

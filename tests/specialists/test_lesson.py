@@ -47,12 +47,17 @@ def test_a_whole_specialist_has_no_labels_but_its_own(states: FrameStore, tmp_pa
     assert (store.config["num_states"], store.config[KEPT], store.config["own"]) == (STATES, 1.0, OWN.tolist())
 
 
-def test_a_state_without_a_frame_is_named(tmp_path: Path) -> None:
-    arrays = {"u": np.array([0, 1, 1, 0], np.uint16)}
-    with pytest.raises(UserError, match=r"no frame of state 4, which the specialist is for"):
-        write_labels(write_states(tmp_path / "few", arrays), OWN, tmp_path / "out")
+def test_states_without_a_frame_are_left_to_the_generalist(tmp_path: Path) -> None:
+    store = write_states(tmp_path / "few", {"u": np.array([0, 1, 2, 0, 2], np.uint16)})
+    for whole in (False, True):
+        told = write_labels(store, np.array([1, 2, 4]), tmp_path / f"out{whole}", whole=whole)
+        assert told.config["own"] == [1, 2]
+    dev = write_labels(store, np.array([1, 4]), tmp_path / "dev", balanced=False)  # judged on what it was trained for
+    assert dev.config["own"] == [1, 4]
+    with pytest.raises(UserError, match=r"frames of 1 of the specialist's 2 states \(\[1, 4\]\); expected at least 2"):
+        write_labels(store, OWN, tmp_path / "out")
     with pytest.raises(UserError, match=r"states \[1, 6\] of a specialist; .* has states 0 to 5"):
-        write_labels(write_states(tmp_path / "few2", arrays), np.array([1, 6]), tmp_path / "out")
+        write_labels(store, np.array([1, 6]), tmp_path / "out")
 
 
 def generalist() -> AcousticModel:
