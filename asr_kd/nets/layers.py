@@ -68,16 +68,21 @@ class ByteDropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        mask = self.mask(x.shape, x.dtype, x.device)
+        return x if mask is None else x * mask
+
+    def mask(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+        """What values of this shape are multiplied by, of a shape that can be expanded to it; none for nothing."""
         dropped = min(round(256 * self.p), 255)
         if not self.training or not dropped:
-            return x
-        shape = (x.shape[0], 1, x.shape[2]) if x.ndim == 3 else x.shape
-        if x.device.type != "cpu":
-            return x * functional.dropout(torch.ones(shape, dtype=x.dtype, device=x.device), self.p)
-        number = math.prod(shape)
+            return None
+        drawn = (shape[0], 1, shape[2]) if len(shape) == 3 else tuple(shape)
+        if device.type != "cpu":
+            return functional.dropout(torch.ones(drawn, dtype=dtype, device=device), self.p)
+        number = math.prod(drawn)
         words = torch.empty(-(-number // 8), dtype=torch.int64).random_(-(2**63), None)
-        keep = words.view(torch.uint8)[:number].view(shape) >= dropped
-        return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
+        keep = words.view(torch.uint8)[:number].view(drawn) >= dropped
+        return keep.to(dtype) * (256 / (256 - dropped))
 
 
 def finish(config: NetConfig) -> nn.Sequential:
@@ -90,3 +95,9 @@ def finish(config: NetConfig) -> nn.Sequential:
     if config.dropout:
         modules.append(ByteDropout(config.dropout))
     return nn.Sequential(*modules)
+
+
+def dropout_mask(finished: nn.Sequential, x: Tensor) -> Tensor | None:
+    """What the dropout that ends ``finished``, if any does, multiplies values of the shape of ``x`` by."""
+    last = finished[-1]
+    return last.mask(x.shape, x.dtype, x.device) if isinstance(last, ByteDropout) else None

@@ -10,15 +10,12 @@ CPU, makes them anew for the gradient: a row stays in the cache, and threads mee
 
 import functools
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
+
+from asr_kd.threads import compiled, in_threads
 
 
 class TorchRows:
@@ -72,37 +69,20 @@ class FusedRows:
         self.temperature = temperature
         self._logits = logits.numpy()
         found = np.empty((3, len(logits)), np.float32)
-        _in_threads(_sums, self._logits, inside.numpy(), np.float32(temperature), found)
+        in_threads(_sums, self._logits, inside.numpy(), np.float32(temperature), found)
         self.top, outside, at_one = torch.from_numpy(found)[:, :, None]
         self.log_outside, self.log_outside_at_one = outside.log(), at_one.log()
 
     def spread(self, soft: Tensor, hard: Tensor | None, gradient: Tensor) -> None:
         """As ``TorchRows``; what it writes inside means nothing."""
         factors = torch.cat([self.top, soft, torch.zeros_like(soft) if hard is None else hard], 1).numpy()
-        _in_threads(_spread, self._logits, np.float32(self.temperature), factors, gradient.numpy())
+        in_threads(_spread, self._logits, np.float32(self.temperature), factors, gradient.numpy())
 
 
-def _in_threads(kernel: Callable[..., None], *arguments: Any) -> None:
-    """``kernel`` on the rows of the first argument, dealt to as many threads as torch has."""
-    rows, threads = len(arguments[0]), torch.get_num_threads()
-    if threads == 1:
-        kernel(*arguments, 0, rows)
-        return
-    edges = [rows * number // threads for number in range(threads + 1)]
-    list(_pool(os.getpid(), threads).map(lambda begin, end: kernel(*arguments, begin, end), edges[:-1], edges[1:]))
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # a fork has none of its parent's threads
-    return ThreadPoolExecutor(threads, "rows")
-
-
-# NaN and infinity are as elsewhere: without "nnan" and "ninf".
-_compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 LANES = 64  # maxima side by side, which the compiler makes one vector of
 
 
-@_compiled
+@compiled
 def _exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
     """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87). ``bits``, int32, is of use in here alone.
 
@@ -125,7 +105,7 @@ def _exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def
         result[j] *= power[j]
 
 
-@_compiled
+@compiled
 def _greatest(row):  # type: ignore[no-untyped-def]
     lanes = np.full(LANES, -np.inf, np.float32)
     whole = len(row) // LANES * LANES
@@ -138,7 +118,7 @@ def _greatest(row):  # type: ignore[no-untyped-def]
     return top
 
 
-@_compiled
+@compiled
 def _sums(logits, inside, temperature, found, begin, end):  # type: ignore[no-untyped-def]
     """``found [3, rows]``: top, and the sums of exponentials outside at T and at 1."""
     states = logits.shape[1]
@@ -170,7 +150,7 @@ def _sums(logits, inside, temperature, found, begin, end):  # type: ignore[no-un
         found[2, i] = total
 
 
-@_compiled
+@compiled
 def _spread(logits, temperature, factors, gradient, begin, end):  # type: ignore[no-untyped-def]
     """``factors [rows, 3]``: top, and what exponentials at T and at 1 are multiplied by."""
     states = logits.shape[1]
