@@ -57,8 +57,8 @@ def test_no_farther_from_fp32_than_the_modules(dropout: float, monkeypatch: pyte
     far = {name: (np.mean([d[name] for d in modules]), np.mean([d[name] for d in found])) for name in found[0]}
     # A tenth in the gradients of the first layers: a unit whose sum is near 0 is open in one and closed in the other.
     assert max(usual for usual, _ in far.values()) < 0.3
-    assert {name: pair for name, pair in far.items() if pair[1] > 2 * pair[0] + 1e-3} == {}
-    assert np.mean([found for _, found in far.values()]) < 1.2 * np.mean([usual for usual, _ in far.values()])
+    assert {name: pair for name, pair in far.items() if pair[1] > 3 * pair[0] + 1e-3} == {}
+    assert np.mean([found for _, found in far.values()]) < 1.5 * np.mean([usual for usual, _ in far.values()])
     assert far["logits"][1] < 0.02
 
 
