@@ -1,9 +1,10 @@
 # The paper's experiments as an4 and mini_librispeech make them, besides what each recipe's stages say. Sourced after
 # lib.sh. Systems are folders of $work; those from 3 % of the speech are PREFIX followed by one of the keys of of_three.
 
-# Besides tables 1 and 5, which take most of the time: table 5 on states of the 3 % (own), and specialists.
-parts="own specialists"
-part() { [[ " $parts " == *" $1 "* ]]; }   # part NAME: whether it is asked for
+# What a recipe makes of its teachers: tables 1 and 5 (tables), table 5 on states of the 3 % (own), and specialists.
+parts="tables own specialists"
+part() { [[ " $parts " == *" $1 "* ]]; }                                        # part NAME: whether it is asked for
+run_part() { local name=$1; shift; if part "$name"; then run_stage "$@"; fi; }   # run_part NAME ...: run_stage, if so
 
 declare -A of_three=(
   [hard]="labels, 3 %, early-stopped" [augmented]="labels, 3 %, augmented, early-stopped"
@@ -66,14 +67,17 @@ train_specialist() {
     "${begin[@]}" --config "$recipe/conf/$1.yaml" --threads 1 --out "$folder/net" ${small:+${quick:-}}
 }
 
-# distil_back SET: students of what the generalist and its specialists say together of SET, and of what it says alone.
+# distil_back SET: students of what the generalist and its specialists say together of SET, of what it says alone, and
+# of what the ensemble of the teachers says, whose training cost about as much as the specialists'.
 distil_back() {
-  local set=$1 seed
+  local set=$1 seed each
   write_of_specialists "$set" back_joint special/joint
   write_of_specialists "$set" back_general teacher/seed1
+  write_of_specialists "$set" back_ensemble teacher
   for seed in $seeds; do
-    echo "train_network back_joint $seed $set student --targets '$work/targets/back_joint'"
-    echo "train_network back_general $seed $set student --targets '$work/targets/back_general'"
+    for each in back_joint back_general back_ensemble; do
+      echo "train_network $each $seed $set student --targets '$work/targets/$each'"
+    done
   done | side_by_side
 }
 
@@ -83,9 +87,8 @@ write_of_specialists() {
 }
 
 test_specialists() {
-  test_network special/joint
-  test_network whole/joint
-  test_systems back_joint back_general
+  printf 'test_network %s\n' teacher/seed1 special/joint whole/joint "ensemble teacher" | side_by_side
+  test_systems back_joint back_general back_ensemble
 }
 
 # test_experiments SYSTEM...: the ensemble, its members, the systems, and those from 3 %; test_own_states: those on the
@@ -133,23 +136,25 @@ table_1() {
     --picture "$figures/temperature.png" "Frame accuracy and WER on test against the temperature of the students.")
 }
 
-# specialist_tables: tables 3 and 4, and whether specialists can be distilled back; cover.png in $figures.
-specialist_tables() {
-  local models=$work/model cover=$work/special/cover.jsonl labels=$work/$states
+# specialist_results TITLE REMARK: tables 3 and 4, and whether specialists can be distilled back, in a folder of their own.
+specialist_results() {
+  local models=$work/model cover=$work/special/cover.jsonl labels=$work/$states figures
+  figures=$(results_in specialists)
   asr-kd specialists compare "$work/special/joint" --feats "$work/feats/fbank/test" --states "$labels/test" \
     --utt2spk "$work/data/test/utt2spk" --title "Table 4: where specialists help" --rows "$cover" \
     --picture "$figures/cover.png"
-  lines+=(--table "Table 3: specialists" --system "generalist" "$models/teacher/seed1/decode_test"
-    --system "with $specialists specialists" "$models/special/joint/decode_test"
-    --system "with specialists that keep soft targets (6.1)" "$models/whole/joint/decode_test"
-    --rows "$root/recipes/paper_table3.jsonl" --rows "$cover"
-    --picture "$figures/cover.png" "What specialists add, against how many of them cover the frame's state."
-    --table "Specialists distilled back into one network" --system "generalist" "$models/teacher/seed1/decode_test"
-    --system "with $specialists specialists" "$models/special/joint/decode_test"
-    --system "student of the generalist" $(decoded back_general)
-    --system "student of both together" $(decoded back_joint)
-    --system "student of the ensemble of $members" $(decoded student_T5)
-    --recovery "student of the generalist" "with $specialists specialists")
+  report "$1" --remark "$2" --table "Table 3: specialists" --system "generalist" "$models/teacher/seed1/decode_test" \
+    --system "with $specialists specialists" "$models/special/joint/decode_test" \
+    --system "with specialists that keep soft targets (6.1)" "$models/whole/joint/decode_test" \
+    --system "ensemble of $members" "$models/ensemble/decode_test" \
+    --rows "$root/recipes/paper_table3.jsonl" --rows "$cover" \
+    --picture "$figures/cover.png" "What specialists add, against how many of them cover the frame's state." \
+    --table "Specialists distilled back into one network" --system "generalist" "$models/teacher/seed1/decode_test" \
+    --system "with $specialists specialists" "$models/special/joint/decode_test" \
+    --system "student of the generalist" $(decoded back_general) \
+    --system "student of both together" $(decoded back_joint) \
+    --system "student of the ensemble of $members" $(decoded back_ensemble) \
+    --recovery "student of the generalist" "with $specialists specialists"
 }
 
 table_5() {

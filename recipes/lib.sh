@@ -185,14 +185,21 @@ test_model() {
   asr-kd score --ref "$work/data/test" --hyp "$model/decode_test" | sed -n 1,2p
 }
 
-# report TITLE ARGUMENT...: RESULTS.md and results.json, in the recipe's folder, or in $work for a --small run. The wall
-# time is that of all attempts at all stages; it is left out where a stage was not timed in $work.
+# results_in [FOLDER]: where tables and figures go: the recipe's folder, $work for a --small run, or FOLDER in it.
+results_in() {
+  local folder=$recipe
+  [[ -z ${small:-} ]] || folder=$work
+  folder+=${1:+/$1}
+  mkdir -p "$folder" && echo "$folder"
+}
+
+# report TITLE ARGUMENT...: RESULTS.md and results.json in $figures. The wall time is that of all attempts at all stages;
+# it is left out where a stage was not timed in $work.
 report() {
-  local title=$1 results=$recipe seconds=""
+  local title=$1 seconds=""
   shift
-  [[ -z ${small:-} ]] || results=$work
   if [[ -f $work/.seconds ]] && (($(wc -l < "$work/.seconds") >= stages - 1)); then
     seconds="--seconds $(awk '{sum += $1} END {print sum + 0}' "$work/.seconds")"
   fi
-  asr-kd report --title "$title" --output "$results" $seconds "$@"
+  asr-kd report --title "$title" --output "${figures:-$(results_in)}" $seconds "$@"
 }

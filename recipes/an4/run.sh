@@ -68,7 +68,7 @@ write_targets() {
   asr-kd targets write "$work/targets/three_pool" "${shared[@]}" --form dense \
     --feats "$work/feats/fbank/three_pool" --states "$work/states/three_pool"
 }
-run_stage 6 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
+run_part tables 6 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
 
 # Table 1: students of the teachers' size at each temperature, and of a quarter of it, from each form of targets.
 train_students() {
@@ -82,11 +82,11 @@ train_students() {
     echo "train_network small_sampled $seed train_speeds small_student --targets '$work/targets/sampled' --set temperature=2"
   done | side_by_side
 }
-run_stage 7 "students of two sizes" "$work/targets" "$work/student_T*, $work/small*" train_students
+run_part tables 7 "students of two sizes" "$work/targets" "$work/student_T*, $work/small*" train_students
 
 # Table 5: students that hear 3 % of the speech; of the others, only the states' priors.
 students_of_three() { train_on_three three_ teacher targets/three_pool --priors "'$work/states/train'"; }
-run_stage 8 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
+run_part tables 8 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
 
 # Table 5 once more, with nothing from the other 97 % but the teachers' opinion of these 3 %: states, tree, language
 # model, priors and normalisation come from the 3 % too. The teachers learn the states that this HMM aligns.
@@ -101,12 +101,10 @@ own_hmm() {
   asr-kd lm estimate "$work/data/three" "$own/bigram.arpa" --order 2 --vocabulary "$work/data/lexicon.txt"
   asr-kd graph compile "$own/gmm/lda" "$own/bigram.arpa" "$own/graph"
 }
-if part own; then run_stage 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm; fi
+run_part own 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm
 
 own_students() { train_on_own_states 6; }
-if part own; then
-  run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
-fi
+run_part own 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
 
 # The same two systems, hard and from stored targets of copies, at other fractions.
 train_fractions() {
@@ -125,13 +123,7 @@ train_fractions() {
   done > "$work/fractions"
   side_by_side < "$work/fractions"
 }
-run_stage 11 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
-
-# As many epochs of specialists as the ensemble has of further teachers.
-specialise() { train_specialists train_speeds; distil_back train_speeds; }
-if part specialists; then
-  run_stage 12 "specialists, and a student of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
-fi
+run_part tables 11 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
 
 # Every system decodes test, with the scale, penalty and beam that its first seed's tuning on dev found.
 test_networks() {
@@ -139,10 +131,9 @@ test_networks() {
   for t in $temperatures; do systems+=("student_T$t"); done
   for each in $fractions; do systems+=("hard_${each%%:*}" "soft_${each%%:*}"); done
   test_experiments "${systems[@]}" small_hard small_top20 small_dense small_sampled
-  if part own; then test_own_states; fi
-  if part specialists; then test_specialists; fi
 }
-run_stage 13 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
+run_part tables 12 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
+run_part own 13 "those on states of the 3 %, too" "$work/own/*/seed*" "$work/model/own" test_own_states
 
 draw() {
   local each percent hard=() soft=()
@@ -163,8 +154,8 @@ draw() {
 }
 
 results() {
-  local figures=$recipe lines=()
-  [[ -z ${small:-} ]] || figures=$work
+  local figures lines=()
+  figures=$(results_in)
   draw
   table_1
   lines+=(--table "Forms of soft targets, and a student of a quarter of the size"
@@ -178,7 +169,6 @@ results() {
     --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not."
     --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech.")
   if part own; then table_5 "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" own/ own/teacher; fi
-  if part specialists; then specialist_tables; fi
   report "AN4" \
     --remark "130 test utterances of 10 speakers, 773 words: one word is 0.13 %, so frame accuracy tells more than WER.
       Trigram of the training transcripts; states and dev (8 speakers) from the official training part. Reference
@@ -196,4 +186,15 @@ results() {
     --system "triphones" "$work/model/tri/decode_test" \
     --system "triphones, LDA+MLLT" "$work/model/lda/decode_test"
 }
-run_stage 14 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
+run_part tables 14 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
+
+# As many epochs of specialists as the ensemble has of further teachers.
+specialise() { train_specialists train_speeds; distil_back train_speeds; }
+run_part specialists 15 "specialists, and students of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+run_part specialists 16 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
+
+specialist_tables() {
+  specialist_results "AN4: specialists" "Tuning, all of it on dev: scale, penalty and beam of each system; of specialists
+    their epochs and learning rate with four of them."
+}
+run_part specialists 17 "tables of specialists" "$work/model" "$recipe/specialists" specialist_tables

@@ -68,8 +68,8 @@ test_all() {
 run_stage 7 "all systems: tuned on dev, scored on test" "$work/*/seed*, $work/graph" "$work/model" test_all
 
 results() {
-  local figures=$recipe
-  [[ -z ${small:-} ]] || figures=$work
+  local figures
+  figures=$(results_in)
   asr-kd plot curves --output "$figures/curves.png" --title "Training on 3 % of the speech" --axis step \
     --series "labels" "$work"/three_hard/seed* --series "soft, stored" "$work"/three_stored/seed* \
     --series "soft, live" "$work"/three_live/seed*

@@ -46,7 +46,7 @@ write_targets() {
   asr-kd targets write "$work/targets/three_pool" "${shared[@]}" --form dense \
     --feats "$work/feats/fbank/three_pool" --states "$work/states/three_pool"
 }
-run_stage 5 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
+run_part tables 5 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
 
 # Table 1: students of the teachers' size at each temperature, and of less than a quarter of it.
 train_students() {
@@ -59,15 +59,15 @@ train_students() {
     echo "train_network small_soft $seed train_speeds small_student --targets '$work/targets/train_speeds'"
   done | side_by_side
 }
-run_stage 6 "students of two sizes" "$work/targets" "$work/student_T*, $work/small_*" train_students
+run_part tables 6 "students of two sizes" "$work/targets" "$work/student_T*, $work/small_*" train_students
 
 # Table 5: students that hear 3 % of the speech; of the others, only the states' priors.
 students_of_three() { train_on_three three_ teacher targets/three_pool --priors "'$work/states/train'"; }
-run_stage 7 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
+run_part tables 7 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
 
 # Every system decodes test, with the scale, penalty and beam that its first seed's tuning on dev found.
 test_networks() { test_experiments $(printf 'student_T%s ' $temperatures) small_hard small_soft; }
-run_stage 8 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
+run_part tables 8 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
 
 # Table 5 once more: states, tree, priors and normalisation come from the 3 % too (the language model is of other books).
 own_hmm() {
@@ -80,29 +80,16 @@ own_hmm() {
   done
   asr-kd graph compile "$own/gmm/lda" "$work/data/lm.arpa.gz" "$own/graph"
 }
-if part own; then run_stage 9 "HMM of the 3 %" "$work/data/three" "$work/own" own_hmm; fi
+run_part own 9 "HMM of the 3 %" "$work/data/three" "$work/own" own_hmm
 
 own_students() { train_on_own_states 2; }
-if part own; then
-  run_stage 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
-fi
+run_part own 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
 
-if part own; then
-  run_stage 11 "networks on these states: tuned on dev, scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
-fi
-
-# As many epochs of specialists as the ensemble has of further teachers.
-specialise() { train_specialists train_speeds; distil_back train_speeds; }
-if part specialists; then
-  run_stage 12 "specialists, and a student of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
-fi
-
-if part specialists; then
-  run_stage 13 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
-fi
+run_part own 11 "networks on these states: tuned on dev, scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
 
 results() {
-  local figures=$recipe lines=()
+  local figures lines=()
+  figures=$(results_in)
   draw_curves
   draw_temperatures
   table_1
@@ -113,7 +100,6 @@ results() {
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
     --picture "$figures/curves.png" "Learning curves of the systems that hear 3 %.")
   if part own; then table_5 "Table 5 with tree and priors of the 3 %" own/ own/teacher; fi
-  if part specialists; then specialist_tables; fi
   report "mini_librispeech" \
     --remark "14 of the test speakers; 6 others are dev. The language model is the trigram of --lm-dir, not the official
       one, so the figures do not compare with other papers' (Kaldi on dev-clean-2: tri3b 18.1 %, TDNN 9.6 to 18.6 %)." \
@@ -122,4 +108,15 @@ results() {
       soft targets of a size." \
     "${lines[@]}"
 }
-run_stage 14 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
+run_part tables 12 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
+
+# As many epochs of specialists as the ensemble has of further teachers.
+specialise() { train_specialists train_speeds; distil_back train_speeds; }
+run_part specialists 13 "specialists, and students of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+run_part specialists 14 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
+
+specialist_tables() {
+  specialist_results "mini_librispeech: specialists" "Tuning, all of it on dev: scale, penalty and beam of each system; the
+    specialists' settings are those that AN4's dev speakers chose."
+}
+run_part specialists 15 "tables of specialists" "$work/model" "$recipe/specialists" specialist_tables

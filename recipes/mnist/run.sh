@@ -90,8 +90,8 @@ run_stage 5 "errors on test" "$work/*/seed*" "$work/*/seed*/frames_*" evaluate
 tested() { echo "$work/$1"/seed*/frames_"${2:-test}"; }
 
 results() {
-  local figures=$recipe width t lines=() points
-  [[ -z ${small:-} ]] || figures=$work
+  local figures width t lines=() points
+  figures=$(results_in)
   for width in $widths; do
     points=()
     for t in $temperatures; do for each in $(tested "width$width/T$t"); do points+=("$t=$each"); done; done
