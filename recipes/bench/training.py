@@ -5,12 +5,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 from measuring import row
 from torch import nn
 
 from asr_kd.frames import FrameStore
+from asr_kd.nets import NetConfig, fused
 from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.evaluate import autocast
@@ -65,6 +67,37 @@ def main() -> None:
     rate = operations(model) * frames_stored
     against = f"matrix products in {config.precision} ({peak / 1e9:,.0f} GFLOP/s)"
     row(f"{name}: arithmetic", rate / peak, f"times the FLOP/s ({rate / 1e9:,.0f} GFLOP/s)", against)
+    if config.precision == "bf16":
+        time_delay(data, options.threads, options.rounds)
+
+
+def time_delay(data: TrainingData, threads: int, rounds: int) -> None:
+    """A factored TDNN of AN4's size, whose layers are one operation each, against its modules."""
+    net = NetConfig(kind="tdnn", width=320, bottleneck=80, dilations=(3,) * 6, dropout=0.05)
+    config = fit_to_data(TrainConfig(net=net, precision="bf16", every=3, batch_frames=800), data)
+    model = new_model(config, data)
+    optimiser = make_optimiser(model, config)
+    reader = make_reader(data, config, model, torch.device("cpu"))
+    batch = next(reader.epoch(0))
+
+    def steps() -> int:
+        for _ in range(STEPS):
+            training_step(model, batch, reader, HardTargets(), optimiser, config, Position())
+        return STEPS * batch.labels.numel() * config.every
+
+    def modules() -> int:
+        with mock.patch.object(fused, "applies", return_value=False):
+            return steps()
+
+    whole, apart = best((steps, modules), rounds)
+    name = f"training TDNN-F 6x320, batches of {config.batch_frames}, bf16, {threads} threads"
+    row(
+        name,
+        whole / apart,
+        f"times the frames/s ({whole:,.0f})",
+        f"layers as modules ({apart:,.0f} frames/s)",
+        least=1.2,
+    )
 
 
 def best(works: tuple[Callable[[], int], ...], rounds: int) -> list[float]:
