@@ -168,8 +168,9 @@ def _prepare(options: argparse.Namespace) -> None:
     asked, out = np.array(clusters[options.number]), Path(options.out)
     states = write_labels(FrameStore(options.states), asked, out / "states", options.seed, whole=options.whole)
     own = np.array(states.config["own"])
-    if unseen := len(asked) - len(own):
-        print(f"{out}: {unseen} of {len(asked)} states have no frame and stay with the generalist", file=sys.stderr)
+    if unseen := np.setdiff1d(asked, own).tolist():
+        names = ", ".join(map(str, unseen))
+        print(f"{out}: no frame of states {names}, which stay with the generalist ({len(own)} left)", file=sys.stderr)
     if options.whole:
         print(f"{out}: labels of {len(own)} states")
         return
