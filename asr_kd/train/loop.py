@@ -1,6 +1,7 @@
 """The training loop: data, forward, objective, backward, step, evaluation, checkpoint."""
 
 import dataclasses
+import inspect
 import math
 import sys
 import time
@@ -38,6 +39,16 @@ from asr_kd.train.reader import Batch, Reader
 
 SAMPLE_FRAMES = 20_000  # of the training data, evaluated beside dev
 COUNTED = 8  # of so many outputs one is looked at for the running accuracy, since argmax is slow
+
+
+class AdamW(torch.optim.AdamW):
+    """As torch's, whose methods import ``torch.compile``, for 4 seconds, only to tell it to leave them alone."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
 
 
 def train(
@@ -305,7 +316,7 @@ def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), fused=True)
+    return AdamW(groups, lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), fused=True)
 
 
 def learning_rate(done: float, config: TrainConfig) -> float:
