@@ -1,7 +1,6 @@
 """The training loop: data, forward, objective, backward, step, evaluation, checkpoint."""
 
 import dataclasses
-import inspect
 import math
 import sys
 import time
@@ -35,20 +34,11 @@ from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
 from asr_kd.train.lesson import Lesson
 from asr_kd.train.objective import Objective
+from asr_kd.train.optimiser import learning_rate, limit_norms, make_optimiser
 from asr_kd.train.reader import Batch, Reader
 
 SAMPLE_FRAMES = 20_000  # of the training data, evaluated beside dev
 COUNTED = 8  # of so many outputs one is looked at for the running accuracy, since argmax is slow
-
-
-class AdamW(torch.optim.AdamW):
-    """As torch's, whose methods import ``torch.compile``, for 4 seconds, only to tell it to leave them alone."""
-
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
 
 
 def train(
@@ -204,15 +194,6 @@ def training_step(
     position.batch += 1
 
 
-@torch.no_grad()
-def limit_norms(model: AcousticModel, largest: float) -> None:
-    """Shrink the weights that lead into a hidden unit, where their norm is above ``largest``."""
-    output = model.network.output.weight
-    for parameter in model.parameters():
-        if parameter.ndim > 1 and parameter is not output:
-            parameter.copy_(torch.renorm(parameter, 2, 0, largest))
-
-
 def predictions(logits: Tensor, batch: Batch) -> tuple[int, int]:
     """How many are right, and of how many: of each ``COUNTED``-th output of the whole batch, where it is here."""
     first = -batch.share.begin * batch.labels.shape[1] % COUNTED
@@ -309,22 +290,6 @@ def make_reader(
         )
     left, right = max(model.left_context, context[0]), max(model.right_context, context[1])
     return Reader(data, config, left, right, chunk, device, group)
-
-
-def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW whose decay spares vectors: biases and normalisation."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return AdamW(groups, lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), fused=True)
-
-
-def learning_rate(done: float, config: TrainConfig) -> float:
-    """The learning rate after the fraction ``done`` of the training: a linear rise, then the decay to zero."""
-    if done < config.warmup:
-        return config.learning_rate * done / config.warmup
-    left = 1 - (done - config.warmup) / (1 - config.warmup)
-    return config.learning_rate * (left if config.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
 
 
 def out_of_patience(position: Position, config: TrainConfig) -> bool:

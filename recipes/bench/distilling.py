@@ -16,8 +16,9 @@ from asr_kd.targets import TargetConfig, TargetStore
 from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.lesson import Lesson
-from asr_kd.train.loop import make_optimiser, make_reader, new_model, training_step
+from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.objective import HardTargets
+from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Reader
 
 STEPS, FRAMES = 10, 500_000

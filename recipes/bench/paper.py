@@ -14,7 +14,8 @@ from asr_kd.targets import TargetConfig, TargetStore
 from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.lesson import Lesson
-from asr_kd.train.loop import make_optimiser, make_reader, new_model, training_step
+from asr_kd.train.loop import make_reader, new_model, training_step
+from asr_kd.train.optimiser import make_optimiser
 
 LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
 ROWS = {"cpu": 1024, "cuda": 8192}  # frames of a batch

@@ -22,8 +22,9 @@ from asr_kd.errors import UserError
 from asr_kd.nets import NetConfig, load_model, log_posteriors, settle_precision
 from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, loop, train
 from asr_kd.train.checkpoint import Position
-from asr_kd.train.loop import learning_rate, out_of_patience
+from asr_kd.train.loop import out_of_patience
 from asr_kd.train.objective import HardTargets
+from asr_kd.train.optimiser import learning_rate
 from tests.killing import Killed
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData
 

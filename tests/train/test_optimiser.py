@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import nn
 
-from asr_kd.train.loop import AdamW
+from asr_kd.train.optimiser import AdamW
 
 
 def learn(kind: type[torch.optim.AdamW], steps: int = 5, resumed: bool = False) -> list[torch.Tensor]:
@@ -33,7 +33,7 @@ def test_training_imports_no_compiler() -> None:
     program = """
 import sys
 import torch
-from asr_kd.train.loop import AdamW
+from asr_kd.train.optimiser import AdamW
 parameter = torch.nn.Parameter(torch.zeros(2, 2))
 optimiser = AdamW([parameter], fused=True)
 parameter.sum().backward()

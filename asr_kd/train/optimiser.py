@@ -1,0 +1,45 @@
+"""What moves the weights: the optimiser, its learning rate, and the limit of norms."""
+
+import inspect
+import math
+
+import torch
+from torch import nn
+
+from asr_kd.nets import AcousticModel
+from asr_kd.train.config import TrainConfig
+
+
+class AdamW(torch.optim.AdamW):
+    """As torch's, whose methods import ``torch.compile``, for 4 seconds, only to tell it to leave them alone."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+
+
+def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW whose decay spares vectors: biases and normalisation."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return AdamW(groups, lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), fused=True)
+
+
+def learning_rate(done: float, config: TrainConfig) -> float:
+    """The learning rate after the fraction ``done`` of the training: a linear rise, then the decay to zero."""
+    if done < config.warmup:
+        return config.learning_rate * done / config.warmup
+    left = 1 - (done - config.warmup) / (1 - config.warmup)
+    return config.learning_rate * (left if config.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
+
+
+@torch.no_grad()
+def limit_norms(model: AcousticModel, largest: float) -> None:
+    """Shrink the weights that lead into a hidden unit, where their norm is above ``largest``."""
+    output = model.network.output.weight
+    for parameter in model.parameters():
+        if parameter.ndim > 1 and parameter is not output:
+            parameter.copy_(torch.renorm(parameter, 2, 0, largest))
