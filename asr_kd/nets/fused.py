@@ -1,4 +1,4 @@
-"""The layers of a time-delay network in training, in bfloat16 on a CPU, in few passes over memory.
+"""The layers of a time-delay network in bfloat16 on a CPU, in few passes over memory.
 
 A layer of ``asr_kd.nets.tdnn`` is two products and thirty operations that read and write all of its outputs; on a
 processor with bfloat16 products these operations take most of a training step. Here a layer is one operation for
@@ -18,14 +18,17 @@ from asr_kd.threads import compiled, in_threads
 
 
 def applies(x: Tensor, finish: nn.Sequential) -> bool:
-    """Whether what follows a product on ``x`` is what this module computes: ReLU and the statistics of this batch."""
+    """Whether what follows a product on ``x`` is what this module computes: ReLU and batch normalisation.
+
+    That is in training, or without a gradient: there is none here through running statistics.
+    """
     return (
         x.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
         and len(finish) > 1
         and isinstance(finish[0], nn.ReLU)
         and isinstance(finish[1], nn.BatchNorm1d)
-        and finish.training
+        and (finish.training or not torch.is_grad_enabled())
         and not (distributed.is_available() and distributed.is_initialized())
     )
 
@@ -46,16 +49,11 @@ class _Finished:
         cls, z: Tensor, norm: nn.BatchNorm1d, mask: Tensor | None, x: Tensor, bypass: float
     ) -> tuple[Tensor, "_Finished"]:
         """What the layer gives, and what ``backward`` needs."""
-        examples, rows, width = z.shape
-        sums = np.empty((examples, 2, width), np.float32)
-        in_threads(_sums, _bits(z), sums)
-        mean, square = sums.sum(0, dtype=np.float64) / (examples * rows)
-        variance = square - mean**2
-        _follow(norm, mean, variance * (examples * rows / max(examples * rows - 1, 1)))
+        mean, variance = _statistics(z, norm)
         inverse = 1 / np.sqrt(variance + norm.eps)
         weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
         scale, shift = weight * inverse, bias - weight * inverse * mean
-        kept = np.ones((1, width), np.float32) if mask is None else mask.float().flatten(1).numpy()
+        kept = np.ones((1, z.shape[2]), np.float32) if mask is None else mask.float().flatten(1).numpy()
         out = torch.empty_like(z)
         affine = np.stack([scale, shift]).astype(np.float32)
         in_threads(_finish, _bits(z), _bits(x), affine, kept, np.float32(bypass), _bits(out))
@@ -150,15 +148,25 @@ class FusedFinish(torch.autograd.Function):
         return of_z, of_weight, of_shift, None, None
 
 
-def _follow(norm: nn.BatchNorm1d, mean: np.ndarray, variance: np.ndarray) -> None:
-    """Move the running statistics of ``norm`` as torch does."""
+def _statistics(z: Tensor, norm: nn.BatchNorm1d) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance ``[width]`` that relu(z) is normalised by, float64: in training its own, which ``norm`` follows
+    as torch does."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
+    if not norm.training:
+        return norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+    examples, rows, width = z.shape
+    number = examples * rows
+    sums = np.empty((examples, 2, width), np.float32)
+    in_threads(_sums, _bits(z), sums)
+    mean, square = sums.sum(0, dtype=np.float64) / number
+    variance = square - mean**2
     norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(torch.from_numpy(mean).float(), norm.momentum)
-    norm.running_var.lerp_(torch.from_numpy(variance).float(), norm.momentum)
+    norm.running_var.lerp_(torch.from_numpy(variance * (number / max(number - 1, 1))).float(), norm.momentum)
+    return mean, variance
 
 
 def _bits(tensor: Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Fused layers give what the modules give, in training, in bfloat16 on a CPU."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,15 +84,21 @@ def test_the_gradient_is_that_of_double_precision(dropout: bool) -> None:
         torch.testing.assert_close(one.double(), other, rtol=2**-8, atol=1e-5)
 
 
-def test_the_layers_are_computed_here_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets an item for each layer that is computed fused from now on."""
+    seen: list[int] = []
     forward = fused.FusedLayer.forward
 
-    def watched(*given: Any) -> Tensor:
+    def noting(*given: Any) -> Tensor:
         seen.append(1)
         return forward(*given)
 
-    monkeypatch.setattr(fused.FusedLayer, "forward", watched)
+    monkeypatch.setattr(fused.FusedLayer, "forward", noting)
+    return seen
+
+
+def test_the_layers_are_computed_here_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watched(monkeypatch)
     learn("bf16", monkeypatch)
     assert len(seen) == len(NET.dilations)
     learn("fp32", monkeypatch)
@@ -125,3 +132,22 @@ def test_nan_is_not_lost() -> None:
     out = fused.FusedFinish.apply(z, norm.weight, norm.bias, norm, None)
     assert out[..., 3].isnan().all()
     assert out[..., :3].isfinite().all()
+
+
+def test_what_a_trained_network_says_is_what_its_modules_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = Tdnn(dataclasses.replace(NET, dropout=0.2))
+    x = torch.randn(3, 2 * network.left_context + 40, NET.bins)
+    for _ in range(50):
+        network(2 * x + 1)  # which its running statistics follow
+    network.eval()
+    seen = watched(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        found = network(x, 3).float()
+    assert len(seen) == len(NET.dilations)
+    with torch.inference_mode():
+        exact = network(x, 3)
+    assert float((found - exact).norm() / exact.norm()) < 0.02
+    with torch.autocast("cpu", torch.bfloat16):
+        network(x, 3).float().sum().backward()  # by the modules
+    assert len(seen) == len(NET.dilations)
