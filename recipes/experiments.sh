@@ -68,10 +68,11 @@ train_specialist() {
 }
 
 # distil_back SET: students of what the generalist and its specialists say together of SET, of what it says alone, and
-# of what the ensemble of the teachers says, whose training cost about as much as the specialists'.
+# of what the ensemble of the teachers says, whose training cost about as much as the specialists'. These are the ones
+# that keep soft targets: on dev they add more than those with a dustbin.
 distil_back() {
   local set=$1 seed each
-  write_of_specialists "$set" back_joint special/joint
+  write_of_specialists "$set" back_joint whole/joint
   write_of_specialists "$set" back_general teacher/seed1
   write_of_specialists "$set" back_ensemble teacher
   for seed in $seeds; do
@@ -138,23 +139,29 @@ table_1() {
 
 # specialist_results TITLE REMARK: tables 3 and 4, and whether specialists can be distilled back, in a folder of their own.
 specialist_results() {
-  local models=$work/model cover=$work/special/cover.jsonl labels=$work/$states figures
+  local models=$work/model figures both="with $specialists that keep soft targets (6.1)"
   figures=$(results_in specialists)
-  asr-kd specialists compare "$work/special/joint" --feats "$work/feats/fbank/test" --states "$labels/test" \
-    --utt2spk "$work/data/test/utt2spk" --title "Table 4: where specialists help" --rows "$cover" \
-    --picture "$figures/cover.png"
+  gains_of_specialists special "Table 4: where specialists with a dustbin help"
+  gains_of_specialists whole "Table 4: where specialists that keep soft targets help"
   report "$1" --remark "$2" --table "Table 3: specialists" --system "generalist" "$models/teacher/seed1/decode_test" \
     --system "with $specialists specialists" "$models/special/joint/decode_test" \
-    --system "with specialists that keep soft targets (6.1)" "$models/whole/joint/decode_test" \
+    --system "$both" "$models/whole/joint/decode_test" \
     --system "ensemble of $members" "$models/ensemble/decode_test" \
-    --rows "$root/recipes/paper_table3.jsonl" --rows "$cover" \
-    --picture "$figures/cover.png" "What specialists add, against how many of them cover the frame's state." \
+    --rows "$root/recipes/paper_table3.jsonl" --rows "$work/special/gains.jsonl" --rows "$work/whole/gains.jsonl" \
+    --picture "$figures/special.png" "What specialists with a dustbin add, against how many cover the frame's state." \
+    --picture "$figures/whole.png" "The same of those that keep soft targets for all other states." \
     --table "Specialists distilled back into one network" --system "generalist" "$models/teacher/seed1/decode_test" \
-    --system "with $specialists specialists" "$models/special/joint/decode_test" \
+    --system "$both" "$models/whole/joint/decode_test" \
     --system "student of the generalist" $(decoded back_general) \
     --system "student of both together" $(decoded back_joint) \
     --system "student of the ensemble of $members" $(decoded back_ensemble) \
-    --recovery "student of the generalist" "with $specialists specialists"
+    --recovery "generalist" "$both"
+}
+
+# gains_of_specialists KIND TITLE: what those of $work/KIND add on test, as rows and as a picture.
+gains_of_specialists() {
+  asr-kd specialists compare "$work/$1/joint" --feats "$work/feats/fbank/test" --states "$work/$states/test" \
+    --utt2spk "$work/data/test/utt2spk" --title "$2" --rows "$work/$1/gains.jsonl" --picture "$figures/$1.png"
 }
 
 table_5() {

@@ -46,8 +46,8 @@ def test_an4_recognises_real_speech(tmp_path: Path, corpora: Path) -> None:
         assert rates[system] < 0.5, rates
     rates = _word_error_rates(tmp_path / "specialists")
     assert rates["with 2 specialists"] < rates["generalist"] + 0.1, rates
-    assert "## Table 4: where specialists help" in (tmp_path / "specialists" / "RESULTS.md").read_text()
-    assert (tmp_path / "specialists" / "cover.png").read_bytes().startswith(b"\x89PNG")
+    assert "## Table 4: where specialists with a dustbin help" in (tmp_path / "specialists" / "RESULTS.md").read_text()
+    assert (tmp_path / "specialists" / "whole.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.timeout(1200)
