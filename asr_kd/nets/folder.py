@@ -148,4 +148,4 @@ def copy_model(folder: str | Path, out: str | Path) -> None:
         copy_model(folder / member, out / f"member{number}")
     names = [f"member{number}" for number in range(1, len(config.members) + 1)]
     members = [out / name for name in names]
-    save_ensemble(out, members, config.mean, config.weights, config.own, config.active)
+    save_ensemble(out, members, config.mean, config.weights, config.own, config.active, config.whole)

@@ -58,6 +58,8 @@ def test_it_scores_as_the_mean_of_its_members(
         expected = np.tensordot(share, each, 1)
         expected -= np.log(np.exp(expected).sum(1, keepdims=True))
     np.testing.assert_allclose(log_posteriors(open_model(tmp_path / "e"), features), expected, atol=2e-5)
+    copy_model(tmp_path / "e", tmp_path / "copy")
+    assert model_hash(tmp_path / "copy") == model_hash(tmp_path / "e")
 
 
 def test_its_prior_is_the_mean_of_the_priors(members: list[Path], tmp_path: Path) -> None:
