@@ -195,6 +195,6 @@ run_part specialists 16 "specialists: tuned on dev, scored on test" "$work/speci
 
 specialist_tables() {
   specialist_results "AN4: specialists" "Tuning, all of it on dev: scale, penalty and beam of each system; of specialists
-    their learning rate, 0.0005 or 0.003, with one or four of them."
+    their learning rate, 0.0005 or 0.003, with one or four of them, and which kind is distilled back."
 }
 run_part specialists 17 "tables of specialists" "$work/model" "$recipe/specialists" specialist_tables
