@@ -2,8 +2,8 @@
 
 A layer of ``asr_kd.nets.tdnn`` is two products and thirty operations that read and write all of its outputs; on a
 processor with bfloat16 products these operations take most of a training step. Here a layer is one operation for
-autograd: its products, one pass for the taps, and two for what follows the products, forward as well as back. Numbers
-between the passes are float32, so that it is rounded less often than in the modules, and to the same.
+autograd: its products, one pass for the taps, and two for what follows the products, forward as well as back. Within
+a pass numbers are float32; between passes they are rounded to bfloat16, as they are between the modules' operations.
 """
 
 import dataclasses
