@@ -42,4 +42,6 @@ def limit_norms(model: AcousticModel, largest: float) -> None:
     output = model.network.output.weight
     for parameter in model.parameters():
         if parameter.ndim > 1 and parameter is not output:
-            parameter.copy_(torch.renorm(parameter, 2, 0, largest))
+            norms = torch.linalg.vector_norm(parameter, dim=1, keepdim=True)
+            if norms.max() > largest:  # torch.renorm would write all of them, every time
+                parameter.mul_((largest / norms).clamp_(max=1))
