@@ -40,15 +40,15 @@ class NetworkScorer:
         """As ``Scorer``; memory is bounded by a block, whatever the length of the audio."""
         import torch
 
-        from asr_kd.nets import logits_by_chunk
+        from asr_kd.nets import log_prob_by_chunk
 
-        pieces = logits_by_chunk(self.network, features)
+        pieces = log_prob_by_chunk(self.network, features)
         while True:
             with torch.inference_mode():  # entered for each piece: the caller's code runs between them
                 piece = next(pieces, None)
                 if piece is None:
                     return
-                block = torch.log_softmax(piece[0], -1).sub_(self.network.log_prior)
+                block = piece.sub_(self.network.log_prior)
             yield block.numpy()
 
 

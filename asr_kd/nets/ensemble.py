@@ -81,6 +81,7 @@ class Ensemble(nn.Module):
     """
 
     log_prior: Tensor
+    normalised = True
 
     def __init__(self, config: EnsembleConfig, members: Sequence[AcousticModel]) -> None:
         super().__init__()

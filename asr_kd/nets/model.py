@@ -23,6 +23,7 @@ class StateModel(Protocol):
     left_context: int
     right_context: int
     log_prior: Tensor
+    normalised: bool  # whether its logits are log-probabilities
 
     @property
     def num_states(self) -> int:
@@ -48,6 +49,7 @@ class AcousticModel(nn.Module):
     mean: Tensor
     std: Tensor
     log_prior: Tensor
+    normalised = False
 
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
@@ -117,6 +119,12 @@ def logits_by_chunk(model: StateModel, features: np.ndarray, chunk: int = CHUNK)
         yield model(padded[:, start : min(start + chunk, frames) + model.left_context + model.right_context].to(device))
 
 
+def log_prob_by_chunk(model: StateModel, features: np.ndarray) -> Iterator[Tensor]:
+    """Natural log of p(state | features) of one utterance ``[frames, bins]``, in float32 ``[up to CHUNK, states]``."""
+    for logits in logits_by_chunk(model, features):
+        yield logits[0] if model.normalised else logits[0].float().log_softmax(-1)
+
+
 @torch.inference_mode()
 def log_posteriors(model: StateModel, features: np.ndarray) -> np.ndarray:
     """Natural log of p(state | features) for one utterance: ``[frames, bins]`` -> float32 ``[frames, states]``.
@@ -126,7 +134,7 @@ def log_posteriors(model: StateModel, features: np.ndarray) -> np.ndarray:
     """
     result = np.empty((len(features), model.num_states), np.float32)
     done = 0
-    for logits in logits_by_chunk(model, features):
-        result[done : done + logits.shape[1]] = logits[0].float().log_softmax(-1).cpu().numpy()
-        done += logits.shape[1]
+    for log_prob in log_prob_by_chunk(model, features):
+        result[done : done + len(log_prob)] = log_prob.cpu().numpy()
+        done += len(log_prob)
     return result

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, Ensemble, autocast, logits_by_chunk, open_model
+from asr_kd.nets import AcousticModel, Ensemble, autocast, log_prob_by_chunk, open_model
 from asr_kd.targets.encode import check_finite, one_thread
 
 
@@ -50,16 +50,12 @@ class Teacher:
 
     @torch.inference_mode()
     def log_prob(self, utterance: str) -> Tensor:
-        """Natural log of p(state | features) at T = 1, ``[frames, states]``, on its device.
-
-        Raises ``UserError`` naming the frame where a value is NaN.
-        """
+        """Natural log of p(state | features) at T = 1, ``[frames, states]``, on its device; NaN where the teacher says
+        NaN."""
         features = next(iter(self.features.read(utterance).values()))
         with one_thread(), autocast(self.device, self.precision):
-            chunks = [logits[0].float().log_softmax(-1) for logits in logits_by_chunk(self.model, features)]
-        log_prob = torch.cat(chunks)
-        check_finite(log_prob)
-        return log_prob
+            chunks = list(log_prob_by_chunk(self.model, features))
+        return torch.cat(chunks) if len(chunks) > 1 else chunks[0]
 
     def frame_counts(self, utterances: Sequence[str] | None) -> dict[str, int]:
         """Frames of each utterance of the transfer set, by default all; ``UserError`` for one without features."""
@@ -87,6 +83,7 @@ class Teacher:
         for utterance in sorted(counts)[::step]:
             try:
                 log_prob = self.log_prob(utterance)
+                check_finite(log_prob)
             except UserError as error:
                 if skip_bad:
                     continue

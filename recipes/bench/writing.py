@@ -21,7 +21,7 @@ from asr_kd.nets import (
 )
 from asr_kd.targets import TargetConfig, write_targets
 
-FRAMES, MEMBERS = 10_000, 4
+FRAMES, MEMBERS = 40_000, 4
 SIZES = {2000: NetConfig(bins=BINS, states=2000), 14_000: NetConfig(bins=BINS, states=14_000, layers=8, width=1024)}
 
 
