@@ -150,11 +150,12 @@ def run_align(options: argparse.Namespace) -> None:
     states, per_frame = write_alignments(
         options.store, utterances, space, score, inputs, options.beam, options.jobs, options.force
     )
-    rate = states.total_frames / (time.monotonic() - began)
-    print(
-        f"{options.store}: {len(states):,} utterances, {states.total_frames:,} frames of {space.num_states} states, "
-        f"log-likelihood {per_frame:.3f} a frame; {rate:,.0f} frames/s"
-    )
+    done = "as before"
+    if per_frame is not None:
+        rate = states.total_frames / (time.monotonic() - began)
+        done = f"log-likelihood {per_frame:.3f} a frame; {rate:,.0f} frames/s"
+    size = f"{len(states):,} utterances, {states.total_frames:,} frames of {space.num_states} states"
+    print(f"{options.store}: {size}, {done}")
 
 
 def _gmm_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":

@@ -3,7 +3,7 @@
 from asr_kd.frames.description import TensorSpec
 from asr_kd.frames.shard import Shard
 from asr_kd.frames.store import FrameStore, JoinedStore, open_joined
-from asr_kd.frames.write import Unfinished, one_by_one, write_arrays, write_store
+from asr_kd.frames.write import Unfinished, find_store, one_by_one, write_arrays, write_store
 
 __all__ = [
     "FrameStore",
@@ -11,6 +11,7 @@ __all__ = [
     "Shard",
     "TensorSpec",
     "Unfinished",
+    "find_store",
     "one_by_one",
     "open_joined",
     "write_arrays",

@@ -132,6 +132,16 @@ def write_arrays(
     )  # fmt: skip
 
 
+def find_store(path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> FrameStore | None:
+    """The store at ``path`` if it is whole, of this ``kind`` and ``config``, and made from ``inputs``."""
+    try:
+        store = FrameStore(local_folder(path))
+    except UserError:  # none, or one that is damaged or not finished
+        return None
+    made_from = {name: store.inputs.get(name) for name in inputs}
+    return store if (store.kind, store.config, made_from) == (kind, dict(config), dict(inputs)) else None
+
+
 def delete_store(folder: Path) -> None:
     """Delete a store's index and shards, and no other file; the index first, so that no broken store is seen."""
     (folder / INDEX).unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, TensorSpec, find_store, write_arrays
 from asr_kd.hmm.align import Aligner, align_all
 from asr_kd.hmm.data import Utterances
 from asr_kd.hmm.states import StateSpace
@@ -24,12 +24,18 @@ def write_alignments(
     beam: float = 200.0,
     jobs: int = 1,
     force: bool = False,
-) -> tuple[FrameStore, float]:
+) -> tuple[FrameStore, float | None]:
     """Align all ``utterances`` and write the tied state of each frame; the store and the log-likelihood per frame.
+
+    Where that was done before, of the same utterances, ``inputs`` and ``beam``, there is no log-likelihood.
 
     ``score(features, states)`` gives the log-likelihoods ``[frames, len(states)]`` of some states; a Gaussian model
     (``Gmm.log_likelihoods``) or a network. ``inputs`` names the hashes of what ``score`` was made from.
     """
+    config = {"num_states": space.num_states}
+    inputs = {"utterances": utterances.fingerprint, "beam": f"{beam:g}", **inputs}
+    if not force and (store := find_store(path, "states", config, inputs)):
+        return store, None
     aligner = Aligner(space, utterances.graphs)
     dtype = "uint16" if space.num_states <= 1 << 16 else "int32"
     states, total = {}, 0.0
@@ -47,7 +53,5 @@ def write_alignments(
             total += value
             bar.advance(len(nodes))
     tensors = {"state": TensorSpec(dtype, (), "tied HMM state of the frame, from 0")}
-    config = {"num_states": space.num_states}
-    inputs = {"utterances": utterances.fingerprint, **inputs}
     store = write_arrays(path, "states", tensors, states, config, inputs, left_out=utterances.skipped, force=force)
     return store, total / frames

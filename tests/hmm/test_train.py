@@ -174,6 +174,22 @@ def test_states_are_not_taken_for_features(bad: Path, capsys: pytest.CaptureFixt
     assert "a store of states; expected one tensor of features" in capsys.readouterr().err
 
 
+def test_what_was_aligned_before_is_not_aligned_again(
+    corpus: tuple[Path, Boundaries], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "states"
+    printed = []
+    for options in ((), (), ("--force",), ("--force", "--beam", "150"), ("--beam", "150")):
+        assert align(corpus[0], store, *options) == 0
+        printed.append("as before" in capsys.readouterr().out)
+    assert printed == [False, True, False, False, True]
+    next(store.glob("shard-*")).unlink()
+    assert align(corpus[0], store, "--beam", "150") == 0
+    assert "log-likelihood" in capsys.readouterr().out
+    assert align(corpus[0], store) == 1
+    assert "beam: 150 there, 200 asked for" in capsys.readouterr().err
+
+
 def test_priors_are_written(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
     assert align(corpus[0], tmp_path / "states") == 0
     assert main(["hmm", "priors", str(tmp_path / "states"), str(tmp_path / "priors.safetensors")]) == 0
