@@ -18,7 +18,8 @@ from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.optimiser import make_optimiser
 
 LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
-ROWS = {"cpu": 1024, "cuda": 8192}  # frames of a batch
+# Frames of a batch: enough for the products to take longer than AdamW takes for 85 million weights.
+ROWS = {("cpu", "fp32"): 1024, ("cpu", "bf16"): 4096, ("cuda", "fp32"): 8192, ("cuda", "bf16"): 8192}
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch, steps = ROWS[device.type], options.steps or {"cpu": 2, "cuda": 50}[device.type]
+    batch, steps = ROWS[device.type, options.precision], options.steps or {"cpu": 2, "cuda": 50}[device.type]
     net = NetConfig(bins=BINS, states=14_000, layers=8, width=2560, norm="none")
     config = TrainConfig(net=net, batch_frames=batch, precision=options.precision)
     features, labels, targets = make_stores(options.work, 3 * steps * batch, 14_000, TargetConfig("topk", 20))
