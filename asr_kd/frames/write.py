@@ -133,9 +133,14 @@ def write_arrays(
 
 
 def find_store(path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> FrameStore | None:
-    """The store at ``path`` if it is whole, of this ``kind`` and ``config``, and made from ``inputs``."""
+    """The store at ``path`` if it is whole, of this ``kind`` and ``config``, and made from ``inputs``.
+
+    None for a URL: whether all of it is there, only writing finds out.
+    """
+    if is_url(path):
+        return None
     try:
-        store = FrameStore(local_folder(path))
+        store = FrameStore(path)
     except UserError:  # none, or one that is damaged or not finished
         return None
     made_from = {name: store.inputs.get(name) for name in inputs}

@@ -82,7 +82,7 @@ def _top_k(log_prob: Tensor, k: int, temperatures: Sequence[float]) -> tuple[Ten
 
 
 def _best(log_prob: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As ``log_prob.topk(k, dim=1)``; on a CPU in a fifth of its time, and of equal states the first ones."""
+    """As ``log_prob.topk(k, dim=1)``; on a CPU in a third of its time, and of equal states the first ones."""
     if log_prob.device.type != "cpu" or log_prob.dtype != torch.float32:
         best, order = log_prob.topk(k, dim=1)
         return best, order
@@ -167,14 +167,18 @@ def _insert(value, state, best, order, held):  # type: ignore[no-untyped-def]
 def _sums_of_powers(base: Tensor, exponents: Sequence[float]) -> Tensor:
     """``(base ** exponent).sum(1)`` of ``[frames, states]`` for each exponent: ``[frames, exponents]``.
 
-    Small whole ones are products of shared squares on a CPU, which take a tenth of the time of exponentials.
+    On a CPU small whole ones are products of shared squares, which take a tenth of the time of exponentials.
     """
-    whole = all(exponent == int(exponent) and exponent <= MOST_PRODUCTS for exponent in exponents)
-    if not whole or base.device.type != "cpu" or base.dtype != torch.float32:
-        return torch.stack([(base**exponent).sum(1) for exponent in exponents], 1)
-    sums = np.zeros((len(base), len(exponents)), np.float32)
-    _add_powers(base.numpy(), np.array(exponents, np.int64), sums)
-    return torch.from_numpy(sums)
+    sums = base.new_empty(len(base), len(exponents))
+    fast = base.device.type == "cpu" and base.dtype == torch.float32
+    whole = [i for i, e in enumerate(exponents) if fast and e == int(e) and e <= MOST_PRODUCTS]
+    if whole:
+        products = np.zeros((len(base), len(whole)), np.float32)
+        _add_powers(base.numpy(), np.array([exponents[i] for i in whole], np.int64), products)
+        sums[:, whole] = torch.from_numpy(products)
+    for i in set(range(len(exponents))) - set(whole):
+        sums[:, i] = (base ** exponents[i]).sum(1)
+    return sums
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})

@@ -60,6 +60,31 @@ def test_many_frames_are_the_same_as_each_alone() -> None:
     assert [part.shape for part in top_k(log_prob[:0], 3, (1.0,))] == [(0, 3), (0, 3), (0, 1)]
 
 
+@pytest.mark.parametrize("states", [5, 40, 300, 2000])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("impossible", [False, True])
+def test_the_best_states_come_in_order_and_of_equal_ones_the_first(states: int, scale: float, impossible: bool) -> None:
+    log_prob = (torch.randn(20, states).mul(8).round() - 5) * scale  # many are equal
+    if impossible:
+        log_prob[:, 1:-1] = -torch.inf
+    for k in (1, 4, 21, states):
+        if k < states:
+            chosen, values, _ = top_k(log_prob, k, [1.0])
+            expected = log_prob.sort(1, descending=True, stable=True)
+            assert torch.equal(values, expected.values[:, :k])
+            assert torch.equal(chosen, expected.indices[:, :k])
+
+
+def test_tails_at_temperatures_that_are_no_whole_parts_of_the_highest() -> None:
+    log_prob = torch.randn(7, 3000).mul(3).log_softmax(1)
+    temperatures = [1.0, 2.0, 5.0, 8.0]
+    chosen, _, tails = top_k(log_prob, 20, temperatures)
+    for i, temperature in enumerate(temperatures):
+        prob = (log_prob.double() / temperature).softmax(1)
+        expected = prob.scatter(1, chosen, 0).sum(1).log()
+        torch.testing.assert_close(tails[:, i].double(), expected, rtol=0, atol=1e-5)
+
+
 def test_all_states_leave_no_tail_and_half_precision_keeps_it_finite() -> None:
     assert torch.equal(top_k(log_probs(), STATES, (1.0, 2.0))[2], torch.full((FRAMES, 2), -torch.inf))
     stored = encode(log_probs(), TargetConfig(k=STATES), draws_of("u", 0))["log_tail"]
