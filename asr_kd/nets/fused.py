@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
-from asr_kd.threads import compiled, in_threads
+from asr_kd.kernels import bits_of, compiled, in_threads, load, store
 
 
 def applies(x: Tensor, finish: nn.Sequential) -> bool:
@@ -56,7 +56,7 @@ class _Finished:
         kept = np.ones((1, z.shape[2]), np.float32) if mask is None else mask.float().flatten(1).numpy()
         out = torch.empty_like(z)
         affine = np.stack([scale, shift]).astype(np.float32)
-        in_threads(_finish, _bits(z), _bits(x), affine, kept, np.float32(bypass), _bits(out))
+        in_threads(_finish, bits_of(z), bits_of(x), affine, kept, np.float32(bypass), bits_of(out))
         return out, cls(z, mean, inverse, weight, kept, bypass)
 
     def backward(self, gradient: Tensor, of_x: Tensor) -> tuple[Tensor, ...]:
@@ -66,7 +66,7 @@ class _Finished:
         """
         examples, rows, width = self.z.shape
         sums = np.empty((examples, 2, width), np.float32)
-        in_threads(_sums_back, _bits(gradient), _bits(self.z), self.mask, sums)
+        in_threads(_sums_back, bits_of(gradient), bits_of(self.z), self.mask, sums)
         of_bias, products = sums.sum(0, dtype=np.float64)
         of_weight = (products - self.mean * of_bias) * self.inverse
         # With n = (relu(z) - mean) inverse: scale (g - mean(g) - n mean(g n)), as a g + b relu(z) + c.
@@ -76,8 +76,8 @@ class _Finished:
         line = np.stack([scale, of_relu, constant]).astype(np.float32)
         of_z, added = torch.empty_like(self.z), np.empty((examples, width), np.float32)
         in_threads(
-            _finish_back, _bits(gradient), _bits(self.z), line, self.mask, np.float32(self.bypass), _bits(of_z),
-            _bits(of_x), added,
+            _finish_back, bits_of(gradient), bits_of(self.z), line, self.mask, np.float32(self.bypass), bits_of(of_z),
+            bits_of(of_x), added,
         )  # fmt: skip
         of_vectors = (torch.from_numpy(each.astype(np.float32)) for each in (added.sum(0), of_weight, of_bias))
         return of_z, *of_vectors
@@ -105,7 +105,7 @@ class FusedLayer(torch.autograd.Function):
         x, narrow, widen = x.bfloat16().contiguous(), narrow.bfloat16(), widen.bfloat16()
         taps = (x.flatten(0, 1) @ narrow.t()).unflatten(0, (examples, frames))
         pairs = taps.new_empty(examples, frames - 2 * dilation, len(narrow))
-        in_threads(_pair, _bits(taps), _bits(pairs))
+        in_threads(_pair, bits_of(taps), bits_of(pairs))
         z = torch.addmm(bias.bfloat16(), pairs.flatten(0, 1), widen.t()).view(examples, -1, width)
         out, context.finished = _Finished.forward(z, norm, mask, x, bypass)
         context.save_for_backward(x, narrow, widen, pairs)
@@ -120,7 +120,7 @@ class FusedLayer(torch.autograd.Function):
         of_z, of_bias, of_weight, of_shift = context.finished.backward(gradient.contiguous(), of_x)
         of_z = of_z.flatten(0, 1)
         of_taps = x.new_empty(*x.shape[:2], len(narrow))
-        in_threads(_unpair, _bits((of_z @ widen).view_as(pairs)), _bits(of_taps))
+        in_threads(_unpair, bits_of((of_z @ widen).view_as(pairs)), bits_of(of_taps))
         of_taps = of_taps.flatten(0, 1)
         of_x.flatten(0, 1).addmm_(of_taps, narrow)
         of_narrow = (of_taps.t() @ x.flatten(0, 1)).float()
@@ -160,32 +160,13 @@ def _statistics(z: Tensor, norm: nn.BatchNorm1d) -> tuple[np.ndarray, np.ndarray
     examples, rows, width = z.shape
     number = examples * rows
     sums = np.empty((examples, 2, width), np.float32)
-    in_threads(_sums, _bits(z), sums)
+    in_threads(_sums, bits_of(z), sums)
     mean, square = sums.sum(0, dtype=np.float64) / number
     variance = square - mean**2
     norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(torch.from_numpy(mean).float(), norm.momentum)
     norm.running_var.lerp_(torch.from_numpy(variance * (number / max(number - 1, 1))).float(), norm.momentum)
     return mean, variance
-
-
-def _bits(tensor: Tensor) -> np.ndarray:
-    """The bits of bfloat16 numbers, which NumPy has not: their upper half as a float32 is that number."""
-    bits: np.ndarray = tensor.view(torch.uint16).numpy()
-    return bits
-
-
-@compiled
-def _load(row, bits):  # type: ignore[no-untyped-def]
-    for j in range(len(row)):
-        bits[j] = np.uint32(row[j]) << np.uint32(16)
-
-
-@compiled
-def _store(bits, row):  # type: ignore[no-untyped-def]
-    """Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
-    for j in range(len(row)):
-        row[j] = (bits[j] + np.uint32(0x7FFF) + ((bits[j] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
 @compiled
@@ -201,12 +182,12 @@ def _pair(taps, pairs, begin, end):  # type: ignore[no-untyped-def]
     for i in range(begin, end):
         for t in range(rows):
             for place in range(3):
-                _load(taps[i, t + place * dilation], bits[place])
+                load(taps[i, t + place * dilation], bits[place])
             for j in range(half):
                 one[j] += two[half + j]
             for j in range(half):
                 one[half + j] = two[j] + three[half + j]
-            _store(bits[0], pairs[i, t])
+            store(bits[0], pairs[i, t])
 
 
 @compiled
@@ -222,12 +203,12 @@ def _unpair(pairs, taps, begin, end):  # type: ignore[no-untyped-def]
         for t in range(rows + dilation):
             bits[:] = 0
             if t < rows:
-                _load(pairs[i, t, :half], bits)
+                load(pairs[i, t, :half], bits)
             if t >= dilation:
-                _load(pairs[i, t - dilation, half:], other)
+                load(pairs[i, t - dilation, half:], other)
                 for j in range(half):
                     unit[j] += second[j]
-            _store(bits, taps[i, t, :half])
+            store(bits, taps[i, t, :half])
             taps[i, t + dilation, half:] = taps[i, t, :half]
 
 
@@ -240,7 +221,7 @@ def _sums(z, sums, begin, end):  # type: ignore[no-untyped-def]
     for i in range(begin, end):
         sums[i] = 0
         for t in range(z.shape[1]):
-            _load(z[i, t], bits)
+            load(z[i, t], bits)
             for j in range(width):
                 x = value[j] if value[j] > 0 else value[j] * np.float32(0)  # NaN stays NaN
                 sums[i, 0, j] += x
@@ -258,12 +239,12 @@ def _finish(z, x, affine, mask, bypass, out, begin, end):  # type: ignore[no-unt
         for j in range(width):
             scale[j], shift[j] = affine[0, j] * kept[j], affine[1, j] * kept[j]
         for t in range(z.shape[1]):
-            _load(z[i, t], bits)
+            load(z[i, t], bits)
             if bypass != 0:
-                _load(x[i, t + dilation], other)
+                load(x[i, t + dilation], other)
             for j in range(width):
                 value[j] = max(value[j], np.float32(0)) * scale[j] + shift[j] + bypass * passed[j]
-            _store(bits, out[i, t])
+            store(bits, out[i, t])
 
 
 @compiled
@@ -276,8 +257,8 @@ def _sums_back(gradient, z, mask, sums, begin, end):  # type: ignore[no-untyped-
         kept = mask[i % len(mask)]
         sums[i] = 0
         for t in range(z.shape[1]):
-            _load(z[i, t], bits)
-            _load(gradient[i, t], other)
+            load(z[i, t], bits)
+            load(gradient[i, t], other)
             for j in range(width):
                 sums[i, 0, j] += slope[j]
                 sums[i, 1, j] += slope[j] * max(value[j], np.float32(0))
@@ -302,14 +283,14 @@ def _finish_back(gradient, z, line, mask, bypass, of_z, of_x, added, begin, end)
             of_x[i, :dilation] = 0
             of_x[i, z.shape[1] + dilation :] = 0
         for t in range(z.shape[1]):
-            _load(z[i, t], bits)
-            _load(gradient[i, t], other)
+            load(z[i, t], bits)
+            load(gradient[i, t], other)
             for j in range(width):
                 below = scale[j] * slope[j] + line[1, j] * value[j] + line[2, j]
                 value[j] = below if value[j] > 0 else np.float32(0)
                 added[i, j] += value[j]
-            _store(bits, of_z[i, t])
+            store(bits, of_z[i, t])
             if bypass != 0:
                 for j in range(width):
                     slope[j] *= bypass
-                _store(other, of_x[i, t + dilation])
+                store(other, of_x[i, t + dilation])

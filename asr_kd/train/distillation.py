@@ -10,10 +10,12 @@ the student's distribution and ``p_T`` the teachers'. Soft targets come in three
   moves no weight: a cross-entropy, whose gradient is in the mean that of ``Dense``.
 
 The gradient is made together with the loss. Beside the logits there is one further tensor of their size, their
-gradient: what else is as wide is made a block of rows at a time on a CPU, or not at all (``asr_kd.train.rows``).
+gradient, on a CPU (``asr_kd.train.rows``), where what else is as wide stays in the cache; on other devices, and in
+double precision, the exponentials are tensors too.
 """
 
-import dataclasses
+import functools
+import math
 from typing import Any
 
 import torch
@@ -21,9 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from asr_kd.targets.forms import Dense, Sampled, SoftTargets, TopK
-from asr_kd.train.rows import FusedRows, TorchRows
-
-BLOCK = 1 << 20  # logits worked on at once on a CPU: 4 MB in float32
+from asr_kd.train import rows
 
 
 def distillation_loss(
@@ -42,6 +42,16 @@ def distillation_loss(
     """
     loss: Tensor = _Distillation.apply(logits, targets, labels, temperature, soft_weight, hard_weight, frames)
     return loss
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The hard term alone, as torch's, in nats; where ``asr_kd.train.rows`` serves, in its one pass over the logits."""
+    if label_smoothing or not rows.serves(logits):
+        return functional.cross_entropy(
+            logits.to(_precise(logits)), labels, ignore_index=-1, label_smoothing=label_smoothing
+        )
+    nothing = labels.new_empty(len(labels), 0)
+    return distillation_loss(logits, Sampled(nothing, nothing), labels, 1.0, 0.0, 1.0)
 
 
 def logit_matching_loss(
@@ -75,19 +85,8 @@ class _Distillation(torch.autograd.Function):
         labelled = (labels >= 0).float()
         soft = soft_weight * temperature**2 * counted / counted.sum().clamp(min=1)
         hard = hard_weight * labelled / labelled.sum().clamp(min=1)
-        gradient = torch.empty_like(logits)
-        loss = torch.zeros((), dtype=_precise(logits), device=logits.device)
-        whole = logits.device.type != "cpu" or (_is_fused(targets, logits) and logits.dtype == loss.dtype)
-        rows = max(1, len(logits) if whole else BLOCK // logits.shape[1])
-        for begin in range(0, len(logits), rows):
-            part = slice(begin, begin + rows)
-            values = {field.name: getattr(targets, field.name)[part] for field in dataclasses.fields(targets)}
-            weights = soft[part, None].to(loss.dtype), hard[part, None].to(loss.dtype)
-            own = type(targets)(**values)
-            out = gradient[part] if gradient.dtype == loss.dtype else torch.empty_like(gradient[part], dtype=loss.dtype)
-            loss += _block(logits[part], own, labels[part, None], temperature, *weights, out)
-            if out.dtype != gradient.dtype:
-                gradient[part] = out
+        objective = rows.objective if rows.serves(logits) else _objective
+        loss, gradient = objective(logits, targets, labels, temperature, torch.stack([soft, hard], 1))
         context.save_for_backward(gradient)
         return loss
 
@@ -102,56 +101,80 @@ def _precise(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _block(
-    logits: Tensor,
-    targets: SoftTargets,
-    labels: Tensor,
-    temperature: float,
-    soft: Tensor,
-    hard: Tensor,
-    gradient: Tensor,
-) -> Tensor:
-    """The loss of some rows, whose terms weigh ``soft`` and ``hard`` ``[rows, 1]``; fills their ``gradient``."""
+def _objective(
+    logits: Tensor, targets: SoftTargets, labels: Tensor, temperature: float, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss, a sum over rows whose terms weigh ``weights [rows, 2]``, soft and hard, and its gradient."""
+    kind, logits, labels = logits.dtype, logits.to(_precise(logits)), labels[:, None]
+    soft, hard = weights.to(logits.dtype).split(1, 1)
     own = targets.state.long() if isinstance(targets, TopK) else labels[:, :0]
-    logits = logits.to(_precise(logits))
-    rows = (FusedRows if _is_fused(targets, logits) else TorchRows)(logits, own, temperature)
-    inside = logits.gather(1, own) / temperature - rows.top
-    log_sum = _log_sum(rows.log_outside, inside)
+    student = _Exponentials(logits, own, temperature)
+    inside = logits.gather(1, own) / temperature - student.top
+    log_sum = _log_sum(student.log_outside, inside)
     scale = (-log_sum).exp()  # what makes exponentials probabilities
     has_labels = bool(hard.any())
-    log_sum_at_one = _log_sum(rows.log_outside_at_one, inside * temperature) if has_labels else log_sum
+    log_sum_at_one = _log_sum(student.log_outside_at_one, inside * temperature) if has_labels else log_sum
     hard_scale = hard * (-log_sum_at_one).exp() if has_labels else None
     pull = soft / temperature  # d loss / d logit = pull x d divergence / d (logit / T)
 
     if isinstance(targets, TopK):
-        divergence, outside, at_states = _top_k(inside, rows.log_outside, log_sum, targets, temperature)
-        rows.spread(pull * outside, hard_scale, gradient)
+        divergence, outside, at_states = _top_k(inside, student.log_outside, log_sum, targets, temperature)
+        gradient = student.spread(pull * outside, hard_scale)
         at_one = hard * (inside * temperature - log_sum_at_one).exp() if has_labels else 0
         gradient.scatter_(1, own, pull * at_states + at_one)
-    elif isinstance(rows, TorchRows) and isinstance(targets, Dense):
-        divergence, teacher = _dense(rows.relative, log_sum, targets, temperature)
-        rows.spread(pull * scale, hard_scale, gradient)
-        gradient.addcmul_(teacher, -pull)
+    elif isinstance(targets, Dense):
+        divergence, teacher = _dense(student.relative, log_sum, targets, temperature)
+        gradient = student.spread(pull * scale, hard_scale).addcmul_(teacher, -pull)
     else:
-        assert isinstance(targets, Sampled)
         state = targets.state.long()
         mass = targets.weight.sum(1, keepdim=True)
-        chosen = logits.gather(1, state) / temperature - rows.top
+        chosen = logits.gather(1, state) / temperature - student.top
         divergence = mass * log_sum - (targets.weight * chosen).sum(1, keepdim=True)
-        rows.spread(pull * mass * scale, hard_scale, gradient)
+        gradient = student.spread(pull * mass * scale, hard_scale)
         gradient.scatter_add_(1, state, (-pull * targets.weight).to(gradient.dtype))
     loss = (soft * divergence).sum()
 
     if has_labels:
         known = labels.clamp(min=0)
-        loss += (hard * (log_sum_at_one - (logits.gather(1, known) - rows.top * temperature))).sum()
+        loss += (hard * (log_sum_at_one - (logits.gather(1, known) - student.top * temperature))).sum()
         gradient.scatter_add_(1, known, -hard)
-    return loss
+    return loss, gradient.to(kind)
 
 
-def _is_fused(targets: SoftTargets, logits: Tensor) -> bool:
-    """Whether ``FusedRows`` serves; a dense target needs each of the student's logits beside the teachers'."""
-    return logits.device.type == "cpu" and _precise(logits) == torch.float32 and not isinstance(targets, Dense)
+class _Exponentials:
+    """Of ``logits [rows, states]``, over T and at 1, but for the states ``inside [rows, k]`` (those of top-k targets).
+
+    All is relative to the greatest logit outside, so that no digits go to a large constant, and the mass of the others
+    is a sum: as 1 minus the rest it would lose its digits where it is small. ``top [rows, 1]``: what all is relative
+    to, in logits over T. ``log_outside`` and ``log_outside_at_one`` ``[rows, 1]``: logs of sums of exponentials.
+    ``relative``: the logits over T, relative to ``top``, -inf inside.
+    """
+
+    def __init__(self, logits: Tensor, inside: Tensor, temperature: float) -> None:
+        self.temperature = temperature
+        self.relative = logits / temperature
+        if inside.shape[1] == logits.shape[1]:
+            self.top = self.relative.amax(1, keepdim=True)
+            self.relative.fill_(-math.inf)
+        else:
+            self.top = self.relative.scatter_(1, inside, -math.inf).amax(1, keepdim=True)
+        self.relative -= self.top
+        self._outside = self.relative.exp()
+        self.log_outside = self._outside.sum(1, keepdim=True).log_()
+
+    @functools.cached_property
+    def _at_one(self) -> Tensor:
+        return self._outside if self.temperature == 1 else (self.relative * self.temperature).exp_()
+
+    @property
+    def log_outside_at_one(self) -> Tensor:
+        """See the class."""
+        return self._at_one.sum(1, keepdim=True).log_()
+
+    def spread(self, soft: Tensor, hard: Tensor | None) -> Tensor:
+        """Outside: ``soft`` times the exponentials at T plus ``hard`` times those at 1."""
+        spread = self._outside * soft
+        return spread if hard is None else spread.addcmul_(self._at_one, hard)
 
 
 def _log_sum(log_outside: Tensor, inside: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from asr_kd.nets import StateModel, autocast, outputs_within
 from asr_kd.targets import Dense, SoftTargets, TargetStore
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.distillation import distillation_loss, logit_matching_loss
+from asr_kd.train.distillation import cross_entropy, distillation_loss, logit_matching_loss
 from asr_kd.train.reader import Batch
 
 Objective = Callable[[Tensor, Batch], Tensor]
@@ -31,8 +30,7 @@ class HardTargets:
         labels = batch.labels.flatten()
         if not len(labels):
             return logits.float().sum()  # 0, which can go backward; the mean would be NaN
-        loss = functional.cross_entropy(logits.float(), labels, ignore_index=-1, label_smoothing=self.label_smoothing)
-        return batch.share.labelled * loss
+        return batch.share.labelled * cross_entropy(logits, labels, self.label_smoothing)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,90 +1,90 @@
-"""The exponentials of the student's logits, which the objective of distillation needs at T and at 1.
+"""The objective of distillation on a CPU, for logits in float32 or bfloat16: a row at a time, compiled.
 
-They are summed over the states of each row, but for those that are *inside* (the k states of top-k targets), and
-later spread into the gradient. All is relative to the greatest logit outside, so that no digits go to a large
-constant, and the mass of the others is a sum: as 1 minus the rest it would lose its digits where it is small.
+The formulas are those of ``asr_kd.train.distillation``. Logits, targets and gradient pass through memory once; what
+else is as wide as a row stays in the processor's caches, and threads meet once instead of at each operation.
 
-``TorchRows`` keeps the exponentials in a tensor, on any device and in any precision. ``FusedRows``, for float32 on a
-CPU, makes them anew for the gradient: a row stays in the cache, and threads meet twice instead of at each operation.
+Numbers of a row are float32, those of its few chosen states and of its sums float64.
 """
-
-import functools
-import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from asr_kd.threads import compiled, in_threads
-
-
-class TorchRows:
-    """``logits [rows, states]`` at ``temperature``, but for the states ``inside [rows, k]``.
-
-    ``top [rows, 1]``: what all is relative to, in logits over T. ``log_outside`` and ``log_outside_at_one``
-    ``[rows, 1]``: logs of sums of exponentials. ``relative``: the logits over T, relative to ``top``, -inf inside.
-    """
-
-    def __init__(self, logits: Tensor, inside: Tensor, temperature: float) -> None:
-        self.temperature = temperature
-        self.relative = logits / temperature
-        self.top = _top(self.relative, inside)
-        self.relative -= self.top
-        self._outside = self.relative.exp()
-        self.log_outside = self._outside.sum(1, keepdim=True).log_()
-
-    @functools.cached_property
-    def _at_one(self) -> Tensor:
-        if self.temperature == 1:
-            return self._outside
-        if self.temperature == 2:  # the square of an exponential is cheaper than another one
-            return self._outside.square()
-        return (self.relative * self.temperature).exp_()
-
-    @property
-    def log_outside_at_one(self) -> Tensor:
-        """See the class."""
-        return self._at_one.sum(1, keepdim=True).log_()
-
-    def spread(self, soft: Tensor, hard: Tensor | None, gradient: Tensor) -> None:
-        """``gradient [rows, states]`` outside: ``soft`` times the exponentials at T plus ``hard`` times those at 1."""
-        torch.mul(self._outside, soft, out=gradient)
-        if hard is not None:
-            gradient.addcmul_(self._at_one, hard)
-
-
-def _top(relative: Tensor, inside: Tensor) -> Tensor:
-    """The greatest value outside, where -inf is set inside; of all where all are inside."""
-    if inside.shape[1] == relative.shape[1]:
-        top = relative.amax(1, keepdim=True)
-        relative.fill_(-math.inf)
-        return top
-    return relative.scatter_(1, inside, -math.inf).amax(1, keepdim=True)
-
-
-class FusedRows:
-    """As ``TorchRows``, without ``relative``."""
-
-    def __init__(self, logits: Tensor, inside: Tensor, temperature: float) -> None:
-        self.temperature = temperature
-        self._logits = logits.numpy()
-        found = np.empty((3, len(logits)), np.float32)
-        in_threads(_sums, self._logits, inside.numpy(), np.float32(temperature), found)
-        self.top, outside, at_one = torch.from_numpy(found)[:, :, None]
-        self.log_outside, self.log_outside_at_one = outside.log(), at_one.log()
-
-    def spread(self, soft: Tensor, hard: Tensor | None, gradient: Tensor) -> None:
-        """As ``TorchRows``; what it writes inside means nothing."""
-        factors = torch.cat([self.top, soft, torch.zeros_like(soft) if hard is None else hard], 1).numpy()
-        in_threads(_spread, self._logits, np.float32(self.temperature), factors, gradient.numpy())
-
+from asr_kd.kernels import bits_of, compiled, in_threads, load, store
+from asr_kd.targets.forms import Dense, SoftTargets, TopK
 
 LANES = 64  # maxima side by side, which the compiler makes one vector of
 
 
+def serves(logits: Tensor) -> bool:
+    """Whether ``objective`` takes such logits."""
+    return logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16)
+
+
+def objective(
+    logits: Tensor, targets: SoftTargets, labels: Tensor, temperature: float, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The loss, a sum over rows, and its gradient, which is like ``logits [rows, states]``.
+
+    ``weights [rows, 2]``, soft and hard. A row of which both are 0 gets no gradient and is not looked at.
+    """
+    logits, lost = logits.contiguous(), np.zeros(len(logits))
+    gradient = torch.empty_like(logits)
+    rows, weighed = _bits(logits), weights.double().numpy()
+    common = (labels.numpy(), weighed, float(temperature), _bits(gradient), lost)
+    if isinstance(targets, Dense):
+        dense = targets.log_prob if targets.log_prob.dtype == torch.float16 else targets.log_prob.float()
+        in_threads(_dense, rows, _bits(dense.contiguous()), *common)
+    else:
+        state = targets.state.long().contiguous().numpy()
+        if isinstance(targets, TopK):
+            log_prob, log_tail = targets.log_prob.double().contiguous(), targets.log_tail.double().contiguous()
+            in_threads(_top_k, rows, state, log_prob.numpy(), log_tail.numpy(), *common)
+        else:
+            in_threads(_sampled, rows, state, targets.weight.double().contiguous().numpy(), *common)
+    return torch.tensor(lost.sum(), dtype=torch.float32), gradient
+
+
+def _bits(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy().view(np.uint32) if tensor.dtype == torch.float32 else bits_of(tensor)
+
+
+@compiled
+def _load(row, bits):  # type: ignore[no-untyped-def]
+    """The bits of a row of float32 or bfloat16, as ``bits`` of float32."""
+    if row.itemsize == 4:  # which the compiler knows
+        bits[:] = row
+    else:
+        load(row, bits)
+
+
+@compiled
+def _store(bits, row):  # type: ignore[no-untyped-def]
+    if row.itemsize == 4:
+        row[:] = bits
+    else:
+        store(bits, row)
+
+
+@compiled
+def _load_targets(row, bits):  # type: ignore[no-untyped-def]
+    """As ``_load`` for float32 or float16: an exponent has another bias, infinities and NaN keep theirs."""
+    if row.itemsize == 4:
+        bits[:] = row
+        return
+    for j in range(len(row)):
+        size = (np.uint32(row[j]) & np.uint32(0x7FFF)) << np.uint32(13)
+        special = np.uint32(0x70000000) if size >= np.uint32(0x0F800000) else np.uint32(0)
+        bits[j] = (size + special) | ((np.uint32(row[j]) & np.uint32(0x8000)) << np.uint32(16))
+    value = bits.view(np.float32)
+    for j in range(len(row)):
+        value[j] *= np.float32(2.0**112)
+
+
 @compiled
 def _exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
-    """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87). ``bits``, int32, is of use in here alone.
+    """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87); the sum of it. ``bits``, int32, is of use in here
+    alone.
 
     2^n e^r with the polynomial for e^r of Moshier's Cephes library ("expf"), a form that compilers make vectors of.
     """
@@ -100,9 +100,11 @@ def _exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def
         p = p * r + np.float32(5.0000001201e-1)
         result[j] = p * r * r + r + np.float32(1)
         bits[j] = (np.int32(n) + np.int32(127)) << np.int32(23)
-    power = bits.view(np.float32)
+    power, total = bits.view(np.float32), np.float32(0)
     for j in range(len(row)):
         result[j] *= power[j]
+        total += result[j]
+    return np.float64(total)
 
 
 @compiled
@@ -119,54 +121,165 @@ def _greatest(row):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _sums(logits, inside, temperature, found, begin, end):  # type: ignore[no-untyped-def]
-    """``found [3, rows]``: top, and the sums of exponentials outside at T and at 1."""
-    states = logits.shape[1]
-    row, result, bits = np.empty(states, np.float32), np.empty(states, np.float32), np.empty(states, np.int32)
-    scale = np.float32(1) / temperature
-    for i in range(begin, end):
-        row[:] = logits[i]
-        if inside.shape[1] == states:
-            top = _greatest(row)
-            row[:] = -np.inf
-        else:
-            for k in range(inside.shape[1]):
-                row[inside[i, k]] = -np.inf
-            top = _greatest(row)
-        _exponentials(row, scale, top * scale, result, bits)
-        found[0, i] = top * scale
-        total = np.float32(0)
-        for j in range(states):
-            total += result[j]
-        found[1, i] = total
-        total = np.float32(0)
-        if temperature == 2:
-            for j in range(states):
-                total += result[j] * result[j]
-        else:
-            _exponentials(row, np.float32(1), top, result, bits)
-            for j in range(states):
-                total += result[j]
-        found[2, i] = total
+def _both(row, greatest, temperature, hard, soft, at_one, bits):  # type: ignore[no-untyped-def]
+    """Exponentials of logits less ``greatest``, at T in ``soft`` and, if ``hard`` is not 0, at 1; both sums."""
+    scale = np.float32(1 / temperature)
+    total, total_at_one = _exponentials(row, scale, greatest * scale, soft, bits), np.float32(0)
+    if hard == 0:
+        return total, 0.0
+    if temperature == 1:
+        at_one[:] = soft
+        return total, total
+    if temperature == 2:  # the square of an exponential is cheaper than another one
+        for j in range(len(row)):
+            at_one[j] = soft[j] * soft[j]
+            total_at_one += at_one[j]
+        return total, np.float64(total_at_one)
+    return total, _exponentials(row, np.float32(1), greatest, at_one, bits)
 
 
 @compiled
-def _spread(logits, temperature, factors, gradient, begin, end):  # type: ignore[no-untyped-def]
-    """``factors [rows, 3]``: top, and what exponentials at T and at 1 are multiplied by."""
-    states = logits.shape[1]
-    result, at_one, bits = np.empty(states, np.float32), np.empty(states, np.float32), np.empty(states, np.int32)
-    scale = np.float32(1) / temperature
+def _mix(soft, factor, at_one, hard):  # type: ignore[no-untyped-def]
+    """The gradient so far, in ``soft``: ``factor`` times the exponentials at T plus ``hard`` times those at 1."""
+    factor, other = np.float32(factor), np.float32(hard)
+    if hard == 0:
+        for j in range(len(soft)):
+            soft[j] *= factor
+    else:
+        for j in range(len(soft)):
+            soft[j] = factor * soft[j] + other * at_one[j]
+
+
+@compiled
+def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
+    states, k = logits.shape[1], state.shape[1]
+    raw, bits = np.empty(states, np.uint32), np.empty(states, np.int32)
+    row, soft, at_one = raw.view(np.float32), np.empty(states, np.float32), np.empty(states, np.float32)
+    inside, teacher, chosen = np.empty(k), np.empty(k), np.empty(k)
     for i in range(begin, end):
-        top, soft, hard = factors[i]
-        out = gradient[i]
-        _exponentials(logits[i], scale, top, result, bits)
-        if hard == 0:
-            for j in range(states):
-                out[j] = soft * result[j]
-        elif temperature == 2:
-            for j in range(states):
-                out[j] = result[j] * (soft + hard * result[j])
-        else:
-            _exponentials(logits[i], np.float32(1), top * temperature, at_one, bits)
-            for j in range(states):
-                out[j] = soft * result[j] + hard * at_one[j]
+        to_soft, to_hard = weights[i]
+        if to_soft == 0 and to_hard == 0:
+            gradient[i] = 0
+            continue
+        _load(logits[i], raw)
+        known = row[labels[i]] if to_hard else np.float32(0)
+        for c in range(k):
+            inside[c] = row[state[i, c]]
+        greatest = _greatest(row) if k == states else np.float32(0)
+        for c in range(k):
+            row[state[i, c]] = -np.inf
+        greatest = greatest if k == states else _greatest(row)
+        outside, outside_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
+
+        # All chosen states are relative to the greatest of them, which may be far above the greatest outside.
+        most, best = inside.max(), log_prob[i].max()
+        total = teacher_total = 0.0
+        for c in range(k):
+            chosen[c] = np.exp((inside[c] - most) / temperature)
+            teacher[c] = np.exp((log_prob[i, c] - best) / temperature)
+            total += chosen[c]
+            teacher_total += teacher[c]
+        apart = (most - greatest) / temperature
+        log_inside, log_outside = apart + np.log(total), np.log(outside)
+        log_sum = _log_add(log_inside, log_outside)
+        tail = np.exp(log_tail[i])
+        log_kept = np.log1p(-tail)
+
+        divergence = tail * (log_tail[i] - (log_outside - log_sum)) if tail > 0 else 0.0
+        pull = to_soft / temperature
+        to_chosen = np.exp(apart - log_sum)
+        for c in range(k):
+            prob = teacher[c] / teacher_total * np.exp(log_kept)
+            if prob > 0:
+                log_teacher = (log_prob[i, c] - best) / temperature - np.log(teacher_total) + log_kept
+                divergence += prob * (log_teacher - ((inside[c] - greatest) / temperature - log_sum))
+            teacher[c] = pull * (chosen[c] * to_chosen - prob)  # the gradient there
+        lost[i] = to_soft * divergence
+        spread = np.exp(-log_sum) - (tail / outside if tail > 0 else 0.0)  # p's tail is spread as q's is
+
+        hard = 0.0
+        if to_hard:
+            total = 0.0
+            for c in range(k):
+                chosen[c] = np.exp(inside[c] - most)
+                total += chosen[c]
+            apart = np.float64(most) - greatest
+            log_sum = _log_add(apart + np.log(total), np.log(outside_at_one))
+            lost[i] += to_hard * (log_sum - (np.float64(known) - greatest))
+            hard, to_chosen = to_hard * np.exp(-log_sum), to_hard * np.exp(apart - log_sum)
+            for c in range(k):
+                teacher[c] += to_chosen * chosen[c]
+        _mix(soft, pull * spread, at_one, hard)
+        for c in range(k):
+            soft[state[i, c]] = teacher[c]
+        if to_hard:
+            soft[labels[i]] -= np.float32(to_hard)
+        _store(soft.view(np.uint32), gradient[i])
+
+
+@compiled
+def _log_add(one, other):  # type: ignore[no-untyped-def]
+    low, high = min(one, other), max(one, other)
+    return high + np.log1p(np.exp(low - high)) if low > -np.inf else high
+
+
+@compiled
+def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
+    states = logits.shape[1]
+    raw, bits = np.empty(states, np.uint32), np.empty(states, np.int32)
+    row, soft, at_one = raw.view(np.float32), np.empty(states, np.float32), np.empty(states, np.float32)
+    for i in range(begin, end):
+        to_soft, to_hard = weights[i]
+        if to_soft == 0 and to_hard == 0:
+            gradient[i] = 0
+            continue
+        _load(logits[i], raw)
+        greatest = _greatest(row)
+        total, total_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
+        mass = drawn = 0.0
+        for c in range(state.shape[1]):
+            mass += weight[i, c]
+            drawn += weight[i, c] * (np.float64(row[state[i, c]]) - greatest)
+        lost[i] = to_soft * (mass * np.log(total) - drawn / temperature)
+        pull = to_soft / temperature
+        _mix(soft, pull * mass / total, at_one, to_hard / total_at_one if to_hard else 0.0)
+        for c in range(state.shape[1]):
+            soft[state[i, c]] -= np.float32(pull * weight[i, c])
+        if to_hard:
+            lost[i] += to_hard * (np.log(total_at_one) - (np.float64(row[labels[i]]) - greatest))
+            soft[labels[i]] -= np.float32(to_hard)
+        _store(soft.view(np.uint32), gradient[i])
+
+
+@compiled
+def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
+    states = logits.shape[1]
+    raw, told, bits = np.empty(states, np.uint32), np.empty(states, np.uint32), np.empty(states, np.int32)
+    row, wanted, teacher = raw.view(np.float32), told.view(np.float32), np.empty(states, np.float32)
+    soft, at_one = np.empty(states, np.float32), np.empty(states, np.float32)
+    scale = np.float32(1 / temperature)
+    for i in range(begin, end):
+        to_soft, to_hard = weights[i]
+        if to_soft == 0 and to_hard == 0:
+            gradient[i] = 0
+            continue
+        _load(logits[i], raw)
+        _load_targets(log_prob[i], told)
+        greatest, best = _greatest(row), _greatest(wanted)
+        total, total_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
+        teacher_total = _exponentials(wanted, scale, best * scale, teacher, bits)
+        cross = np.float32(0)
+        for j in range(states):
+            apart = (wanted[j] - best) * scale
+            apart = np.float32(-1e30) if apart < np.float32(-1e30) else apart  # so that 0 log 0 is 0
+            cross += teacher[j] * (apart - (row[j] - greatest) * scale)
+        lost[i] = to_soft * (cross / teacher_total - np.log(teacher_total) + np.log(total))
+        pull = to_soft / temperature
+        _mix(soft, pull / total, at_one, to_hard / total_at_one if to_hard else 0.0)
+        less = np.float32(pull / teacher_total)
+        for j in range(states):
+            soft[j] -= less * teacher[j]
+        if to_hard:
+            lost[i] += to_hard * (np.log(total_at_one) - (np.float64(row[labels[i]]) - greatest))
+            soft[labels[i]] -= np.float32(to_hard)
+        _store(soft.view(np.uint32), gradient[i])

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
-from asr_kd.train import distillation
-from asr_kd.train.distillation import distillation_loss
+from asr_kd.train.distillation import cross_entropy, distillation_loss
 
 FRAMES, STATES, CHOSEN = 50, 60, 7
 KINDS = ("dense", "top_k", "sampled")
@@ -79,10 +78,7 @@ def labels() -> Tensor:
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 3.3, 8.0, 50.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradient_are_the_references(
-    kind: str, temperature: float, labels: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distillation, "BLOCK", 7 * STATES)  # several blocks, the last one short
+def test_loss_and_gradient_are_the_references(kind: str, temperature: float, labels: Tensor) -> None:
     logits = torch.randn(FRAMES, STATES, generator=torch.Generator().manual_seed(2))
     for soft, hard in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.5)):
         ours, expected = both(logits, targets_of(kind, temperature), labels, temperature, soft, hard)
@@ -180,3 +176,17 @@ def test_a_multiple_of_the_loss_has_that_multiple_of_the_gradient_however_often_
     once = torch.autograd.grad(loss, logits, retain_graph=True)[0].clone()
     for _ in range(2):
         torch.testing.assert_close(torch.autograd.grad(3 * loss, logits, retain_graph=True)[0], 3 * once)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_cross_entropy_is_torchs(dtype: torch.dtype, smoothing: float, labels: Tensor) -> None:
+    logits = torch.randn(FRAMES, STATES).to(dtype).requires_grad_()
+    ours = cross_entropy(logits, labels, smoothing)
+    wide = logits.detach().double().requires_grad_()
+    exact = functional.cross_entropy(wide, labels, ignore_index=-1, label_smoothing=smoothing)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=0)
+    tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, logits)[0].double(), *torch.autograd.grad(exact, wide), rtol=tolerance, atol=1e-7
+    )

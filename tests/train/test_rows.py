@@ -1,14 +1,18 @@
-"""The exponentials fused over rows against the same in torch."""
+"""The objective a row at a time against the same in torch, in double precision."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from asr_kd.train.rows import FusedRows, TorchRows
+from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
+from asr_kd.train import rows
+from asr_kd.train.distillation import _objective
 
-ROWS, STATES = 37, 70  # neither is a multiple of what vectors or threads take at once
+ROWS, STATES = 37, 150  # neither is a multiple of what vectors or threads take at once
+KINDS = ["dense", "top_k", "all", "sampled", "none"]
 
 
 @pytest.fixture(params=[1, 3])
@@ -19,42 +23,73 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def parts(rows: TorchRows | FusedRows, soft: Tensor, hard: Tensor | None) -> list[Tensor]:
-    gradient = torch.full((ROWS, STATES), float("nan"))
-    rows.spread(soft, hard, gradient)
-    return [rows.top, rows.log_outside, rows.log_outside_at_one, gradient]
+def targets_of(kind: str, temperature: float) -> SoftTargets:
+    log_prob = (5 * torch.randn(ROWS, STATES)).log_softmax(1)
+    if kind == "dense":
+        return Dense(log_prob.half())
+    if kind in ("sampled", "none"):
+        state = torch.randint(STATES, (ROWS, 12 if kind == "sampled" else 0))
+        return Sampled(state, torch.rand(state.shape))
+    values, state = log_prob.topk(STATES if kind == "all" else 5)
+    others = (log_prob / temperature).log_softmax(1).scatter(1, state, -torch.inf)
+    return TopK(state.int(), values.half(), others.logsumexp(1))
+
+
+def weights_of(hard: bool) -> Tensor:
+    weights = torch.rand(ROWS, 2) * torch.tensor([1.0, float(hard)])
+    weights[3] = 0
+    return weights
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 5.0, 50.0])
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
-@pytest.mark.parametrize("chosen", [0, 5])
-def test_fused_rows_are_those_of_torch(threads: int, temperature: float, scale: float, chosen: int) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_those_of_torch(threads: int, temperature: float, scale: float, kind: str) -> None:
     torch.manual_seed(threads)
-    logits = scale * torch.randn(ROWS, STATES)
-    inside = torch.rand(ROWS, STATES).argsort(1)[:, :chosen]
-    soft, hard = torch.rand(2, ROWS, 1)
-    for weight in (hard, None):
-        fused = parts(FusedRows(logits, inside, temperature), soft, weight)
-        exact = parts(TorchRows(logits.double(), inside, temperature), soft.double(), weight)
-        for found, wanted in zip(fused, exact, strict=True):
-            if found.shape == logits.shape:  # what is inside means nothing
-                found.scatter_(1, inside, 0)
-                wanted.scatter_(1, inside, 0)
-            tolerance = 1e-6 * max(1, scale / min(temperature, 1))  # the digits that a logit in float32 has
-            torch.testing.assert_close(found.double(), wanted.double(), rtol=tolerance, atol=tolerance)
+    logits, labels = scale * torch.randn(ROWS, STATES), torch.randint(STATES, (ROWS,))
+    for hard in (True, False):
+        arguments = targets_of(kind, temperature), labels, temperature, weights_of(hard)
+        loss, gradient = rows.objective(logits, *arguments)
+        exact_loss, exact = _objective(logits.double(), *arguments)
+        torch.testing.assert_close(loss.double(), exact_loss, rtol=1e-6, atol=2e-6 / min(temperature, 1))
+        tolerance = 1e-6 * max(1, scale / min(temperature, 1))  # the digits that a logit in float32 has
+        torch.testing.assert_close(gradient.double(), exact, rtol=tolerance, atol=tolerance)
+        assert not gradient[3].any()
 
 
-def test_a_row_with_no_state_outside_is_relative_to_its_greatest_logit(threads: int) -> None:
-    logits = torch.randn(ROWS, STATES) + threads
-    inside = torch.arange(STATES).expand(ROWS, -1)
-    for rows in (FusedRows(logits, inside, 2.0), TorchRows(logits, inside, 2.0)):
-        torch.testing.assert_close(rows.top[:, 0], logits.amax(1) / 2)
-        assert rows.log_outside.isneginf().all()
+def test_bfloat16_is_what_rounding_makes_of_float32(threads: int) -> None:
+    logits, labels = torch.randn(ROWS, STATES).bfloat16(), torch.randint(STATES, (ROWS,))
+    arguments = targets_of("top_k", 2.0), labels, 2.0, weights_of(True)
+    loss, gradient = rows.objective(logits, *arguments)
+    wide_loss, wide = rows.objective(logits.float(), *arguments)
+    assert gradient.dtype == torch.bfloat16
+    assert loss == wide_loss
+    assert torch.equal(gradient, wide.bfloat16())
 
 
+def test_every_float16_among_the_targets_is_read_as_what_it_is() -> None:
+    halves = torch.arange(1 << 16).int().to(torch.int16).view(torch.float16)
+    bits = torch.empty(1 << 16, dtype=torch.int32)
+    rows._load_targets(rows._bits(halves), rows._bits(bits.view(torch.float32)))
+    assert torch.equal(bits.view(torch.float32).nan_to_num(7e6), halves.float().nan_to_num(7e6))
+
+
+@pytest.mark.parametrize("kind", ["dense", "top_k", "sampled"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_seen_in_its_row_alone(value: float) -> None:
+def test_what_is_not_finite_is_seen_in_its_row_alone(value: float, kind: str) -> None:
     logits = torch.randn(ROWS, STATES)
     logits[4, 8] = value
-    rows = FusedRows(logits, torch.zeros(ROWS, 0, dtype=torch.int64), 2.0)
-    assert (~rows.log_outside.isfinite() | ~rows.top.isfinite()).nonzero()[:, 0].tolist() == [4]
+    loss, gradient = rows.objective(logits, targets_of(kind, 2.0), torch.zeros(ROWS).long(), 2.0, weights_of(True))
+    assert not loss.isfinite()
+    assert (~gradient.isfinite()).any(1).nonzero()[:, 0].tolist() == [4]
+
+
+@pytest.mark.parametrize("said", [float("nan"), float("-inf")])
+def test_a_teacher_that_says_no_number_spoils_the_loss_and_one_that_excludes_a_state_does_not(said: float) -> None:
+    log_prob = torch.randn(ROWS, STATES).log_softmax(1)
+    log_prob[4, 8] = said
+    for dense in (log_prob, log_prob.half()):
+        arguments = Dense(dense), torch.zeros(ROWS).long(), 2.0, weights_of(True)
+        loss, gradient = rows.objective(torch.randn(ROWS, STATES), *arguments)
+        assert bool(loss.isfinite()) == math.isinf(said)
+        assert bool(gradient.isfinite().all()) == math.isinf(said)

@@ -1,4 +1,4 @@
-"""Compiled kernels whose rows are dealt to as many threads as torch has."""
+"""What compiled kernels share: their options, threads that take rows, and bfloat16 numbers, which NumPy has not."""
 
 import functools
 import os
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from numba import njit
+from torch import Tensor
 
 # NaN and infinity are as elsewhere: without "nnan" and "ninf".
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
@@ -26,3 +28,23 @@ def in_threads(kernel: Callable[..., None], *arguments: Any) -> None:
 @functools.lru_cache(maxsize=1)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # a fork has none of its parent's threads
     return ThreadPoolExecutor(threads, "rows")
+
+
+def bits_of(tensor: Tensor) -> np.ndarray:
+    """The bits of bfloat16 or float16 numbers; those of bfloat16 are the upper half of a float32's."""
+    bits: np.ndarray = tensor.view(torch.uint16).numpy()
+    return bits
+
+
+@compiled
+def load(row, bits):  # type: ignore[no-untyped-def]
+    """The bits of bfloat16 numbers as ``bits`` of float32."""
+    for j in range(len(row)):
+        bits[j] = np.uint32(row[j]) << np.uint32(16)
+
+
+@compiled
+def store(bits, row):  # type: ignore[no-untyped-def]
+    """Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
+    for j in range(len(row)):
+        row[j] = (bits[j] + np.uint32(0x7FFF) + ((bits[j] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
