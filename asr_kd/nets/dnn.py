@@ -5,7 +5,7 @@ import itertools
 from torch import Tensor, nn
 
 from asr_kd.nets.config import NetConfig
-from asr_kd.nets.layers import finish
+from asr_kd.nets.layers import Linear, finish
 
 
 class Dnn(nn.Module):
@@ -19,12 +19,9 @@ class Dnn(nn.Module):
         self.window = config.left_context + 1 + config.right_context
         widths = [self.window * config.bins] + [config.width] * config.layers
         self.hidden = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(inputs, outputs), finish(config))
-                for inputs, outputs in itertools.pairwise(widths)
-            )
+            *(nn.Sequential(Linear(inputs, outputs), finish(config)) for inputs, outputs in itertools.pairwise(widths))
         )
-        self.output = nn.Linear(config.width, config.states)
+        self.output = Linear(config.width, config.states)
 
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
         windows = x.unfold(1, self.window, every).transpose(2, 3)  # [batch, outputs, window, bins], a view

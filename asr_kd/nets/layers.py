@@ -5,11 +5,40 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from asr_kd.kernels import transposed
 from asr_kd.nets.config import NetConfig
 
+WIDE = 1024
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class Linear(nn.Linear):
+    """As torch's. In bfloat16 on a CPU it turns a gradient round before the product that makes that of the weights:
+    a product of two transposed matrices takes twice as long, more than the turn from ``WIDE`` inputs on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.in_features >= WIDE and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        return _Product.apply(x, self.weight, self.bias) if wide else super().forward(x)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x, weight = x.bfloat16(), weight.bfloat16()
+        context.save_for_backward(x, weight)
+        return functional.linear(x, weight, bias.bfloat16())
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = context.saved_tensors
+        rows = gradient.flatten(0, -2).contiguous()
+        of_weight = transposed(rows) @ x.flatten(0, -2)
+        of_x = gradient @ weight if context.needs_input_grad[0] else None
+        return of_x, of_weight.float(), rows.sum(0).float()
 
 
 class FrameBatchNorm(nn.BatchNorm1d):

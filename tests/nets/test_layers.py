@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
+from asr_kd.nets import layers
 from asr_kd.nets.layers import FrameBatchNorm
 
 
@@ -36,3 +37,19 @@ def test_batch_norm_over_processes_is_that_of_torch(dtype: torch.dtype) -> None:
     torch.testing.assert_close(*results)
     norms[0].eval()
     torch.testing.assert_close(norms[0](x.to(dtype)), norms[1].eval()(x.to(dtype)))
+
+
+def test_a_wide_linear_layer_in_bfloat16_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for wide in (0, 10**9):
+        monkeypatch.setattr(layers, "WIDE", wide)
+        torch.manual_seed(0)
+        layer, x = layers.Linear(70, 30), torch.randn(5, 9, 70, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x)
+        assert out.dtype == torch.bfloat16
+        (out.float() * torch.linspace(-1, 1, 30)).square().sum().backward()
+        results.append([out, x.grad, layer.weight.grad, layer.bias.grad])
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max()))
