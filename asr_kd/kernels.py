@@ -1,4 +1,5 @@
-"""What compiled kernels share: their options, threads that take rows, and bfloat16 numbers, which NumPy has not."""
+"""What compiled kernels share: their options, threads that take rows, exponentials, and bfloat16 numbers, which NumPy
+has not."""
 
 import functools
 import os
@@ -48,6 +49,32 @@ def store(bits, row):  # type: ignore[no-untyped-def]
     """Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
     for j in range(len(row)):
         row[j] = (bits[j] + np.uint32(0x7FFF) + ((bits[j] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
+@compiled
+def exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
+    """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87); the sum of it. ``bits``, int32, is of use in here
+    alone.
+
+    2^n e^r with the polynomial for e^r of Moshier's Cephes library ("expf"), a form that compilers make vectors of.
+    """
+    for j in range(len(row)):
+        x = scale * row[j] - top
+        x = np.float32(-88) if x < np.float32(-87) else x
+        n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+        p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+        p = p * r + np.float32(8.3334519073e-3)
+        p = p * r + np.float32(4.1665795894e-2)
+        p = p * r + np.float32(1.6666665459e-1)
+        p = p * r + np.float32(5.0000001201e-1)
+        result[j] = p * r * r + r + np.float32(1)
+        bits[j] = (np.int32(n) + np.int32(127)) << np.int32(23)
+    power, total = bits.view(np.float32), np.float32(0)
+    for j in range(len(row)):
+        result[j] *= power[j]
+        total += result[j]
+    return np.float64(total)
 
 
 TILE = 64  # rows and columns turned at once

@@ -20,7 +20,8 @@ class Linear(nn.Linear):
     a product of two transposed matrices takes twice as long, more than the turn from ``WIDE`` inputs on."""
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = self.in_features >= WIDE and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        wide = self.in_features >= WIDE and torch.is_grad_enabled()
+        wide = wide and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         return _Product.apply(x, self.weight, self.bias) if wide else super().forward(x)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr_kd.kernels import bits_of, compiled, in_threads, load, store
+from asr_kd.kernels import bits_of, compiled, exponentials, in_threads, load, store
 from asr_kd.targets.forms import Dense, SoftTargets, TopK
 
 LANES = 64  # maxima side by side, which the compiler makes one vector of
@@ -82,32 +82,6 @@ def _load_targets(row, bits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
-    """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87); the sum of it. ``bits``, int32, is of use in here
-    alone.
-
-    2^n e^r with the polynomial for e^r of Moshier's Cephes library ("expf"), a form that compilers make vectors of.
-    """
-    for j in range(len(row)):
-        x = scale * row[j] - top
-        x = np.float32(-88) if x < np.float32(-87) else x
-        n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
-        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-        p = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
-        p = p * r + np.float32(8.3334519073e-3)
-        p = p * r + np.float32(4.1665795894e-2)
-        p = p * r + np.float32(1.6666665459e-1)
-        p = p * r + np.float32(5.0000001201e-1)
-        result[j] = p * r * r + r + np.float32(1)
-        bits[j] = (np.int32(n) + np.int32(127)) << np.int32(23)
-    power, total = bits.view(np.float32), np.float32(0)
-    for j in range(len(row)):
-        result[j] *= power[j]
-        total += result[j]
-    return np.float64(total)
-
-
-@compiled
 def _greatest(row):  # type: ignore[no-untyped-def]
     lanes = np.full(LANES, -np.inf, np.float32)
     whole = len(row) // LANES * LANES
@@ -124,7 +98,7 @@ def _greatest(row):  # type: ignore[no-untyped-def]
 def _both(row, greatest, temperature, hard, soft, at_one, bits):  # type: ignore[no-untyped-def]
     """Exponentials of logits less ``greatest``, at T in ``soft`` and, if ``hard`` is not 0, at 1; both sums."""
     scale = np.float32(1 / temperature)
-    total, total_at_one = _exponentials(row, scale, greatest * scale, soft, bits), np.float32(0)
+    total, total_at_one = exponentials(row, scale, greatest * scale, soft, bits), np.float32(0)
     if hard == 0:
         return total, 0.0
     if temperature == 1:
@@ -135,7 +109,7 @@ def _both(row, greatest, temperature, hard, soft, at_one, bits):  # type: ignore
             at_one[j] = soft[j] * soft[j]
             total_at_one += at_one[j]
         return total, np.float64(total_at_one)
-    return total, _exponentials(row, np.float32(1), greatest, at_one, bits)
+    return total, exponentials(row, np.float32(1), greatest, at_one, bits)
 
 
 @compiled
@@ -267,7 +241,7 @@ def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin
         _load_targets(log_prob[i], told)
         greatest, best = _greatest(row), _greatest(wanted)
         total, total_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
-        teacher_total = _exponentials(wanted, scale, best * scale, teacher, bits)
+        teacher_total = exponentials(wanted, scale, best * scale, teacher, bits)
         cross = np.float32(0)
         for j in range(states):
             apart = (wanted[j] - best) * scale

@@ -52,7 +52,7 @@ def test_states_that_cannot_be_have_no_part_in_the_tail() -> None:
 
 
 def test_many_frames_are_the_same_as_each_alone() -> None:
-    log_prob = log_probs(frames=2 * forms.BLOCK // 1000 + 7, states=1000)
+    log_prob = log_probs(frames=300, states=1000)
     whole = top_k(log_prob, 20, (1.0, 2.0, 5.0, 10.0))
     alone = [top_k(row[None], 20, (1.0, 2.0, 5.0, 10.0)) for row in log_prob[::50]]
     for number, tensor in enumerate(whole):
