@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr_kd.errors import UserError
 from asr_kd.kernels import bits_of, compiled, exponentials, in_threads, load, store
 from asr_kd.targets.forms import Dense, SoftTargets, TopK
 
@@ -26,8 +27,10 @@ def objective(
 ) -> tuple[Tensor, Tensor]:
     """The loss, a sum over rows, and its gradient, which is like ``logits [rows, states]``.
 
-    ``weights [rows, 2]``, soft and hard. A row of which both are 0 gets no gradient and is not looked at.
+    ``weights [rows, 2]``, soft and hard. A row of which both are 0 gets no gradient and is not looked at. Raises
+    ``UserError`` for a label or a target's state that the student does not have.
     """
+    _check_states(labels, -1, logits.shape[1], "label")
     logits, lost = logits.contiguous(), np.zeros(len(logits))
     gradient = torch.empty_like(logits)
     rows, weighed = _bits(logits), weights.double().numpy()
@@ -36,6 +39,7 @@ def objective(
         dense = targets.log_prob if targets.log_prob.dtype == torch.float16 else targets.log_prob.float()
         in_threads(_dense, rows, _bits(dense.contiguous()), *common)
     else:
+        _check_states(targets.state, 0, logits.shape[1], "soft target")
         state = targets.state.long().contiguous().numpy()
         if isinstance(targets, TopK):
             log_prob, log_tail = targets.log_prob.double().contiguous(), targets.log_tail.double().contiguous()
@@ -43,6 +47,13 @@ def objective(
         else:
             in_threads(_sampled, rows, state, targets.weight.double().contiguous().numpy(), *common)
     return torch.tensor(lost.sum(), dtype=torch.float32), gradient
+
+
+def _check_states(numbers: Tensor, least: int, states: int, what: str) -> None:
+    """Compiled code would write outside of the row."""
+    if numbers.numel() and not (least <= int(numbers.min()) and int(numbers.max()) < states):
+        wrong = numbers[(numbers < least) | (numbers >= states)][0]
+        raise UserError(f"a {what} is state {int(wrong)}; the student has states 0 to {states - 1}")
 
 
 def _bits(tensor: Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from asr_kd.errors import UserError
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.train import rows
 from asr_kd.train.distillation import _objective
@@ -93,3 +94,17 @@ def test_a_teacher_that_says_no_number_spoils_the_loss_and_one_that_excludes_a_s
         loss, gradient = rows.objective(torch.randn(ROWS, STATES), *arguments)
         assert bool(loss.isfinite()) == math.isinf(said)
         assert bool(gradient.isfinite().all()) == math.isinf(said)
+
+
+@pytest.mark.parametrize("wrong", [-1, STATES, 1 << 40])
+def test_a_state_that_the_student_lacks_is_an_error(wrong: int) -> None:
+    logits, labels = torch.randn(ROWS, STATES), torch.zeros(ROWS).long()
+    state = torch.zeros(ROWS, 1).long()
+    state[5] = wrong
+    for targets in (TopK(state, torch.zeros(ROWS, 1), torch.zeros(ROWS)), Sampled(state, torch.ones(ROWS, 1))):
+        with pytest.raises(UserError, match=f"soft target is state {wrong}; the student has states 0 to 149"):
+            rows.objective(logits, targets, labels, 2.0, weights_of(True))
+    labels[3] = wrong
+    if wrong != -1:
+        with pytest.raises(UserError, match=f"label is state {wrong}"):
+            rows.objective(logits, targets_of("dense", 2.0), labels, 2.0, weights_of(True))
