@@ -28,8 +28,12 @@ def objective(
     """The loss, a sum over rows, and its gradient, which is like ``logits [rows, states]``.
 
     ``weights [rows, 2]``, soft and hard. A row of which both are 0 gets no gradient and is not looked at. Raises
-    ``UserError`` for a label or a target's state that the student does not have.
+    ``UserError`` for a label or a target's state that the student does not have, ``ValueError`` for targets of another
+    shape.
     """
+    first = targets.log_prob if isinstance(targets, Dense) else targets.state
+    if len(first) != len(logits) or (isinstance(targets, Dense) and first.shape != logits.shape):
+        raise ValueError(f"targets {list(first.shape)} for logits {list(logits.shape)}")
     _check_states(labels, -1, logits.shape[1], "label")
     logits, lost = logits.contiguous(), np.zeros(len(logits))
     gradient = torch.empty_like(logits)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.errors import UserError
-from asr_kd.targets import TargetConfig, forms
+from asr_kd.targets import TargetConfig
 from asr_kd.targets import encode as encode_module
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.forms import LEAST, sample, top_k
