@@ -112,7 +112,10 @@ def test_a_state_that_the_student_lacks_is_an_error(wrong: int) -> None:
 
 def test_targets_of_another_shape_are_an_error() -> None:
     logits, labels = torch.randn(ROWS, STATES), torch.zeros(ROWS).long()
-    shorter = [Dense(torch.zeros(ROWS, STATES - 1)), Sampled(torch.zeros(ROWS - 1, 3).long(), torch.ones(ROWS - 1, 3))]
+    shorter: list[SoftTargets] = [
+        Dense(torch.zeros(ROWS, STATES - 1)),
+        Sampled(torch.zeros(ROWS - 1, 3).long(), torch.ones(ROWS - 1, 3)),
+    ]
     for targets in shorter:
         with pytest.raises(ValueError, match=r"targets \[\d+, \d+\] for logits \[37, 150\]"):
             rows.objective(logits, targets, labels, 2.0, weights_of(True))
