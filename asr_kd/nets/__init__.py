@@ -22,7 +22,7 @@ from asr_kd.nets.model import (
     outputs_within,
     pad_edges,
 )
-from asr_kd.nets.precision import Precision, autocast, settle_precision
+from asr_kd.nets.precision import Precision, autocast, hold_weights, settle_precision
 
 __all__ = [
     "AcousticModel",
@@ -33,6 +33,7 @@ __all__ = [
     "StateModel",
     "autocast",
     "copy_model",
+    "hold_weights",
     "is_ensemble",
     "load_model",
     "log_posteriors",

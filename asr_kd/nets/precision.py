@@ -6,6 +6,7 @@ import sys
 from typing import Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -13,6 +14,15 @@ Precision = Literal["auto", "fp32", "bf16"]
 def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager[object]:
     """The context in which a network computes: ``fp32``, or ``bf16`` products from fp32 weights."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def hold_weights(model: nn.Module, precision: str) -> None:
+    """Leave the weights of products in ``precision``, for a model that is only asked: ``autocast`` would round them
+    anew at each call, which takes a fifth of the time of an ensemble."""
+    if precision == "bf16":
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.bfloat16()
 
 
 @functools.cache

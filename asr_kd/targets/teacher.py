@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, Ensemble, autocast, log_prob_by_chunk, open_model
+from asr_kd.nets import AcousticModel, Ensemble, autocast, hold_weights, log_prob_by_chunk, open_model
 from asr_kd.targets.encode import check_finite, one_thread
 
 
@@ -38,6 +38,7 @@ class Teacher:
     def model(self) -> AcousticModel | Ensemble:
         """The teacher on its device, in evaluation mode."""
         model = open_model(self.folder).to(self.device)
+        hold_weights(model, self.precision)
         (bins,) = next(iter(self.features.tensors.values())).shape
         if bins != model.bins:
             raise UserError(f"{self.features.path}: {bins} bins; the teacher {self.folder} was trained on {model.bins}")

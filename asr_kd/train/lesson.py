@@ -9,7 +9,7 @@ import torch
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, Ensemble, model_hash, open_model
+from asr_kd.nets import AcousticModel, Ensemble, hold_weights, model_hash, open_model
 from asr_kd.train.augment import changes
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData, prior_of
@@ -73,6 +73,7 @@ class Lesson:
     def objective(self, reader: Reader, device: torch.device) -> Objective:
         """What the batches of ``reader`` are compared with, on ``device``."""
         if self.teacher is not None:
+            hold_weights(self.teacher, self.config.precision)
             return LiveTeacher(self.teacher.to(device), reader.left, reader.right, self.config)
         if self.data.targets is not None:
             return StoredTargets(self.data.targets, self.config)

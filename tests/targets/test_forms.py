@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.errors import UserError
-from asr_kd.targets import TargetConfig
+from asr_kd.targets import TargetConfig, forms
 from asr_kd.targets import encode as encode_module
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.forms import LEAST, sample, top_k
@@ -216,3 +216,13 @@ def test_impossible_states_are_stored_as_the_least_number() -> None:
     assert encode(log_prob, TargetConfig("dense"), draws_of("u", 0))["log_prob"][0, 2] == np.float16(LEAST)
     kept = encode(log_prob, TargetConfig(k=3), draws_of("u", 0))
     assert kept["log_prob"][0, 2] == np.float16(LEAST)
+
+
+@pytest.mark.parametrize("powers", [[], [1], [10, 5, 2, 1], [64], [3, 7, 50]])
+def test_powers_are_products_of_earlier_ones(powers: list[int]) -> None:
+    chain, products = forms._chain(powers)
+    assert set(powers) <= set(chain)
+    for power, (one, other) in zip(chain[1:], products, strict=True):
+        assert chain[one] + chain[other] == power
+        assert max(one, other) < chain.index(power)
+    assert len(products) <= 2 * len(powers) + 5
