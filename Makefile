@@ -49,3 +49,4 @@ $(INSTALLED):
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find asr_kd tests recipes -name __pycache__ -prune -exec rm -rf {} +

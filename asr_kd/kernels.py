@@ -12,7 +12,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-# NaN and infinity are as elsewhere: without "nnan" and "ninf".
+# NaN and infinity are as elsewhere: without "nnan" and "ninf". Numba keeps compiled code beside each file and does not
+# see that what it calls in another file has changed: `make clean` after a change in here.
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
 
 

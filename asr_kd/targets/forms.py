@@ -48,7 +48,6 @@ class Sampled:
 
 
 SoftTargets = Dense | TopK | Sampled
-LOWEST = np.finfo(np.float32).min
 GROUP = 16  # states whose greatest is found by one vector instruction or two
 HALVINGS = 20  # at most, of the span in which the least of the best must be
 PIECE = 1024  # states whose powers are added up at once
@@ -120,7 +119,10 @@ def _of_rows(rows, k, temperatures, places, products, best, order, sums):  # typ
     powers, totals = np.empty((len(products) + 1, PIECE), np.float32), np.empty(len(products) + 1, np.float32)
     for i in range(len(rows)):
         _select(rows[i], best[i], order[i], maxima, candidates)
-        peak = max(best[i, -1], LOWEST)
+        peak = best[i, -1]
+        if peak == -np.inf:  # nothing outside is possible, and -inf less itself is no number
+            sums[i] = 0
+            continue
         for e in range(len(places)):
             if places[e] < 0:
                 sums[i, e] = _sum_outside(rows[i], peak, temperatures[e], order[i, :k], base, bits)

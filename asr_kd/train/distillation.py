@@ -45,11 +45,13 @@ def distillation_loss(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The hard term alone, as torch's, in nats; where ``asr_kd.train.rows`` serves, in its one pass over the logits."""
+    """The hard term alone, in nats; where ``asr_kd.train.rows`` serves, in its one pass over the logits."""
     if label_smoothing or not rows.serves(logits):
-        return functional.cross_entropy(
-            logits.to(_precise(logits)), labels, ignore_index=-1, label_smoothing=label_smoothing
+        wide, labelled = logits.to(_precise(logits)), (labels >= 0).sum().clamp(min=1)
+        total = functional.cross_entropy(
+            wide, labels, ignore_index=-1, label_smoothing=label_smoothing, reduction="sum"
         )
+        return total / labelled
     nothing = labels.new_empty(len(labels), 0)
     return distillation_loss(logits, Sampled(nothing, nothing), labels, 1.0, 0.0, 1.0)
 

@@ -31,9 +31,7 @@ def objective(
     ``UserError`` for a label or a target's state that the student does not have, ``ValueError`` for targets of another
     shape.
     """
-    first = targets.log_prob if isinstance(targets, Dense) else targets.state
-    if len(first) != len(logits) or (isinstance(targets, Dense) and first.shape != logits.shape):
-        raise ValueError(f"targets {list(first.shape)} for logits {list(logits.shape)}")
+    _check_shapes(logits, targets, labels, weights)
     _check_states(labels, -1, logits.shape[1], "label")
     logits, lost = logits.contiguous(), np.zeros(len(logits))
     gradient = torch.empty_like(logits)
@@ -51,6 +49,25 @@ def objective(
         else:
             in_threads(_sampled, rows, state, targets.weight.double().contiguous().numpy(), *common)
     return torch.tensor(lost.sum(), dtype=torch.float32), gradient
+
+
+def _check_shapes(logits: Tensor, targets: SoftTargets, labels: Tensor, weights: Tensor) -> None:
+    """Compiled code would read outside of what is shorter."""
+    rows = len(logits)
+    expected: dict[str, tuple[int, ...]]
+    if isinstance(targets, Dense):
+        expected = {"log_prob": tuple(logits.shape)}
+    elif isinstance(targets, TopK):
+        expected = {"state": (rows, *targets.log_prob.shape[1:]), "log_tail": (rows,)}
+        expected["log_prob"] = expected["state"]
+    else:
+        expected = {"state": (rows, *targets.weight.shape[1:])}
+        expected["weight"] = expected["state"]
+    found = {name: tuple(getattr(targets, name).shape) for name in expected}
+    expected |= {"labels": (rows,), "weights": (rows, 2)}
+    found |= {"labels": tuple(labels.shape), "weights": tuple(weights.shape)}
+    if found != expected:
+        raise ValueError(f"targets {found} for logits {tuple(logits.shape)}; expected {expected}")
 
 
 def _check_states(numbers: Tensor, least: int, states: int, what: str) -> None:

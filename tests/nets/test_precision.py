@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from asr_kd.nets import autocast, precision, settle_precision
+from asr_kd.nets import AcousticModel, NetConfig, autocast, hold_weights, precision, settle_precision
 
 CAPABLE = [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"neon": True, "bf16": True}, True)]
 INCAPABLE = [({"avx2": True, "avx512_bf16": False}, False), ({"neon": True}, False)]
@@ -42,3 +42,17 @@ def test_bf16_is_obeyed_everywhere_with_a_warning_where_it_is_slow(
 def test_products_are_in_that_precision(name: str, kind: torch.dtype) -> None:
     with autocast("cpu", name):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == kind
+
+
+@pytest.mark.parametrize("kind", ["dnn", "tdnn"])
+def test_held_weights_say_what_rounded_ones_say(kind: str) -> None:
+    torch.manual_seed(0)
+    model = AcousticModel(NetConfig(kind=kind, width=24, bottleneck=6, bins=10, states=20)).eval()  # type: ignore[arg-type]
+    features = torch.randn(1, model.left_context + 30 + model.right_context, 10)
+    with torch.inference_mode(), autocast("cpu", "bf16"):
+        rounded = model(features)
+        hold_weights(model, "fp32")
+        assert model.network.output.weight.dtype == torch.float32
+        hold_weights(model, "bf16")
+        assert model.network.output.weight.dtype == torch.bfloat16
+        assert torch.equal(model(features), rounded)

@@ -47,6 +47,8 @@ def test_states_that_cannot_be_have_no_part_in_the_tail() -> None:
     assert states.tolist() == [[0, 1], [2, 0]]  # of equal ones the first
     assert values[0].tolist() == [0.0, -np.inf]
     assert tails[0].tolist() == [-np.inf, -np.inf]
+    for cold in ([0.5], [1.0, 0.7], [0.9, 0.3, 2.0]):
+        assert torch.equal(top_k(log_prob[:1], 2, cold)[2], torch.full((1, len(cold)), -torch.inf))
     expected = softened(log_prob[1:], 2.0)[0, 1].log()
     assert float(tails[1, 1]) == pytest.approx(float(expected), rel=1e-6)
 

@@ -186,6 +186,7 @@ def test_cross_entropy_is_torchs(dtype: torch.dtype, smoothing: float, labels: T
     wide = logits.detach().double().requires_grad_()
     exact = functional.cross_entropy(wide, labels, ignore_index=-1, label_smoothing=smoothing)
     torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=0)
+    assert cross_entropy(logits, torch.full_like(labels, -1), smoothing) == 0
     tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(
         torch.autograd.grad(ours, logits)[0].double(), *torch.autograd.grad(exact, wide), rtol=tolerance, atol=1e-7

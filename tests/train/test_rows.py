@@ -111,11 +111,20 @@ def test_a_state_that_the_student_lacks_is_an_error(wrong: int) -> None:
 
 
 def test_targets_of_another_shape_are_an_error() -> None:
-    logits, labels = torch.randn(ROWS, STATES), torch.zeros(ROWS).long()
-    shorter: list[SoftTargets] = [
+    state, values = torch.zeros(ROWS, 3).long(), torch.zeros(ROWS, 3)
+    logits, labels, weights = torch.randn(ROWS, STATES), torch.zeros(ROWS).long(), weights_of(True)
+    wrong: list[SoftTargets] = [
         Dense(torch.zeros(ROWS, STATES - 1)),
-        Sampled(torch.zeros(ROWS - 1, 3).long(), torch.ones(ROWS - 1, 3)),
+        Dense(torch.zeros(ROWS - 1, STATES)),
+        Sampled(state[1:], values[1:]),
+        Sampled(state, values[:, 1:]),
+        TopK(state, values[:, 1:], values[:, 0]),
+        TopK(state, values, values[1:, 0]),
     ]
-    for targets in shorter:
-        with pytest.raises(ValueError, match=r"targets \[\d+, \d+\] for logits \[37, 150\]"):
-            rows.objective(logits, targets, labels, 2.0, weights_of(True))
+    for targets in wrong:
+        with pytest.raises(ValueError, match="expected"):
+            rows.objective(logits, targets, labels, 2.0, weights)
+    right = TopK(state, values, values[:, 0])
+    for few, some in ((labels[1:], weights), (labels, weights[1:])):
+        with pytest.raises(ValueError, match="expected"):
+            rows.objective(logits, right, few, 2.0, some)
