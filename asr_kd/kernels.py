@@ -33,23 +33,45 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # a fork has none 
 
 
 def bits_of(tensor: Tensor) -> np.ndarray:
-    """The bits of bfloat16 or float16 numbers; those of bfloat16 are the upper half of a float32's."""
-    bits: np.ndarray = tensor.view(torch.uint16).numpy()
+    """The bits of float32, bfloat16 or float16 numbers; those of bfloat16 are the upper half of a float32's."""
+    bits: np.ndarray = tensor.view(torch.uint32 if tensor.dtype == torch.float32 else torch.uint16).numpy()
     return bits
 
 
 @compiled
 def load(row, bits):  # type: ignore[no-untyped-def]
-    """The bits of bfloat16 numbers as ``bits`` of float32."""
+    """The bits of float32 or bfloat16 numbers as ``bits`` of float32."""
+    if row.itemsize == 4:  # which the compiler knows
+        bits[:] = row
+        return
     for j in range(len(row)):
         bits[j] = np.uint32(row[j]) << np.uint32(16)
 
 
 @compiled
 def store(bits, row):  # type: ignore[no-untyped-def]
-    """Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
+    """The way back. Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
+    if row.itemsize == 4:
+        row[:] = bits
+        return
     for j in range(len(row)):
         row[j] = (bits[j] + np.uint32(0x7FFF) + ((bits[j] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
+LANES = 64  # maxima side by side, which the compiler makes one vector of
+
+
+@compiled
+def greatest_of(row):  # type: ignore[no-untyped-def]
+    lanes = np.full(LANES, -np.inf, np.float32)
+    whole = len(row) // LANES * LANES
+    for j in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] = row[j + lane] if row[j + lane] > lanes[lane] else lanes[lane]
+    top = lanes.max()
+    for j in range(whole, len(row)):
+        top = max(top, row[j])
+    return top
 
 
 @compiled

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_kd.errors import UserError
+from asr_kd.kernels import bits_of, compiled, exponentials, greatest_of, in_threads, load
 from asr_kd.nets.joint import active_specialists, check_members, joint, own_and_dustbin
 from asr_kd.nets.model import AcousticModel, outputs_within
 
@@ -128,9 +129,7 @@ class Ensemble(nn.Module):
             if not share:
                 continue
             logits = outputs_within(member, features, self.left_context, self.right_context, every)
-            geometric = self.mean_kind == "geometric"
-            told = logits.float().log_softmax(-1) if geometric else logits.float().softmax(-1)
-            mean = told.mul_(share) if mean is None else mean.add_(told, alpha=share)
+            mean = _added(mean, logits, share, self.mean_kind == "geometric")
         assert mean is not None  # the shares add up to 1
         if self.mean_kind == "geometric":
             return mean.log_softmax(-1)
@@ -146,3 +145,26 @@ class Ensemble(nn.Module):
             special = [own_and_dustbin(log_r, own) for log_r, own in zip(special, self.own, strict=True)]
         log_q = joint(general, special, self.own, active_specialists(general, self.own, self.active))
         return log_q.unflatten(0, outputs[0].shape[:2])
+
+
+def _added(mean: Tensor | None, logits: Tensor, share: float, geometric: bool) -> Tensor:
+    """``mean`` and ``share`` of what a member says, in float32; on a CPU probabilities are added in one pass."""
+    kinds = (torch.float32, torch.bfloat16)
+    if geometric or torch.is_grad_enabled() or logits.device.type != "cpu" or logits.dtype not in kinds:
+        told = logits.float().log_softmax(-1) if geometric else logits.float().softmax(-1)
+        return told.mul_(share) if mean is None else mean.add_(told, alpha=share)
+    mean = torch.zeros(logits.shape) if mean is None else mean
+    in_threads(_add_softmax, mean.flatten(0, -2).numpy(), bits_of(logits.flatten(0, -2).contiguous()), share)
+    return mean
+
+
+@compiled
+def _add_softmax(mean, logits, share, begin, end):  # type: ignore[no-untyped-def]
+    states = logits.shape[1]
+    raw, prob, bits = np.empty(states, np.uint32), np.empty(states, np.float32), np.empty(states, np.int32)
+    row = raw.view(np.float32)
+    for i in range(begin, end):
+        load(logits[i], raw)
+        factor = np.float32(share / exponentials(row, np.float32(1), greatest_of(row), prob, bits))
+        for j in range(states):
+            mean[i, j] += factor * prob[j]

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from asr_kd.errors import UserError
-from asr_kd.kernels import bits_of, compiled, exponentials, in_threads, load, store
+from asr_kd.kernels import bits_of, compiled, exponentials, greatest_of, in_threads, load, store
 from asr_kd.targets.forms import Dense, SoftTargets, TopK
-
-LANES = 64  # maxima side by side, which the compiler makes one vector of
 
 
 def serves(logits: Tensor) -> bool:
@@ -35,11 +33,11 @@ def objective(
     _check_states(labels, -1, logits.shape[1], "label")
     logits, lost = logits.contiguous(), np.zeros(len(logits))
     gradient = torch.empty_like(logits)
-    rows, weighed = _bits(logits), weights.double().numpy()
-    common = (labels.numpy(), weighed, float(temperature), _bits(gradient), lost)
+    rows, weighed = bits_of(logits), weights.double().numpy()
+    common = (labels.numpy(), weighed, float(temperature), bits_of(gradient), lost)
     if isinstance(targets, Dense):
         dense = targets.log_prob if targets.log_prob.dtype == torch.float16 else targets.log_prob.float()
-        in_threads(_dense, rows, _bits(dense.contiguous()), *common)
+        in_threads(_dense, rows, bits_of(dense.contiguous()), *common)
     else:
         _check_states(targets.state, 0, logits.shape[1], "soft target")
         state = targets.state.long().contiguous().numpy()
@@ -77,27 +75,6 @@ def _check_states(numbers: Tensor, least: int, states: int, what: str) -> None:
         raise UserError(f"a {what} is state {int(wrong)}; the student has states 0 to {states - 1}")
 
 
-def _bits(tensor: Tensor) -> np.ndarray:
-    return tensor.numpy().view(np.uint32) if tensor.dtype == torch.float32 else bits_of(tensor)
-
-
-@compiled
-def _load(row, bits):  # type: ignore[no-untyped-def]
-    """The bits of a row of float32 or bfloat16, as ``bits`` of float32."""
-    if row.itemsize == 4:  # which the compiler knows
-        bits[:] = row
-    else:
-        load(row, bits)
-
-
-@compiled
-def _store(bits, row):  # type: ignore[no-untyped-def]
-    if row.itemsize == 4:
-        row[:] = bits
-    else:
-        store(bits, row)
-
-
 @compiled
 def _load_targets(row, bits):  # type: ignore[no-untyped-def]
     """As ``_load`` for float32 or float16: an exponent has another bias, infinities and NaN keep theirs."""
@@ -111,19 +88,6 @@ def _load_targets(row, bits):  # type: ignore[no-untyped-def]
     value = bits.view(np.float32)
     for j in range(len(row)):
         value[j] *= np.float32(2.0**112)
-
-
-@compiled
-def _greatest(row):  # type: ignore[no-untyped-def]
-    lanes = np.full(LANES, -np.inf, np.float32)
-    whole = len(row) // LANES * LANES
-    for j in range(0, whole, LANES):
-        for lane in range(LANES):
-            lanes[lane] = row[j + lane] if row[j + lane] > lanes[lane] else lanes[lane]
-    top = lanes.max()
-    for j in range(whole, len(row)):
-        top = max(top, row[j])
-    return top
 
 
 @compiled
@@ -167,14 +131,14 @@ def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, grad
         if to_soft == 0 and to_hard == 0:
             gradient[i] = 0
             continue
-        _load(logits[i], raw)
+        load(logits[i], raw)
         known = row[labels[i]] if to_hard else np.float32(0)
         for c in range(k):
             inside[c] = row[state[i, c]]
-        greatest = _greatest(row) if k == states else np.float32(0)
+        greatest = greatest_of(row) if k == states else np.float32(0)
         for c in range(k):
             row[state[i, c]] = -np.inf
-        greatest = greatest if k == states else _greatest(row)
+        greatest = greatest if k == states else greatest_of(row)
         outside, outside_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
 
         # All chosen states are relative to the greatest of them, which may be far above the greatest outside.
@@ -220,7 +184,7 @@ def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, grad
             soft[state[i, c]] = teacher[c]
         if to_hard:
             soft[labels[i]] -= np.float32(to_hard)
-        _store(soft.view(np.uint32), gradient[i])
+        store(soft.view(np.uint32), gradient[i])
 
 
 @compiled
@@ -239,8 +203,8 @@ def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost
         if to_soft == 0 and to_hard == 0:
             gradient[i] = 0
             continue
-        _load(logits[i], raw)
-        greatest = _greatest(row)
+        load(logits[i], raw)
+        greatest = greatest_of(row)
         total, total_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
         mass = drawn = 0.0
         for c in range(state.shape[1]):
@@ -254,7 +218,7 @@ def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost
         if to_hard:
             lost[i] += to_hard * (np.log(total_at_one) - (np.float64(row[labels[i]]) - greatest))
             soft[labels[i]] -= np.float32(to_hard)
-        _store(soft.view(np.uint32), gradient[i])
+        store(soft.view(np.uint32), gradient[i])
 
 
 @compiled
@@ -269,9 +233,9 @@ def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin
         if to_soft == 0 and to_hard == 0:
             gradient[i] = 0
             continue
-        _load(logits[i], raw)
+        load(logits[i], raw)
         _load_targets(log_prob[i], told)
-        greatest, best = _greatest(row), _greatest(wanted)
+        greatest, best = greatest_of(row), greatest_of(wanted)
         total, total_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
         teacher_total = exponentials(wanted, scale, best * scale, teacher, bits)
         cross = np.float32(0)
@@ -288,4 +252,4 @@ def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin
         if to_hard:
             lost[i] += to_hard * (np.log(total_at_one) - (np.float64(row[labels[i]]) - greatest))
             soft[labels[i]] -= np.float32(to_hard)
-        _store(soft.view(np.uint32), gradient[i])
+        store(soft.view(np.uint32), gradient[i])

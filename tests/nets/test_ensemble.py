@@ -13,6 +13,7 @@ from asr_kd.nets import (
     AcousticModel,
     Ensemble,
     NetConfig,
+    autocast,
     copy_model,
     log_posteriors,
     model_files,
@@ -60,6 +61,18 @@ def test_it_scores_as_the_mean_of_its_members(
     np.testing.assert_allclose(log_posteriors(open_model(tmp_path / "e"), features), expected, atol=2e-5)
     copy_model(tmp_path / "e", tmp_path / "copy")
     assert model_hash(tmp_path / "copy") == model_hash(tmp_path / "e")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_mean_in_one_pass_is_that_of_torch(members: list[Path], tmp_path: Path, precision: str) -> None:
+    save_ensemble(tmp_path / "e", members[::2])
+    model, features = open_model(tmp_path / "e"), torch.randn(3, 40, 4)
+    with autocast("cpu", precision):
+        by_torch = model(features)  # which goes backward, if need be
+        with torch.no_grad():
+            in_one_pass = model(features)
+    assert in_one_pass.dtype == torch.float32
+    torch.testing.assert_close(in_one_pass, by_torch.detach(), rtol=0, atol=1e-6)
 
 
 def test_its_prior_is_the_mean_of_the_priors(members: list[Path], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.errors import UserError
+from asr_kd.kernels import bits_of
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.train import rows
 from asr_kd.train.distillation import _objective
@@ -71,7 +72,7 @@ def test_bfloat16_is_what_rounding_makes_of_float32(threads: int) -> None:
 def test_every_float16_among_the_targets_is_read_as_what_it_is() -> None:
     halves = torch.arange(1 << 16).int().to(torch.int16).view(torch.float16)
     bits = torch.empty(1 << 16, dtype=torch.int32)
-    rows._load_targets(rows._bits(halves), rows._bits(bits.view(torch.float32)))
+    rows._load_targets(bits_of(halves), bits_of(bits.view(torch.float32)))
     assert torch.equal(bits.view(torch.float32).nan_to_num(7e6), halves.float().nan_to_num(7e6))
 
 
