@@ -2,7 +2,7 @@
 # AN4 (CMU "census", 42 minutes of spelled words and numbers): from audio to the paper's two tables, with word error
 # rates. GMM systems give the states; an ensemble of networks teaches students of two sizes (table 1), and students that
 # hear 3 % of the speech (table 5), a second time with language model, tree and priors from these 3 % as well. Specialists
-# for confusable states join one of the teachers (tables 3 and 4), and are distilled back. About five hours on 2 cores,
+# for confusable states join one of the teachers (tables 3 and 4), and are distilled back. About four hours on 2 cores,
 # 2 GB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
 corpus_dir="" seeds="" members="" temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
