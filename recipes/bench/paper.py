@@ -36,7 +36,9 @@ def main() -> None:
     batch, steps = ROWS[device.type, options.precision], options.steps or {"cpu": 2, "cuda": 50}[device.type]
     net = NetConfig(bins=BINS, states=14_000, layers=8, width=2560, norm="none")
     config = TrainConfig(net=net, batch_frames=batch, precision=options.precision)
-    features, labels, targets = make_stores(options.work, 3 * steps * batch, 14_000, TargetConfig("topk", 20))
+    features, labels, targets = make_stores(
+        options.work / f"{batch}", 3 * steps * batch, 14_000, TargetConfig("topk", 20)
+    )
     data = TrainingData(features, labels, None, TargetStore(targets))
     lesson = Lesson.plan(config, data)
     model = new_model(lesson.config, data).to(device)
