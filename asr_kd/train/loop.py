@@ -33,6 +33,7 @@ from asr_kd.train.experiment import Experiment
 from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
 from asr_kd.train.lesson import Lesson
+from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.objective import Objective
 from asr_kd.train.optimiser import learning_rate, limit_norms, make_optimiser
 from asr_kd.train.reader import Batch, Reader
@@ -66,7 +67,11 @@ def train(
     may go on in another number than they began. Loss, gradient, batch statistics and metrics are those of one process
     up to the order of sums; only what dropout and augmentation draw differs, since each process draws for its own
     share, from (seed, step, rank). Each has the whole pool of frames in memory. Process 0 writes ``folder``.
+
+    On a CPU the process keeps from then on what it frees (``keep_freed_memory``).
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     group = Group.current()
     config = dataclasses.replace(config, precision=settle_precision(config.precision, device))
     lesson = Lesson.plan(config, data, teacher, priors)

@@ -15,6 +15,7 @@ from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.lesson import Lesson
 from asr_kd.train.loop import make_reader, new_model, training_step
+from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.optimiser import make_optimiser
 
 LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as training does
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch, steps = ROWS[device.type, options.precision], options.steps or {"cpu": 2, "cuda": 50}[device.type]
     net = NetConfig(bins=BINS, states=14_000, layers=8, width=2560, norm="none")

@@ -18,6 +18,7 @@ from asr_kd.train.checkpoint import Position
 from asr_kd.train.evaluate import autocast
 from asr_kd.train.lesson import fit_to_data
 from asr_kd.train.loop import make_reader, new_model, training_step
+from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Batch
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # for both
     data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
     config = fit_to_data(TrainConfig(precision=options.precision), data)
     model = new_model(config, data)
