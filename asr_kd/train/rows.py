@@ -142,13 +142,8 @@ def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, grad
         outside, outside_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
 
         # All chosen states are relative to the greatest of them, which may be far above the greatest outside.
-        most, best = inside.max(), log_prob[i].max()
-        total = teacher_total = 0.0
-        for c in range(k):
-            chosen[c] = np.exp((inside[c] - most) / temperature)
-            teacher[c] = np.exp((log_prob[i, c] - best) / temperature)
-            total += chosen[c]
-            teacher_total += teacher[c]
+        most, total = _soften(inside, temperature, chosen)
+        best, teacher_total = _soften(log_prob[i], temperature, teacher)
         apart = (most - greatest) / temperature
         log_inside, log_outside = apart + np.log(total), np.log(outside)
         log_sum = _log_add(log_inside, log_outside)
@@ -169,11 +164,8 @@ def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, grad
 
         hard = 0.0
         if to_hard:
-            total = 0.0
-            for c in range(k):
-                chosen[c] = np.exp(inside[c] - most)
-                total += chosen[c]
-            apart = np.float64(most) - greatest
+            _, total = _soften(inside, 1.0, chosen)
+            apart = most - np.float64(greatest)
             log_sum = _log_add(apart + np.log(total), np.log(outside_at_one))
             lost[i] += to_hard * (log_sum - (np.float64(known) - greatest))
             hard, to_chosen = to_hard * np.exp(-log_sum), to_hard * np.exp(apart - log_sum)
@@ -185,6 +177,16 @@ def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, grad
         if to_hard:
             soft[labels[i]] -= np.float32(to_hard)
         store(soft.view(np.uint32), gradient[i])
+
+
+@compiled
+def _soften(values, temperature, result):  # type: ignore[no-untyped-def]
+    """Exponentials of a few values over T, less the greatest value; that value and their sum."""
+    greatest, total = values.max(), 0.0
+    for c in range(len(values)):
+        result[c] = np.exp((values[c] - greatest) / temperature)
+        total += result[c]
+    return greatest, total
 
 
 @compiled
