@@ -2,6 +2,7 @@
 has not."""
 
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,13 @@ def in_threads(kernel: Callable[..., None], *arguments: Any) -> None:
         kernel(*arguments, 0, rows)
         return
     edges = [rows * number // threads for number in range(threads + 1)]
-    list(_pool(os.getpid(), threads).map(lambda begin, end: kernel(*arguments, begin, end), edges[:-1], edges[1:]))
+    others = [
+        _pool(os.getpid(), threads - 1).submit(kernel, *arguments, begin, end)
+        for begin, end in itertools.pairwise(edges[1:])
+    ]
+    kernel(*arguments, 0, edges[1])  # here: a sleeping thread takes as long to wake as a small batch takes
+    for other in others:
+        other.result()
 
 
 @functools.lru_cache(maxsize=1)

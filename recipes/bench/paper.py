@@ -20,7 +20,7 @@ from asr_kd.train.optimiser import make_optimiser
 
 LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
 # Frames of a batch: enough for the products to take longer than AdamW takes for 85 million weights.
-ROWS = {("cpu", "fp32"): 1024, ("cpu", "bf16"): 4096, ("cuda", "fp32"): 8192, ("cuda", "bf16"): 8192}
+ROWS = {("cpu", "fp32"): 4096, ("cpu", "bf16"): 4096, ("cuda", "fp32"): 8192, ("cuda", "bf16"): 8192}
 
 
 def main() -> None:
