@@ -176,8 +176,8 @@ results() {
       bigram)." \
     --remark "Tuning, all of it on dev: scale, penalty and beam of each system with its first seed; the language model's
       order by its perplexity; the teachers' kind, size, dropout and masks among eleven settings (windows of 26 frames,
-      4x512, gave 64 % of dev's frames), dropout, batch and length of the small network on labels among nine,
-      temperature, weight, batch and length of the small students among six, of the hard 3 % systems among eight, of the
+      4x512, gave 64 % of dev's frames), dropout, batch and length of the small network on labels among ten,
+      temperature, weight, batch and length of the small students among eight, of the hard 3 % systems among eight, of the
       live students among nine (with 4x512 networks many of them). Sizes of the GMMs are defaults, kept after an early system of these
       sizes had been scored on test (7.6 %)." \
     "${lines[@]}" \
