@@ -34,8 +34,17 @@ train_images() {
     --seed "$seed" --out "$work/$name/seed$seed" ${quick:-} "$@"
 }
 
-teach() { for seed in $seeds; do echo "train_images teacher $seed teacher"; done | side_by_side; }
-run_stage 1 "teachers" "$data" "$work/teacher" teach
+learn_labels() {   # teachers first: they take longest
+  local seed width
+  {
+    for seed in $seeds; do echo "train_images teacher $seed teacher"; done
+    for seed in $seeds; do
+      echo "train_images hard $seed hard"
+      for width in $widths; do echo "train_images width$width/hard $seed hard --set net.width=$width"; done
+    done
+  } | side_by_side
+}
+run_stage 1 "teachers, and other networks on labels" "$data" "$work/{teacher,hard,width*/hard}" learn_labels
 
 write_targets() {
   for seed in $seeds; do
@@ -46,23 +55,23 @@ write_targets() {
 run_stage 2 "soft targets of images that do not move" "$work/teacher" "$work/targets" write_targets
 
 train_students() {
-  local stored priors="--priors '$data/train/states'" width t
-  for seed in $seeds; do
-    stored="--targets '$work/targets/seed$seed'"
-    echo "train_images hard $seed hard"
-    echo "train_images stored $seed soft $stored"
-    echo "train_images live $seed live --teacher '$work/teacher/seed$seed'"
-    echo "train_images without3 $seed soft $stored --utterances '$work/lists/without3' $priors"
-    echo "train_images only78 $seed soft $stored --utterances '$work/lists/only78' $priors"
-    for width in $widths; do
-      echo "train_images width$width/hard $seed hard --set net.width=$width"
-      for t in $temperatures; do
-        echo "train_images width$width/T$t $seed sweep $stored --set net.width=$width --set temperature=$t"
+  local seed stored priors="--priors '$data/train/states'" width t
+  {
+    for seed in $seeds; do echo "train_images live $seed live --teacher '$work/teacher/seed$seed'"; done
+    for seed in $seeds; do
+      stored="--targets '$work/targets/seed$seed'"
+      echo "train_images stored $seed soft $stored"
+      echo "train_images without3 $seed soft $stored --utterances '$work/lists/without3' $priors"
+      echo "train_images only78 $seed soft $stored --utterances '$work/lists/only78' $priors"
+      for width in $widths; do
+        for t in $temperatures; do
+          echo "train_images width$width/T$t $seed sweep $stored --set net.width=$width --set temperature=$t"
+        done
       done
     done
-  done | side_by_side
+  } | side_by_side
 }
-run_stage 3 "students" "$work/targets, $work/teacher" "$work/{hard,stored,live,without3,only78,width*}" train_students
+run_stage 3 "students" "$work/targets, $work/teacher" "$work/{stored,live,without3,only78,width*}" train_students
 
 # The biases of classes that a student never saw: from the teacher's opinion of training images, and the paper's way.
 calibrate() {
