@@ -15,7 +15,13 @@ from torch import Tensor
 
 # NaN and infinity are as elsewhere: without "nnan" and "ninf". Numba keeps compiled code beside each file and does not
 # see that what it calls in another file has changed: `make clean` after a change in here.
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"})
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+compiled = njit(cache=True, **OPTIONS)
+
+# What compiled code calls becomes a part of each caller. A function of its own would be optimised once alone and once
+# with the caller, and the process that compiles would run the one and those that load from the cache the other: sums in
+# another order, other last bits.
+inlined = njit(forceinline=True, **OPTIONS)
 
 
 def in_threads(kernel: Callable[..., None], *arguments: Any) -> None:
@@ -45,7 +51,7 @@ def bits_of(tensor: Tensor) -> np.ndarray:
     return bits
 
 
-@compiled
+@inlined
 def load(row, bits):  # type: ignore[no-untyped-def]
     """The bits of float32 or bfloat16 numbers as ``bits`` of float32."""
     if row.itemsize == 4:  # which the compiler knows
@@ -55,7 +61,7 @@ def load(row, bits):  # type: ignore[no-untyped-def]
         bits[j] = np.uint32(row[j]) << np.uint32(16)
 
 
-@compiled
+@inlined
 def store(bits, row):  # type: ignore[no-untyped-def]
     """The way back. Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
     if row.itemsize == 4:
@@ -68,7 +74,7 @@ def store(bits, row):  # type: ignore[no-untyped-def]
 LANES = 64  # maxima side by side, which the compiler makes one vector of
 
 
-@compiled
+@inlined
 def greatest_of(row):  # type: ignore[no-untyped-def]
     lanes = np.full(LANES, -np.inf, np.float32)
     whole = len(row) // LANES * LANES
@@ -81,7 +87,7 @@ def greatest_of(row):  # type: ignore[no-untyped-def]
     return top
 
 
-@compiled
+@inlined
 def exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
     """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87); the sum of it. ``bits``, int32, is of use in here
     alone.

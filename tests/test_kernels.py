@@ -1,6 +1,10 @@
 """What compiled kernels share."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,3 +40,26 @@ def test_a_matrix_turned_round(threads: None) -> None:
             turned = kernels.transposed(matrix)
             assert turned.is_contiguous()
             assert torch.equal(turned, matrix.t())
+
+
+TOLD = """
+import hashlib, torch
+from asr_kd.targets.forms import top_k
+from asr_kd.train.distillation import cross_entropy
+torch.set_num_threads(1)
+logits = 4 * torch.randn(400, 500, generator=torch.Generator().manual_seed(0))
+wanted = logits.clone().requires_grad_()
+cross_entropy(wanted, torch.arange(400)).backward()
+told = top_k(logits.log_softmax(-1), 20, (1.0, 1.7))
+print([hashlib.sha256(each.numpy().tobytes()).hexdigest() for each in (wanted.grad, *told)])
+"""
+
+
+def test_the_process_that_compiles_and_one_that_finds_it_done_compute_the_same_bits(tmp_path: Path) -> None:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run([sys.executable, "-c", TOLD], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == second
+    assert list(tmp_path.rglob("*.nbc"))

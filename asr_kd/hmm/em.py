@@ -159,7 +159,7 @@ def _class_sums(frames, labels, classes):  # type: ignore[no-untyped-def]
     return count, first, second
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(forceinline=True, nogil=True, fastmath=True)  # as kernels.inlined
 def _posteriors(frame, means, precisions, constants, low, high, posterior):  # type: ignore[no-untyped-def]
     """Fill ``posterior`` with those of the Gaussians ``low:high``; the frame's log-likelihood."""
     top = np.float32(-1e30)
