@@ -4,7 +4,7 @@
 # What a recipe makes of its teachers: tables 1 and 5 (tables), table 5 on states of the 3 % (own), and specialists.
 parts="tables own specialists"
 part() { [[ " $parts " == *" $1 "* ]]; }                                        # part NAME: whether it is asked for
-run_part() { local name=$1; shift; if part "$name"; then run_stage "$@"; fi; }   # run_part NAME ...: run_stage, if so
+run_part() { local left_out=; part "$1" || left_out=true; run_stage "${@:2}"; }      # run_part NAME ...: run_stage, if so
 
 declare -A of_three=(
   [hard]="labels, 3 %, early-stopped" [augmented]="labels, 3 %, augmented, early-stopped"
@@ -25,13 +25,16 @@ train_on_three() {
   done | side_by_side
 }
 
+# target_temperatures: those of table 1's students, and 5, that of all others, as targets write wants them.
+target_temperatures() { tr ' ' '\n' <<< "$temperatures 5" | sort -gu | paste -sd , ; }
+
 # train_on_own_states EPOCHS: teachers, and students from 3 %, of the states $work/own/states of an HMM of the 3 %.
 train_on_own_states() {
   local seed states=own/states
   for seed in $seeds; do
     echo "train_network own/teacher $seed train_speeds teacher --set epochs=$1"
   done | side_by_side
-  asr-kd model ensemble "$work/own/teacher" "$work/own/teacher"/seed*
+  asr-kd model ensemble "$work/own/teacher" $(trained own/teacher)
   asr-kd targets write "$work/own/targets" --teacher "$work/own/teacher" --form dense --precision auto --jobs "$jobs" \
     --feats "$work/feats/fbank/three_pool" --states "$work/own/states/three_pool"
   train_on_three own/ own/teacher own/targets
@@ -114,7 +117,7 @@ test_own_states() {
 # draw_curves and draw_temperatures: figures in $figures.
 draw_curves() {
   local each series=()
-  for each in $three; do series+=(--series "${of_three[$each]}" "$work/three_$each"/seed*); done
+  for each in $three; do series+=(--series "${of_three[$each]}" $(trained "three_$each")); done
   asr-kd plot curves --output "$figures/curves.png" --title "Training on 3 % of the speech" --axis step --log \
     "${series[@]}"
 }
@@ -169,4 +172,12 @@ table_5() {
   lines+=(--table "$title" --system "labels, 100 %" $(decoded "$teacher"))
   for each in $three; do lines+=(--system "${of_three[$each]}" $(decoded "$prefix$each")); done
   lines+=(--recovery "${of_three[augmented]}" "labels, 100 %")
+}
+
+# own_results TITLE TABLE REMARK: table 5 on the states of the 3 %, in a folder of its own.
+own_results() {
+  local figures lines=()
+  figures=$(results_in own)
+  table_5 "$2" own/ own/teacher
+  report "$1" --remark "$3" "${lines[@]}" --rows "$root/recipes/paper_table5.jsonl"
 }

@@ -1,10 +1,13 @@
 # What the recipes share: options, stages that are skipped when done, and the word error rate of a trained model.
-# A recipe sets its option variables, sources this file, calls `parse_options "$@"`, then `run_stage` for each stage.
+# A recipe sets its option variables, sources this file, calls `parse_options "$@"`, then `run_stage` for each stage. One
+# that has a quick form sets quickly to what its options then are: "seeds=1 members=2".
 set -euo pipefail
 
 recipe=$(cd "$(dirname "$0")" && pwd)   # recipes/NAME
 root=$(cd "$recipe/../.." && pwd)
-command_line="${0}${*:+ $*}"
+printf -v command_line ' %q' "$0" "$@"
+command_line=${command_line# }
+downloads=$root/data/corpora
 export OMP_WAIT_POLICY=PASSIVE          # threads that spin take the cores from the other processes
 [[ -x $root/.venv/bin/python ]] && PATH="$root/.venv/bin:$PATH"
 
@@ -15,22 +18,25 @@ usage() {
   cat <<END
 Options (with their values now):
   --stage N --stop-stage N   first and last stage ($stage, $stop_stage)
-  --force                    repeat stages that are done
-  --small                    a quick run that shows that all works; its table goes to the --work folder
+  --force                    repeat stages that are done; to begin anew, with other options or another conf/, name
+                             another --work, since nothing that was made otherwise is replaced
 END
+  [[ ! -v quickly ]] || printf '  --small                    %s\n' \
+    "a quick run that shows that all works${quickly:+, with $quickly}"
   local name
-  for name in $options; do printf '  --%-24s (%s)\n' "${name//_/-} VALUE" "${!name}"; done
+  for name in $options; do [[ ! -v $name ]] || printf '  --%-24s (%s)\n' "${name//_/-} VALUE" "${!name}"; done
 }
 
 # parse_options "$@": sets the variable of each --name VALUE; only names in $options are known.
 parse_options() {
   options="corpus_dir jobs work ${options:-}"
+  [[ " $* " != *" --small "* ]] || go_quickly
   while (($#)); do
     local name=${1#--}; name=${name//-/_}
     case $1 in
       --help | -h) usage; exit 0 ;;
       --force) force=true; shift; continue ;;
-      --small) small=true; shift; continue ;;
+      --small) shift; continue ;;
       --stage | --stop-stage) ;;
       --*) [[ " $options " == *" $name "* ]] || { echo "$0: unknown option $1; see $0 --help" >&2; exit 2; } ;;
       *) echo "$0: $1 is not an option; see $0 --help" >&2; exit 2 ;;
@@ -39,27 +45,38 @@ parse_options() {
     printf -v "$name" %s "$2"
     shift 2
   done
+  [[ $work != *[[:space:]\'\"]* ]] || { echo "$0: --work $work: its name has a space or a quote; name another" >&2; exit 2; }
   mkdir -p "$work/.stages"
-  chain=$(for name in $options; do [[ $name == jobs ]] || echo "$name=${!name:-}"; done; echo "small=${small:-}")
+  chain=$(for name in $options; do [[ $name == jobs || $name == parts ]] || echo "$name=${!name:-}"; done; echo "small=${small:-}")
   started=$SECONDS
   trap finish EXIT
 }
 
+# go_quickly: what --small means. Options after it still count.
+go_quickly() {
+  [[ -v quickly ]] || { echo "$0: it has no --small; see $0 --help" >&2; exit 2; }
+  local each
+  small=true work=$recipe/exp_small
+  for each in $quickly; do printf -v "${each%%=*}" %s "${each#*=}"; done
+}
+
 # run_stage N "what it does" "inputs" "outputs" FUNCTION: a stage is done when its marker holds the digest of all
-# functions defined so far, the options, the configuration files and all stages before it.
+# functions defined so far, the options, the configuration files and all stages before it. One that is left_out counts
+# for the digests only.
 run_stage() {
   local number=$1 title=$2 inputs=$3 outputs=$4 function=$5 begun=$SECONDS marker digest
-  stages=$((stages + 1))
+  [[ -n ${left_out:-} ]] || stages=$((stages + 1))
   marker=$work/.stages/$number-$function
   chain=$({ echo "$chain $function"; declare -f; cat "$recipe"/conf/* 2>/dev/null || true; } | sha256sum)
   digest=$chain
-  ((number < stage || number > stop_stage)) && return
+  if [[ -n ${left_out:-} ]] || ((number < stage || number > stop_stage)); then return; fi
   if [[ $force == false && -f $marker && $(head -n 1 "$marker") == "$digest" ]]; then
     echo "== stage $number: $title: done before"
     return
   fi
   running="$number ($title)" running_number=$number
   printf '== stage %s: %s\n   from %s\n   to   %s\n' "$number" "$title" "$inputs" "$outputs"
+  rm -f "$marker"
   "$function"
   echo "$digest" > "$marker.partial" && mv "$marker.partial" "$marker"
   echo $((SECONDS - begun)) >> "$work/.seconds"   # adds up over repetitions, in which the verbs skip what is done
@@ -167,8 +184,11 @@ test_systems() {
   done | side_by_side
 }
 
-# decoded SYSTEM: the decode folders of its seeds; at X SYSTEM: the same as points of a plot.
-decoded() { echo "$work/model/$1"/seed*/decode_test; }
+# seeds_of SYSTEM: those that it was trained with. trained SYSTEM: its networks; decoded SYSTEM: their decode folders;
+# at X SYSTEM: these as points of a plot.
+seeds_of() { if [[ $1 == teacher ]]; then seq "$members"; else tr ' ' '\n' <<< "$seeds"; fi; }
+trained() { local seed; for seed in $(seeds_of "$1"); do echo "$work/$1/seed$seed"; done; }
+decoded() { local seed; for seed in $(seeds_of "$1"); do echo "$work/model/$1/seed$seed/decode_test"; done; }
 at() { local folder; for folder in $(decoded "$2"); do echo "$1=$folder"; done; }
 
 # tune MODEL KIND: acoustic scale, word penalty and beam on dev. test_model MODEL KIND [OPTION...]: the words and error

@@ -55,6 +55,8 @@ def _configure_prepare(actions: "Actions") -> None:
     parser.add_argument("corpus", choices=CORPORA)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--corpus-dir", type=Path, metavar="DIR", help="where the release lies, unpacked")
+    downloads = "where releases are downloaded to without --corpus-dir (default data/corpora)"
+    parser.add_argument("--downloads", type=Path, default=Path("data") / "corpora", metavar="DIR", help=downloads)
     parser.add_argument("--seed", type=int, default=0, help="of the dev split; of the speech of digits (default 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--hours", type=float, default=1.0, help="digits: hours of training speech (default 1)")
@@ -169,7 +171,7 @@ def prepare(options: argparse.Namespace) -> None:
 def _prepare_mnist(options: argparse.Namespace) -> None:
     from asr_kd.corpus.mnist import download_mnist, prepare_mnist
 
-    corpus_dir = options.corpus_dir or download_mnist(Path("data") / "corpora" / "mnist")
+    corpus_dir = options.corpus_dir or download_mnist(options.downloads / "mnist")
     for name, part in prepare_mnist(corpus_dir, options.out).items():
         print(f"{options.out / name}: {len(part.pixels):,} images")
 
@@ -181,7 +183,7 @@ def _release(options: argparse.Namespace) -> Path:
 
     if options.corpus_dir is not None:
         return options.corpus_dir
-    folder = Path("data") / "corpora" / options.corpus
+    folder = options.downloads / options.corpus
     for archive in {"an4": an4, "fsdd": fsdd, "librispeech": librispeech}[options.corpus].RELEASE:
         fetch(archive, folder)
     return folder
@@ -192,7 +194,7 @@ def _language(options: argparse.Namespace) -> Path:
     from asr_kd.corpus.download import download
     from asr_kd.corpus.librispeech import LANGUAGE
 
-    folder = options.lm_dir or Path("data") / "corpora" / "librispeech-lm"
+    folder = options.lm_dir or options.downloads / "librispeech-lm"
     if options.lm_dir is None:
         folder.mkdir(parents=True, exist_ok=True)
         for archive in LANGUAGE:

@@ -109,17 +109,18 @@ def describe(score: Score) -> str:
 
 
 def tuning_notes(told: Sequence[tuple[str, Record]]) -> list[str]:
-    """Where each system's acoustic scale and word penalty come from, systems of the same values in one line."""
+    """Where each system's acoustic scale, word penalty and beam come from, systems of the same values in one line."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for name, values in told:
         groups.setdefault(tuple(values.get(key) for key in TUNING), []).append(name)
     lines = []
-    for (scale, penalty, tuned_on), names in groups.items():
+    for (scale, penalty, beam, tuned_on), names in groups.items():
         if scale is None and penalty is None:
             lines.append(f"Scale and penalty of {', '.join(names)}: not known (no decode.json).")
         else:
             origin = f"tuned on {tuned_on}" if tuned_on else "not tuned"
-            lines.append(f"{', '.join(names)}: acoustic scale {scale}, word insertion penalty {penalty}, {origin}.")
+            search = f"acoustic scale {scale}, word insertion penalty {penalty}" + (f", beam {beam:g}" if beam else "")
+            lines.append(f"{', '.join(names)}: {search}, {origin}.")
     return lines
 
 

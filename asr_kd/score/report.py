@@ -123,6 +123,10 @@ _NOT_SHOWN = {
     "insertions", "errors", "words", "missing", "sentence_error_rate", "train_frame_accuracy", "frame_accuracy",
     "accuracy_low", "accuracy_high", "frame_errors", "parameters", "real_time_factor", "normaliser", "jiwer", *TUNING,
 }  # fmt: skip
+_COLUMN_NOTES = {
+    "train_frame_accuracy": "train frame acc.: on a sample of what the system itself learnt from; rows do not compare.",
+    "real_time_factor": "RTF: computing time of decoding by the length of the speech, from stored features.",
+}
 _BENCH = tuple(
     Column(key, plain(key), left=key in ("name", "unit", "against", "bar"))
     for key in ("name", "value", "unit", "against", "bar", "met")
@@ -180,8 +184,10 @@ def _recovery_notes(asked: Recovery, found: Sequence[Record]) -> list[str]:
     by_speaker = [record.get(f"{key}_interval_by_speaker") for record in found for key in ("frame_accuracy", "wer")]
     if any(by_speaker):
         notes.append("CI, speakers: bootstrap over speakers of the errors pooled over seeds, the seeds held fixed.")
-    if UNBOUNDED in [*intervals, *by_speaker]:
-        notes.append(f"{UNBOUNDED}: {high} does not differ significantly from {low}, so nothing bounds the ratio.")
+    for bounds, over in ((intervals, "seeds"), (by_speaker, "speakers")):
+        if UNBOUNDED in bounds:
+            differ = f"over {over} {high} does not differ significantly from {low}"
+            notes.append(f"{UNBOUNDED}, {over}: {differ}, so nothing bounds the ratio.")
     return notes
 
 
@@ -190,9 +196,15 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
     notes = [f"{name}: {describe(score)}" for name, score in scores.items()]
     if any("p" in summary for summary in summarise(entries)):
         units = " or ".join(sorted({score.cluster_unit for score in scores.values()}))
-        notes.append(f"p: two-sided paired permutation test by {units} against the first system of the same set.")
+        notes.append(
+            f"p: two-sided paired permutation test by {units} against the first system of the same set, not"
+            " corrected for the number of systems."
+        )
     if any(summary["seeds"] > 1 for summary in summarise(entries)):
         notes.append("±: 95 % interval of the mean over seeds (Student's t), the test set held fixed.")
+    for column, note in _COLUMN_NOTES.items():
+        if any(entry.row.get(column) is not None for entry in entries):
+            notes.append(note)
     for entry in entries:
         if entry.score is not None and entry.score.missing:
             notes.append(f"{_name(entry)}: {len(entry.score.missing)} utterances without hypothesis: all deletions.")

@@ -5,24 +5,21 @@
 # for confusable states join one of the teachers (tables 3 and 4), and are distilled back. About four hours on 2 cores,
 # 2 GB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
-corpus_dir="" seeds="" members="" temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
+corpus_dir="" seeds="1 2 3" members=4 temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
 copies="--speeds 0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 --shifts 0,0.25,0.5,0.75"   # of the 3 %
 specialists=12 specialist_states=80
 options="seeds members temperatures speeds copies fractions parts specialists specialist_states"
 fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: per cent, epochs, what is heard
-quick="--set epochs=2 --set evaluate_epochs=1"
+quick="--set epochs=2 --set evaluate_epochs=1" quickly="seeds=1 members=2 temperatures=5 fractions= speeds=1.1 specialists=2"
 source "$(dirname "$0")/../lib.sh"
 source "$root/recipes/experiments.sh"
 parse_options "$@"
-seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo 1 2 3)}
-members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
 if [[ -n ${small:-} ]]; then
-  temperatures=5 fractions="" speeds=1.1 copies="--speeds 0.9,1.1 --shifts 0.5" three="augmented copies live"
-  specialists=2 tune_options="--utterances $work/data/dev_part"
+  copies="--speeds 0.9,1.1 --shifts 0.5" three="augmented copies live" tune_options="--utterances $work/data/dev_part"
 fi
 
 prepare() {
-  asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
+  asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"} --downloads "$downloads"
   if [[ -n ${small:-} ]]; then   # a quarter of each part, and less to tune on
     local set
     for set in train dev test; do
@@ -62,7 +59,8 @@ run_stage 5 "teachers, which differ in their seed" "$work/feats/fbank, $work/sta
 write_targets() {
   local shared=(--teacher "$work/teacher" --jobs "$jobs" --precision auto)
   local speeds=(--feats "$work/feats/fbank/train_speeds" --states "$work/states/train_speeds")
-  asr-kd targets write "$work/targets/top20" "${shared[@]}" "${speeds[@]}" --form topk --k 20 --temperatures 1,2,5,10
+  asr-kd targets write "$work/targets/top20" "${shared[@]}" "${speeds[@]}" --form topk --k 20 \
+    --temperatures "$(target_temperatures)"
   asr-kd targets write "$work/targets/train_speeds" "${shared[@]}" "${speeds[@]}" --form dense
   asr-kd targets write "$work/targets/sampled" "${shared[@]}" "${speeds[@]}" --form sampled --k 12 --temperatures 2
   asr-kd targets write "$work/targets/three_pool" "${shared[@]}" --form dense \
@@ -88,24 +86,6 @@ run_part tables 7 "students of two sizes" "$work/targets" "$work/student_T*, $wo
 students_of_three() { train_on_three three_ teacher targets/three_pool --priors "'$work/states/train'"; }
 run_part tables 8 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
 
-# Table 5 once more, with nothing from the other 97 % but the teachers' opinion of these 3 %: states, tree, language
-# model, priors and normalisation come from the 3 % too. The teachers learn the states that this HMM aligns.
-own_hmm() {
-  local set own=$work/own
-  asr-kd feats "$work/data/three" "$work/feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
-  asr-kd hmm train "$work/data/three" "$work/feats/mfcc/three" "$work/data/lexicon.txt" "$own/gmm" \
-    --config "$recipe/conf/own_hmm.yaml" --jobs "$jobs"
-  for set in train_speeds three_pool dev test; do
-    asr-kd hmm align "$own/gmm/lda" "$work/data/$set" "$work/feats/mfcc/$set" "$own/states/$set" --jobs "$jobs"
-  done
-  asr-kd lm estimate "$work/data/three" "$own/bigram.arpa" --order 2 --vocabulary "$work/data/lexicon.txt"
-  asr-kd graph compile "$own/gmm/lda" "$own/bigram.arpa" "$own/graph"
-}
-run_part own 9 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm
-
-own_students() { train_on_own_states 6; }
-run_part own 10 "teachers and students on these states" "$work/own/states" "$work/own" own_students
-
 # The same two systems, hard and from stored targets of copies, at other fractions.
 train_fractions() {
   local each percent epochs set seed list options
@@ -123,7 +103,7 @@ train_fractions() {
   done > "$work/fractions"
   side_by_side < "$work/fractions"
 }
-run_part tables 11 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
+run_part tables 9 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
 
 # Every system decodes test, with the scale, penalty and beam that its first seed's tuning on dev found.
 test_networks() {
@@ -132,21 +112,21 @@ test_networks() {
   for each in $fractions; do systems+=("hard_${each%%:*}" "soft_${each%%:*}"); done
   test_experiments "${systems[@]}" small_hard small_top20 small_dense small_sampled
 }
-run_part tables 12 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
-run_part own 13 "those on states of the 3 %, too" "$work/own/*/seed*" "$work/model/own" test_own_states
+run_part tables 10 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
 
 draw() {
-  local each percent hard=() soft=()
+  local each percent hard=() soft=() whole=()
   draw_curves
   draw_temperatures
   for each in $fractions; do
     percent=${each%%:*}
     hard+=($(at $percent hard_$percent)) soft+=($(at $percent soft_$percent))
   done
+  [[ " $temperatures " != *" 5 "* ]] || whole=($(at 100 student_T5))
   asr-kd plot against --output "$figures/fraction.png" --title "Labels and soft targets" --log \
     --x "per cent of the training speech" \
     --series "labels" "${hard[@]}" $(at 3 three_augmented) $(at 100 teacher) \
-    --series "soft targets" "${soft[@]}" $(at 3 three_copies) $(at 100 student_T5) \
+    --series "soft targets" "${soft[@]}" $(at 3 three_copies) "${whole[@]}" \
     --level "ensemble" "$work/model/ensemble/decode_test"
   asr-kd plot against --output "$figures/bytes.png" --title "Forms of soft targets, small student" --log \
     --x "bytes a frame" --series "soft targets" $(at 48 small_sampled) $(at 88 small_top20) $(at 1000 small_dense) \
@@ -168,7 +148,6 @@ results() {
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
     --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not."
     --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech.")
-  if part own; then table_5 "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" own/ own/teacher; fi
   report "AN4" \
     --remark "130 test utterances of 10 speakers, 773 words: one word is 0.13 %, so frame accuracy tells more than WER.
       Trigram of the training transcripts; states and dev (8 speakers) from the official training part. Reference
@@ -186,15 +165,42 @@ results() {
     --system "triphones" "$work/model/tri/decode_test" \
     --system "triphones, LDA+MLLT" "$work/model/lda/decode_test"
 }
-run_part tables 14 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
+run_part tables 11 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
+
+# Table 5 once more, with nothing from the other 97 % but the teachers' opinion of these 3 %: states, tree, language
+# model, priors and normalisation come from the 3 % too. The teachers learn the states that this HMM aligns.
+own_hmm() {
+  local set own=$work/own
+  asr-kd feats "$work/data/three" "$work/feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
+  asr-kd hmm train "$work/data/three" "$work/feats/mfcc/three" "$work/data/lexicon.txt" "$own/gmm" \
+    --config "$recipe/conf/own_hmm.yaml" --jobs "$jobs"
+  for set in train_speeds three_pool dev test; do
+    asr-kd hmm align "$own/gmm/lda" "$work/data/$set" "$work/feats/mfcc/$set" "$own/states/$set" --jobs "$jobs"
+  done
+  asr-kd lm estimate "$work/data/three" "$own/bigram.arpa" --order 2 --vocabulary "$work/data/lexicon.txt"
+  asr-kd graph compile "$own/gmm/lda" "$own/bigram.arpa" "$own/graph"
+}
+run_part own 12 "HMM and language model of the 3 %" "$work/data/three" "$work/own" own_hmm
+
+own_students() { train_on_own_states 6; }
+run_part own 13 "teachers and students on these states" "$work/own/states" "$work/own" own_students
+
+run_part own 14 "networks on these states: tuned on dev, scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
+
+own_tables() {
+  own_results "AN4: states of the 3 %" "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" \
+    "130 test utterances of 10 speakers, 773 words. Scale, penalty and beam are tuned on dev; all else is as for the tables
+      on states of all speech."
+}
+run_part own 15 "table on these states" "$work/model/own" "$recipe/own" own_tables
 
 # As many epochs of specialists as the ensemble has of further teachers.
 specialise() { train_specialists train_speeds; distil_back train_speeds; }
-run_part specialists 15 "specialists, and students of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
-run_part specialists 16 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
+run_part specialists 16 "specialists, and students of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+run_part specialists 17 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
 
 specialist_tables() {
   specialist_results "AN4: specialists" "Tuning, all of it on dev: scale, penalty and beam of each system; of specialists
     their learning rate, 0.0005 or 0.003, with one or four of them, and which kind is distilled back."
 }
-run_part specialists 17 "tables of specialists" "$work/model" "$recipe/specialists" specialist_tables
+run_part specialists 18 "tables of specialists" "$work/model" "$recipe/specialists" specialist_tables

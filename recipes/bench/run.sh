@@ -6,7 +6,7 @@
 #   recipes/bench/run.sh --libri-dir CORPORA/LibriSpeech
 # --exp-dir and --large-dir are the --work folders of the two. Without --libri-dir the rows on Opus are left out, and
 # where there is no --large-dir those of a large vocabulary.
-exp_dir="" libri_dir="" large_dir="" options="exp_dir libri_dir large_dir"
+exp_dir="" libri_dir="" large_dir="" options="exp_dir libri_dir large_dir" quickly=""
 source "$(dirname "$0")/../lib.sh"
 exp_dir=$root/recipes/an4/exp large_dir=$root/recipes/mini_librispeech/exp
 parse_options "$@"
@@ -108,7 +108,8 @@ for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Distillation:11 12 13 
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
 done
 results=$([[ -n ${small:-} ]] && echo "$work" || echo "$recipe")
-asr-kd report --title "Speed and memory" --output "$results" --seconds $((SECONDS - started)) \
+((stage > 0 || stop_stage < 99)) || arguments+=(--seconds $((SECONDS - started)))   # of all rows, or not at all
+asr-kd report --title "Speed and memory" --output "$results" \
   --remark "Values are measured against what their rows name, in one run. On one core: computing time of one thread." \
   "${arguments[@]}"
 [[ -z $failed ]] || { echo "$0: these stages failed:$failed; see above" >&2; exit 1; }

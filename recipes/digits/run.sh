@@ -4,12 +4,9 @@
 # hear 3 % of the speech. It needs neither data nor network. --small is what `make demo` runs, in about 7 minutes on
 # 2 cores; all of it takes about an hour.
 #   recipes/digits/run.sh --hours 2 --seeds "1 2 3"
-hours="" seeds="" members="" options="hours seeds members"
+hours=2 seeds="1 2 3" members=4 options="hours seeds members" quickly="hours=0.5 seeds=1 members=2"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
-hours=${hours:-$([[ -n ${small:-} ]] && echo 0.5 || echo 2)}
-seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo "1 2 3")}
-members=${members:-$([[ -n ${small:-} ]] && echo 2 || echo 4)}
 [[ -z ${small:-} ]] || tune_options="--utterances $work/data/dev_part"
 
 prepare() {
@@ -71,8 +68,8 @@ results() {
   local figures
   figures=$(results_in)
   asr-kd plot curves --output "$figures/curves.png" --title "Training on 3 % of the speech" --axis step \
-    --series "labels" "$work"/three_hard/seed* --series "soft, stored" "$work"/three_stored/seed* \
-    --series "soft, live" "$work"/three_live/seed*
+    --series "labels" $(trained three_hard) --series "soft, stored" $(trained three_stored) \
+    --series "soft, live" $(trained three_live)
   report "Built-in digits" \
     --remark "$hours hours of synthesised training speech; the voices of test are in neither train nor dev. Scale, penalty
       and beam of each system are tuned on dev with its first seed; networks and students have the settings of one

@@ -6,7 +6,7 @@ corpus_dir="" seeds="1 2 3" options="seeds"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
 
-prepare() { asr-kd corpus prepare fsdd "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"}; }
+prepare() { asr-kd corpus prepare fsdd "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"} --downloads "$downloads"; }
 run_stage 0 "data directories" "${corpus_dir:-the release}" "$work/data" prepare
 
 extract() { features mfcc; features fbank; }

@@ -3,20 +3,18 @@
 # of 2 x 800; a transfer set without any "3", or of 7s and 8s only; which temperature suits which width. Each seed is a
 # repetition of all of it, teacher included. About 90 minutes on 2 cores; --small shows in a minute that all works.
 #   recipes/mnist/run.sh --corpus-dir CORPORA/mnist     (without --corpus-dir the files are downloaded)
-corpus_dir="" seeds="" widths="30 300 800" temperatures="1 2.5 4 8 20" options="seeds widths temperatures"
+corpus_dir="" seeds="1 2 3" widths="30 300 800" temperatures="1 2.5 4 8 20" options="seeds widths temperatures"
+quickly="seeds=1 widths=30 temperatures=4"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
-seeds=${seeds:-$([[ -n ${small:-} ]] && echo 1 || echo "1 2 3")}
-if [[ -n ${small:-} ]]; then
-  widths=30 temperatures=4 quick="--set epochs=2 --set batch_frames=50 --set net.width=100"
-fi
+[[ -z ${small:-} ]] || quick="--set epochs=2 --set batch_frames=50 --set net.width=100"
 data=$work/data
 
 # ids FILE CLASSES: the images of these classes, one id on a line.
 ids() { awk -v classes="$2" 'BEGIN {split(classes, list, " "); for (i in list) wanted[list[i]]} $2 in wanted {print $1}' "$1"; }
 
 prepare() {
-  asr-kd corpus prepare mnist "$data" ${corpus_dir:+--corpus-dir "$corpus_dir"}
+  asr-kd corpus prepare mnist "$data" ${corpus_dir:+--corpus-dir "$corpus_dir"} --downloads "$downloads"
   mkdir -p "$work/lists"
   if [[ -n ${small:-} ]]; then head -n 5000 "$data/train/text"; else cat "$data/train/text"; fi > "$work/lists/all"
   ids "$work/lists/all" "0 1 2 4 5 6 7 8 9" > "$work/lists/without3"
@@ -96,7 +94,7 @@ evaluate() {   # errors of the test images, and of those of a 3, in each network
 run_stage 5 "errors on test" "$work/*/seed*" "$work/*/seed*/frames_*" evaluate
 
 # tested NAME [SET]: folders of its errors, one for each seed.
-tested() { echo "$work/$1"/seed*/frames_"${2:-test}"; }
+tested() { local seed; for seed in $seeds; do echo "$work/$1/seed$seed/frames_${2:-test}"; done; }
 
 results() {
   local figures width t lines=() points
@@ -104,7 +102,7 @@ results() {
   for width in $widths; do
     points=()
     for t in $temperatures; do for each in $(tested "width$width/T$t"); do points+=("$t=$each"); done; done
-    lines+=(--series "$width units" "${points[@]}")
+    lines+=(--series "$width units" "${points[@]}" --level "$width units, labels" $(tested "width$width/hard"))
   done
   asr-kd plot against --output "$figures/temperature.png" --title "Students of three widths" --log \
     --x "temperature" "${lines[@]}"
@@ -121,9 +119,9 @@ results() {
   for each in "as trained:only78" "biases from the teacher:only78_calibrated" "bias from the test set (oracle):only78_oracle"; do
     lines+=(--system "${each%%:*}" $(tested "${each##*:}"))
   done
-  lines+=(--rows "$recipe/paper_only78.jsonl" --table "Width and temperature")
-  for width in $widths; do
-    lines+=(--system "2 x $width on labels" $(tested "width$width/hard"))
+  lines+=(--rows "$recipe/paper_only78.jsonl")
+  for width in $widths; do   # a table each, so that p is against the same width on labels
+    lines+=(--table "Temperature, 2 x $width" --system "2 x $width on labels" $(tested "width$width/hard"))
     for t in $temperatures; do lines+=(--system "2 x $width, T = $t" $(tested "width$width/T$t")); done
   done
   report "MNIST" "${lines[@]}" --picture "$figures/temperature.png" "Accuracy on test against the temperature." \

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -72,12 +74,55 @@ def test_every_recipe_explains_itself_and_refuses_what_it_does_not_know(recipe: 
 
 
 def test_a_failed_stage_ends_with_the_command_that_goes_on(tmp_path: Path) -> None:
-    run = _run("an4", "--corpus-dir", tmp_path / "nowhere", "--work", tmp_path / "exp", "--force")
+    nowhere = tmp_path / "no where"
+    run = _run("an4", "--corpus-dir", nowhere, "--work", tmp_path / "exp", "--force", "--seeds", "1 2")
     assert run.returncode == 1
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.split()[-2:] == ["--stage", "0"]
-    assert "--force" not in last
-    assert str(tmp_path / "nowhere") in last
+    again = shlex.split(run.stderr.strip().splitlines()[-1])
+    assert again[1:] == [
+        "--corpus-dir", str(nowhere), "--work", str(tmp_path / "exp"), "--seeds", "1 2", "--stage", "0"
+    ]  # fmt: skip
+
+
+def test_a_quick_run_has_its_own_folder_and_gives_way_to_options(tmp_path: Path) -> None:
+    told = _run("an4", "--seeds", "4 5", "--small", "--help").stdout
+    for name, value in (("seeds", "4 5"), ("members", "2"), ("work", str(RECIPES / "an4" / "exp_small"))):
+        assert re.search(rf"--{name} VALUE +\({value}\)", told), told
+    refused = _run("fsdd", "--small")
+    assert refused.returncode == 2
+    assert "no --small" in refused.stderr
+    spaced = _run("fsdd", "--work", tmp_path / "a b")
+    assert spaced.returncode == 2
+    assert "has a space" in spaced.stderr
+
+
+FRAGILE = """#!/usr/bin/env bash
+# A toy that has parts.
+. {lib}
+. {lib.parent}/experiments.sh
+options="parts"
+parse_options "$@"
+one() {{ [[ ! -e $work/broken ]]; }}
+two() {{ echo; }}
+run_part tables 0 first nothing log one
+run_part own 1 second log log two
+"""
+
+
+def test_a_stage_that_fails_when_repeated_is_done_no_more_and_other_parts_do_not_repeat_it(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    script, work = tmp_path / "toy" / "run.sh", tmp_path / "work"
+    script.write_text(FRAGILE.format(lib=RECIPES / "lib.sh"))
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", script, "--work", work, *options], capture_output=True, text=True)
+
+    assert run("--parts", "tables").stdout.count("== stage") == 1
+    assert "stage 0: first: done before" in run("--parts", "tables own").stdout
+    (work / "broken").touch()
+    assert run("--force").returncode == 1
+    (work / "broken").unlink()
+    assert "done before" not in run("--stop-stage", "0").stdout
+    assert "stage 0: first: done before" in run().stdout
 
 
 TOY = """#!/usr/bin/env bash

@@ -70,5 +70,5 @@ def test_a_broken_json_is_an_error(tmp_path: Path, content: str, message: str) -
 
 def test_what_the_decoder_told_is_optional(tmp_path: Path) -> None:
     assert read_told(tmp_path) == {}
-    (tmp_path / "decode.json").write_text(json.dumps({"real_time_factor": 0.01, "parameters": None, "beam": 11}))
+    (tmp_path / "decode.json").write_text(json.dumps({"real_time_factor": 0.01, "parameters": None, "seconds": 11}))
     assert read_told(tmp_path) == {"real_time_factor": 0.01}

@@ -188,6 +188,6 @@ def test_an_unbounded_ratio_is_said_to_be_so(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["report", "--title", "T", "--output", str(tmp_path), "--table", "t"]
     assert main([*command, "--rows", str(tmp_path / "rows.jsonl"), "--recovery", "hard", "full"]) == 0
-    assert "unbounded: full does not differ significantly from hard" in capsys.readouterr().out
+    assert "unbounded, seeds: over seeds full does not differ significantly from hard" in capsys.readouterr().out
     (record,) = json.loads((tmp_path / "results.json").read_text())["recovery"]
     assert record["frame_accuracy_interval"] == "unbounded"
