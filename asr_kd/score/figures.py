@@ -166,12 +166,14 @@ def _percent(band: Band) -> Band:
 
 def _horizontal(axes: "Axes", places: np.ndarray, log: bool, own_ticks: bool) -> None:
     """The scale of the horizontal axis; with ``own_ticks`` a logarithmic one of few ``places`` has its ticks there."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if log:
         axes.set_xscale("log")
         if own_ticks and len(distinct := np.unique(places)) <= 10:
             axes.set_xticks(distinct)
+        elif places.max() < 100 * places.min():  # powers of ten alone would be one tick, or none
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
