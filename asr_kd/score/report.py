@@ -209,7 +209,17 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
         if entry.score is not None and entry.score.missing:
             notes.append(f"{_name(entry)}: {len(entry.score.missing)} utterances without hypothesis: all deletions.")
     decoded = [entry for entry in entries if entry.score is not None and entry.score.unit == "words"]
-    return notes + tuning_notes([(_name(entry), entry.row) for entry in decoded])
+    return notes + tuning_notes(_tuned(decoded))
+
+
+def _tuned(decoded: Sequence[Entry]) -> list[tuple[str, Record]]:
+    """Names and rows for ``tuning_notes``: a system once, where all of its seeds search alike."""
+    told = []
+    for system, group in itertools.groupby(decoded, key=lambda entry: entry.row["system"]):
+        entries = list(group)
+        alike = len({tuple(entry.row.get(key) for key in TUNING) for entry in entries}) == 1
+        told += [(system, entries[0].row)] if alike else [(_name(entry), entry.row) for entry in entries]
+    return told
 
 
 def _name(entry: Entry) -> str:
