@@ -5,9 +5,13 @@ import errno
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from asr_kd import __version__
 from asr_kd.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 VERBS = {
     "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, combine",
@@ -43,6 +47,26 @@ def numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UserError(f"{option} {text}: expected numbers with commas between them, such as 1,2,0.5") from None
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """As ``numbers``, of a list such as ``5,10,20``; ``UserError`` for a fraction too."""
+    found = numbers(option, text)
+    if not all(number.is_integer() for number in found):
+        raise UserError(f"{option} {text}: expected whole numbers with commas between them, such as 5,10,20")
+    return [int(number) for number in found]
+
+
+def torch_device(name: str) -> "torch.device":
+    """What ``--device`` names, ``auto`` a GPU where there is one; ``UserError`` where this machine has no such."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:NUMBER") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

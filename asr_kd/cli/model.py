@@ -112,14 +112,14 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from asr_kd.cli import numbers
+    from asr_kd.cli import whole_numbers
     from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.nets import load_model, open_model, save_model
     from asr_kd.train import TrainingData, read_utterance_list
     from asr_kd.train.calibrate import oracle_shift, shift_bias, teacher_shift
 
-    classes = [int(number) for number in numbers("--classes", options.classes)]
+    classes = whole_numbers("--classes", options.classes)
     if Path(options.out).resolve() == Path(options.network).resolve():
         raise UserError(f"{options.out}: is the network itself; name another folder to write")
     student = load_model(options.network)

@@ -3,9 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr_kd.cli import add_action
+
+if TYPE_CHECKING:
+    from asr_kd.frames import FrameStore
+    from asr_kd.nets import AcousticModel
 
 CLUSTERS = "clusters.yaml"
 
@@ -36,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "exp/clusters --network exp/dnn --feats feats/train --k 10 --states-dir gmm/lda",
     )
     cluster.add_argument("out", metavar="OUT", help="folder to write")
-    cluster.add_argument("--network", metavar="MODEL", required=True, help="the generalist, or an ensemble")
+    cluster.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
     cluster.add_argument("--feats", metavar="STORE", required=True, help="features to predict on; no labels are needed")
     cluster.add_argument("--frames", type=int, default=500_000, help="how many, in utterances at random (500000)")
     cluster.add_argument("--k", type=int, required=True, help="clusters, each for a specialist")
@@ -69,8 +73,10 @@ def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     prepare.add_argument("--states", metavar="STORE", required=True, help="states of the training speech")
     prepare.add_argument("--dev-states", metavar="STORE", required=True, help="states of dev")
     whole = "section 6.1: no dustbin, but soft targets for all other states; writes labels of the cluster's states, for"
-    prepare.add_argument("--whole", action="store_true", help=f"{whole} asr-kd train --begin NET --teacher NET")
+    whole += " asr-kd train --begin NET --teacher NET --set temperature=1"
+    prepare.add_argument("--whole", action="store_true", help=whole)
     prepare.add_argument("--seed", type=int, default=0, help="of the frames of other states that are kept (0)")
+    prepare.add_argument("--force", action="store_true", help="replace other labels at OUT")
     prepare.set_defaults(run=_prepare)
 
 
@@ -119,12 +125,12 @@ def _cluster(options: argparse.Namespace) -> None:
     from asr_kd.files import write_text
     from asr_kd.frames import FrameStore
     from asr_kd.hmm.states import StateSpace
-    from asr_kd.nets import model_hash, open_model
+    from asr_kd.nets import model_hash
     from asr_kd.score.table import Column, percent, plain, render
     from asr_kd.specialists import Confusion, cluster_states, state_names, summaries
     from asr_kd.train import TrainingData, probabilities
 
-    model = open_model(options.network)
+    model = _generalist(options.network)
     data = TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)
     confusion, mass = Confusion(), np.zeros(model.num_states)
     for prob in probabilities(model, data):
@@ -159,14 +165,18 @@ def _prepare(options: argparse.Namespace) -> None:
 
     from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
-    from asr_kd.nets import load_model, save_model
+    from asr_kd.nets import save_model
     from asr_kd.specialists import KEPT, begin_specialist, write_labels
 
     clusters = _read_clusters(options.clusters, options.network)
     if not 0 <= options.number < len(clusters):
         raise UserError(f"--number {options.number}: {options.clusters} has clusters 0 to {len(clusters) - 1}")
-    asked, out = np.array(clusters[options.number]), Path(options.out)
-    states = write_labels(FrameStore(options.states), asked, out / "states", options.seed, whole=options.whole)
+    generalist, out = _generalist(options.network), Path(options.out)
+    asked, known = np.array(clusters[options.number]), generalist.num_states
+    states = write_labels(
+        FrameStore(options.states), asked, known, out / "states", options.seed,
+        whole=options.whole, force=options.force,
+    )  # fmt: skip
     own = np.array(states.config["own"])
     if unseen := np.setdiff1d(asked, own).tolist():
         names = ", ".join(map(str, unseen))
@@ -174,13 +184,26 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.whole:
         print(f"{out}: labels of {len(own)} states")
         return
-    write_labels(FrameStore(options.dev_states), own, out / "dev", options.seed, balanced=False)
-    save_model(begin_specialist(load_model(options.network), own), out / "begin")
+    dev = FrameStore(options.dev_states)
+    write_labels(dev, own, known, out / "dev", options.seed, balanced=False, force=options.force)
+    save_model(begin_specialist(generalist, own), out / "begin")
     print(f"{out}: {len(own)} states and a dustbin, of whose frames {states.config[KEPT]:.1%} are learnt")
 
 
-def _weights(trained: Path) -> tuple[float, float]:
-    """Weights of labels and soft targets in a training."""
+def _generalist(folder: str) -> "AcousticModel":
+    from asr_kd.errors import UserError
+    from asr_kd.nets import is_ensemble, load_model
+
+    if is_ensemble(folder):
+        raise UserError(
+            f"{folder}: an ensemble; specialists begin as a single network, and are joined with it: give a member of"
+            " the ensemble, or a student of it"
+        )
+    return load_model(folder)
+
+
+def _weights(trained: Path, labels: "FrameStore") -> tuple[float, float]:
+    """Weights of labels and soft targets in a training; ``UserError`` where ``correct_own`` could not put it right."""
     import yaml
 
     from asr_kd.errors import UserError
@@ -189,6 +212,17 @@ def _weights(trained: Path) -> tuple[float, float]:
     told = yaml.safe_load(read_text(trained))
     if not isinstance(told, dict) or "teacher" not in told or not told.get("soft_weight"):
         raise UserError(f"{trained}: not trained on soft targets; train a --whole specialist with --teacher NETWORK")
+    temperature, match = told["temperature"], told.get("match", "distribution")
+    if temperature != 1 or match != "distribution":
+        raise UserError(
+            f"{trained}: trained with temperature: {temperature:g} and match: {match}; what labels add to soft targets"
+            " can be put right after temperature: 1 and match: distribution only; train it with these"
+        )
+    if (told["train"].get("states"), told["train"]["frames"]) != (labels.content_hash, labels.total_frames):
+        raise UserError(
+            f"{trained}: trained on other frames or labels than {labels.path} has, in which own states are counted;"
+            " train it on all of these"
+        )
     return told["hard_weight"], told["soft_weight"]
 
 
@@ -198,7 +232,7 @@ def _join(options: argparse.Namespace) -> None:
     from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.nets import load_model, num_parameters, save_ensemble, save_model
-    from asr_kd.specialists import KEPT, correct_dustbin, correct_own
+    from asr_kd.specialists import KEPT, correct_dustbin, correct_own, own_share
 
     _read_clusters(options.clusters, options.network)
     members, owned = [options.network], []
@@ -210,7 +244,8 @@ def _join(options: argparse.Namespace) -> None:
     for number, (folder, labels) in enumerate(zip(options.specialists, stores, strict=True), 1):
         network = load_model(Path(folder) / "net")
         if labels.config["whole"]:
-            correct_own(network, np.array(labels.config["own"]), *_weights(Path(folder) / "net" / "train.yaml"))
+            weights = _weights(Path(folder) / "net" / "train.yaml", labels)
+            correct_own(network, np.array(labels.config["own"]), *weights, own_share(labels))
         else:
             correct_dustbin(network, labels.config[KEPT])
         members.append(str(Path(options.out) / f"specialist{number}"))

@@ -80,7 +80,8 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
     _add_form(write)
     precision = "of the teacher's products; auto: bf16 where the processor has it, else fp32 (default: fp32)"
     write.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help=precision)
-    write.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    device = "cpu, cuda, cuda:1, ...; with cuda each process of torchrun takes a GPU of its own (default: cpu)"
+    write.add_argument("--device", default="cpu", help=device)
     write.add_argument("--part", metavar="I/N", help="the I-th of N parts only (default under torchrun: the rank's)")
     write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")
 
@@ -133,20 +134,20 @@ def _write(options: argparse.Namespace) -> None:
     from asr_kd.targets import estimate, write_targets
     from asr_kd.train.data import read_utterance_list
 
-    config = _config(options)
+    config, device = _config(options), _device(options.device)
     features = FrameStore(options.feats)
     chosen = read_utterance_list(options.utterances) if options.utterances else None
     part = _part(options.part)
     if part[0] == 0:
         states = FrameStore(options.states) if options.states else None
         shared = options.teacher, features, options.out, config
-        expected = estimate(*shared, states, chosen, options.jobs * part[1], options.device, options.skip_bad)
+        expected = estimate(*shared, states, chosen, options.jobs * part[1], device, options.skip_bad)
         print(describe_estimate(expected, config), file=sys.stderr)
     if options.dry_run:
         return
     try:
         store = write_targets(
-            options.teacher, features, options.out, config, chosen, options.jobs, options.device, part,
+            options.teacher, features, options.out, config, chosen, options.jobs, device, part,
             skip_bad=options.skip_bad, force=options.force,
         )  # fmt: skip
     except Unfinished as others:
@@ -203,16 +204,17 @@ def _compare(options: argparse.Namespace) -> None:
     import dataclasses
     from pathlib import Path
 
+    from asr_kd.cli import whole_numbers
     from asr_kd.frames import FrameStore
     from asr_kd.targets.compare import compare_forms
     from asr_kd.targets.teacher import Teacher
     from asr_kd.train.data import read_utterance_list
 
     comparison = compare_forms(
-        Teacher(Path(options.teacher), FrameStore(options.feats), device=options.device),
+        Teacher(Path(options.teacher), FrameStore(options.feats), device=_device(options.device)),
         options.temperature,
         options.frames,
-        _whole_numbers("--k", options.k) if options.k else None,
+        whole_numbers("--k", options.k) if options.k else None,
         read_utterance_list(options.utterances) if options.utterances else None,
         FrameStore(options.states) if options.states else None,
     )
@@ -248,16 +250,6 @@ def describe_comparison(comparison) -> str:  # type: ignore[no-untyped-def]
     return render([dataclasses.asdict(row) for row in comparison.rows], columns, notes)
 
 
-def _whole_numbers(option: str, text: str) -> list[int]:
-    from asr_kd.cli import numbers
-    from asr_kd.errors import UserError
-
-    found = numbers(option, text)
-    if not all(number.is_integer() for number in found):
-        raise UserError(f"{option} {text}: expected whole numbers with commas between them, such as 5,10,20")
-    return [int(number) for number in found]
-
-
 def _part(text: str | None) -> tuple[int, int]:
     import os
 
@@ -269,6 +261,18 @@ def _part(text: str | None) -> tuple[int, int]:
     if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
         raise UserError(f"--part {text}: expected I/N, such as 1/4 for the first of four parts")
     return int(number) - 1, int(parts)
+
+
+def _device(name: str) -> str:
+    """The device ``name``; of the processes that torchrun started each takes a GPU of its own."""
+    import os
+
+    from asr_kd.cli import torch_device
+    from asr_kd.train.group import ALONE, Group
+
+    started = "LOCAL_RANK" in os.environ
+    group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if started else ALONE
+    return str(group.device(torch_device(name)))
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from asr_kd.cli import torch_device
+
 if TYPE_CHECKING:
     from asr_kd.train import TrainConfig
 
@@ -106,6 +108,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.evaluate:
+        _check_inside(options.out)
         for model in options.evaluate:
             result, text = _evaluate(model, options)
             print(json.dumps(result) if options.json else text)
@@ -141,10 +144,12 @@ def _evaluate(folder: str, options: argparse.Namespace) -> tuple[dict[str, Any],
     from asr_kd.score.files import FILES, read_speakers, save_score
     from asr_kd.score.frames import score_frames
     from asr_kd.train import evaluate, predict
+    from asr_kd.train.evaluate import check_fits
 
-    device = _device(options.device)
+    device = torch_device(options.device)
     data = _training_data(options)
     model = open_model(folder).to(device)
+    check_fits(data, model.bins, model.num_states, folder)
     result = dataclasses.asdict(evaluate(model, data))
     if options.out:
         speakers = read_speakers(options.utt2spk) if options.utt2spk else None
@@ -154,11 +159,23 @@ def _evaluate(folder: str, options: argparse.Namespace) -> tuple[dict[str, Any],
     return result, f"{named}{text}, {result['frames']:,} frames"
 
 
+def _check_inside(out: str | None) -> None:
+    """Raise ``UserError`` where the models of --evaluate would have one place for their results."""
+    from pathlib import Path
+
+    from asr_kd.errors import UserError
+
+    if out is not None and (Path(out).is_absolute() or ".." in Path(out).parts):
+        raise UserError(
+            f"--out {out}: with --evaluate a folder inside that of each MODEL was expected, such as frames_test"
+        )
+
+
 def _train(options: argparse.Namespace, config: "TrainConfig") -> tuple[dict[str, Any], str]:
     from asr_kd.train import train
     from asr_kd.train.group import Group
 
-    device = Group.current().device(_device(options.device))
+    device = Group.current().device(torch_device(options.device))
     data = _training_data(options)
     _require(options, "out")
     given = options.teacher, options.priors, options.begin
@@ -220,23 +237,10 @@ def _require(options: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} is missing; asr-kd train --help shows an example")
 
 
-def _device(name: str):  # type: ignore[no-untyped-def]
-    import torch
-
-    from asr_kd.errors import UserError
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:NUMBER") from None
-
-
 def _devices(name: str):  # type: ignore[no-untyped-def]
     """Where members are trained: on every GPU, unless ``name`` is the CPU or one GPU."""
     import torch
 
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    return [_device(name)]
+    return [torch_device(name)]

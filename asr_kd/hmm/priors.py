@@ -11,7 +11,7 @@ from asr_kd.frames import FrameStore
 
 
 def log_priors(store: FrameStore) -> np.ndarray:
-    """Natural log of each state's share of the frames of a ``states`` store, ``[states]`` float32.
+    """Natural log of each state's share of the labelled frames of a ``states`` store, ``[states]`` float32.
 
     One is added to each count, so that a state without frames has a prior too. ``UserError`` for another kind of
     store, or one that does not say how many states its labels are of.
@@ -20,7 +20,8 @@ def log_priors(store: FrameStore) -> np.ndarray:
         raise UserError(f"{store.path}: a store of {store.kind}; expected the states written by asr-kd hmm align")
     counts = np.ones(int(store.config["num_states"]))
     for shard in store.shards():
-        counts += np.bincount(shard.tensors["state"], minlength=len(counts))
+        states = shard.tensors["state"]
+        counts += np.bincount(states[states >= 0], minlength=len(counts))
     return np.log(counts / counts.sum()).astype(np.float32)
 
 

@@ -15,6 +15,7 @@ from asr_kd.nets import Ensemble
 from asr_kd.score.bootstrap import permutation_p, rate_interval
 from asr_kd.score.table import Record
 from asr_kd.train import TrainingData, outputs
+from asr_kd.train.evaluate import check_fits
 
 ALL, CONDITIONAL = -2, -1  # in place of a number of specialists
 
@@ -36,14 +37,13 @@ class CoverCounts:
 def count_by_cover(joint: Ensemble, data: TrainingData) -> CoverCounts:
     """Ask ``joint`` and its generalist about every labelled frame of ``data``.
 
-    Raises ``UserError`` for an ensemble of another kind, and data without labels.
+    Raises ``UserError`` for an ensemble of another kind, and data that does not fit it, or has no labels.
     """
     if joint.mean_kind != "joint":
         raise UserError(
             f"an ensemble by {joint.mean_kind} mean; expected a generalist and specialists (specialists join)"
         )
-    if data.states is None:
-        raise UserError(f"{data.features.path}: no labels to compare with; give their states")
+    check_fits(data, joint.bins, joint.num_states, "the ensemble")
     cover = np.zeros(joint.num_states, np.int64)
     for own in joint.own:
         cover[own] += 1

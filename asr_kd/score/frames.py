@@ -15,15 +15,17 @@ MOST = 1000  # confusions that are kept, the commonest
 def score_frames(
     predicted: Iterable[tuple[str, np.ndarray, np.ndarray]], speakers: Mapping[str, str] | None = None
 ) -> Score:
-    """The score of utterances, each with its labels and the states that were found, ``[frames]`` each.
+    """The score of utterances, each with its labels and the states that were found, ``[frames]`` each; frames whose
+    label is -1, none, do not count.
 
     Raises what ``score_counts`` does.
     """
     counts: dict[str, tuple[int, int]] = {}
     confused: Counter[tuple[int, int]] = Counter()
     for utterance, labels, found in predicted:
-        wrong = labels != found
-        counts[utterance] = len(labels), int(wrong.sum())
+        known = labels >= 0
+        wrong = known & (labels != found)
+        counts[utterance] = int(known.sum()), int(wrong.sum())
         confused.update(zip(labels[wrong].tolist(), found[wrong].tolist(), strict=True))
     commonest = sorted(confused.items(), key=lambda item: (-item[1], item[0]))[:MOST]
     pairs = tuple(((str(label), str(state)), count) for (label, state), count in commonest)

@@ -214,7 +214,7 @@ def _notes(entries: Sequence[Entry]) -> list[str]:
 
 def _tuned(decoded: Sequence[Entry]) -> list[tuple[str, Record]]:
     """Names and rows for ``tuning_notes``: a system once, where all of its seeds search alike."""
-    told = []
+    told: list[tuple[str, Record]] = []
     for system, group in itertools.groupby(decoded, key=lambda entry: entry.row["system"]):
         entries = list(group)
         alike = len({tuple(entry.row.get(key) for key in TUNING) for entry in entries}) == 1

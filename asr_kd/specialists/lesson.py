@@ -11,38 +11,43 @@ import torch
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, one_by_one, write_store
 from asr_kd.nets import AcousticModel
+from asr_kd.targets.teacher import check_labels
 
-KEPT = "kept"  # in the configuration of a store of labels: the fraction of others' frames that have a label
+# In the configuration of a store of labels: the fraction of others' frames that have a label; for a whole specialist,
+# the fraction of all frames whose state is known.
+KEPT = "kept"
 
 
 def write_labels(
     states: FrameStore,
     own: np.ndarray,
+    num_states: int,
     out: str | Path,
     seed: int = 0,
     balanced: bool = True,
     utterances: Sequence[str] | None = None,
     whole: bool = False,
+    force: bool = False,
 ) -> FrameStore:
-    """Write the labels of a specialist for the states ``own`` (sorted) as a store of states.
+    """Write the labels of a specialist for ``own`` (sorted) of a generalist's ``num_states`` as a store of states.
 
     A frame of one of them has its place in ``own``; another frame has ``len(own)``, the dustbin, or, ``balanced``, only
-    as many of them as there are own frames, drawn at random; the rest has -1, no label. The configuration tells which
-    fraction of the others was ``kept``.
+    as many of them as there are own frames, drawn at random; the rest has -1, no label, and so has a frame that had
+    none. The configuration tells which fraction of the others was ``kept``.
 
     ``whole`` (section 6.1 of the paper): frames of ``own`` have the labels they had, and others none at all. Those are
-    for the generalist's soft targets to teach, with ``asr-kd train --teacher``, which stand in for the dustbin.
+    for the generalist's soft targets to teach, with ``asr-kd train --teacher``, which stand in for the dustbin; at
+    temperature 1, the one that ``correct_own`` can put right.
 
     States of ``own`` of which there is no frame to learn from are left out, the configuration tells which are left.
-    Raises ``UserError`` where fewer than two are.
+    Raises ``UserError`` where fewer than two are, for labels of another number of states, and for a label that is not
+    below ``num_states``. ``force`` deletes another store at ``out``.
     """
     chosen = list(states.utterances) if utterances is None else list(utterances)
-    known = int(states.config.get("num_states", 0))
-    if not len(own) or own.min() < 0 or (known and own.max() >= known):
-        raise UserError(f"states {own.tolist()} of a specialist; {states.path} has states 0 to {known - 1}")
-    counts = np.zeros(int(max(own.max() + 1, known)), np.int64)
-    for utterance in chosen:
-        counts += np.bincount(states.read(utterance)["state"], minlength=len(counts))
+    if not len(own) or own.min() < 0 or own.max() >= num_states:
+        raise UserError(f"states {own.tolist()} of a specialist; the generalist has states 0 to {num_states - 1}")
+    frame_counts = {utterance: states.frame_counts[utterance] for utterance in chosen}
+    counts = _counts(states, chosen, num_states)
     if balanced:
         asked, own = own, own[counts[own] > 0]
         if len(own) < 2:
@@ -50,24 +55,40 @@ def write_labels(
                 f"{states.path}: frames of {len(own)} of the specialist's {len(asked)} states ({asked.tolist()});"
                 " expected at least 2: give more data, or cluster again without rare states"
             )
-    ours = int(counts[own].sum())
-    kept = min(1.0, ours / max(int(counts.sum()) - ours, 1)) if balanced else 1.0
+    ours, known = int(counts[own].sum()), int(counts.sum())
+    kept = min(1.0, ours / max(known - ours, 1)) if balanced else 1.0
     meaning = "state" if whole else "place among the specialist's states, the dustbin last"
     return write_store(
         out,
         "states",
         {"state": TensorSpec("int32", (), f"{meaning}; -1: not learnt")},
-        {utterance: states.frame_counts[utterance] for utterance in chosen},
+        frame_counts,
         _Labels(states, own, 0.0 if whole else kept, seed, whole),
         {
-            "num_states": known if whole else len(own) + 1,
+            "num_states": num_states if whole else len(own) + 1,
             "own": own.tolist(),
-            KEPT: 1.0 if whole else kept,
+            KEPT: known / max(sum(frame_counts.values()), 1) if whole else kept,
             "seed": seed,
             "whole": whole,
         },
         {"states": states.content_hash},
+        force=force,
     )
+
+
+def _counts(states: FrameStore, utterances: Sequence[str], num_states: int) -> np.ndarray:
+    """How often each state is a label, int64 ``[states]``, where -1 is none."""
+    check_labels(states, num_states, "the generalist")
+    counts = np.zeros(num_states, np.int64)
+    for utterance in utterances:
+        labels = states.read(utterance)["state"]
+        if len(labels) and int(labels.max()) >= num_states:
+            raise UserError(
+                f"{states.path}: utterance {utterance} has state {labels.max()}; expected states 0 to {num_states - 1},"
+                " those of the generalist: are these the states of another model?"
+            )
+        counts += np.bincount(labels[labels >= 0], minlength=num_states)
+    return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +107,7 @@ class _Labels:
         place = np.searchsorted(self.own, states).clip(max=len(self.own) - 1)
         digest = hashlib.sha256(f"{self.seed} {utterance}".encode()).digest()
         drawn = np.random.default_rng(np.frombuffer(digest, np.uint64)).random(len(states)) < self.kept
-        others = np.where(drawn, len(self.own), -1)
+        others = np.where(drawn & (states >= 0), len(self.own), -1)
         return {"state": np.where(self.own[place] == states, states if self.whole else place, others).astype(np.int32)}
 
 
@@ -118,14 +139,30 @@ def begin_specialist(generalist: AcousticModel, own: np.ndarray) -> AcousticMode
     return model.eval()
 
 
+def own_share(labels: FrameStore) -> float:
+    """How frequent a ``whole`` specialist's own states are among the frames whose state is known, from its labels."""
+    ours = sum(int((shard.tensors["state"] >= 0).sum()) for shard in labels.shards())
+    return ours / (labels.config[KEPT] * labels.total_frames)
+
+
 @torch.no_grad()
-def correct_own(specialist: AcousticModel, own: np.ndarray, hard_weight: float, soft_weight: float) -> None:
+def correct_own(
+    specialist: AcousticModel, own: np.ndarray, hard_weight: float, soft_weight: float, share: float
+) -> None:
     """Lower the logits of its ``own`` states in a ``whole`` specialist by what their labels add to the soft targets.
 
-    Where their probability is pi(x), and the generalist believes as much, labels of weight h on their frames and soft
-    targets of weight s on all frames are best met by odds of (1 + h / s) pi / (1 - pi) for them.
+    Soft targets of weight s count in the mean over all frames, labels of weight h in the mean over frames of own
+    states, which are ``share`` of all: one of these counts h / share. Where the generalist is right to believe p_i(x)
+    in state i, the objective at T = 1 is, but for a constant, the mean over x of
+
+        -sum_i (s + [i is own] h / share) p_i(x) log q_i(x),
+
+    and least where q_i is in proportion to the factor of log q_i: with odds of (1 + h / (s share)) pi / (1 - pi) for
+    own states, which have pi(x) of p. At another T no shift is right for every x: the gradients of the two terms, of
+    which only the soft one is softened, then cancel at odds that depend on p. A batch without a frame of own states
+    has no hard term; this takes them to be rare.
     """
-    specialist.network.output.bias[torch.from_numpy(own)] -= float(np.log1p(hard_weight / soft_weight))
+    specialist.network.output.bias[torch.from_numpy(own)] -= float(np.log1p(hard_weight / (soft_weight * share)))
 
 
 @torch.no_grad()

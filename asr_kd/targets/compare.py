@@ -95,7 +95,7 @@ def compare_forms(
         for tally in tallies:
             tally.add(utterance, log_prob, labels)
         seen += len(log_prob)
-        labelled += 0 if labels is None else len(labels)
+        labelled += 0 if labels is None else int((labels >= 0).sum())
     return Comparison(tuple(tally.result(seen) for tally in tallies), temperature, teacher.num_states, seen, labelled)
 
 
@@ -135,7 +135,7 @@ class _Tally:
         self.right: list[np.ndarray] = []
 
     def add(self, utterance: str, log_prob: Tensor, labels: np.ndarray | None) -> None:
-        """Count ``log_prob [frames, states]`` at T = 1 of an utterance, and its ``labels [frames]``."""
+        """Count ``log_prob [frames, states]`` at T = 1 of an utterance, and its ``labels [frames]``; -1 is none."""
         for soft, part in self._blocks(utterance, log_prob, self.temperature):
             exact = told(Dense(log_prob[part]), self.num_states, self.temperature)
             self._measure(soft, exact, told(soft, self.num_states, self.temperature))
@@ -143,8 +143,9 @@ class _Tally:
             return
         for soft, part in self._blocks(utterance, log_prob, 1.0):
             confidence, state = told(soft, self.num_states, 1.0).max(1)
-            self.confidence.append(confidence.exp().cpu().numpy())
-            self.right.append(state.cpu().numpy() == labels[part])
+            known = labels[part] >= 0
+            self.confidence.append(confidence.exp().cpu().numpy()[known])
+            self.right.append((state.cpu().numpy() == labels[part])[known])
 
     def _blocks(self, utterance: str, log_prob: Tensor, temperature: float) -> list[tuple[SoftTargets, slice]]:
         """What the form stores of each block of rows for a student at ``temperature``."""

@@ -39,9 +39,7 @@ class Teacher:
         """The teacher on its device, in evaluation mode."""
         model = open_model(self.folder).to(self.device)
         hold_weights(model, self.precision)
-        (bins,) = next(iter(self.features.tensors.values())).shape
-        if bins != model.bins:
-            raise UserError(f"{self.features.path}: {bins} bins; the teacher {self.folder} was trained on {model.bins}")
+        check_features(self.features, model.bins, f"the teacher {self.folder}")
         return model
 
     @property
@@ -73,13 +71,13 @@ class Teacher:
         self, frames: int, utterances: Sequence[str] | None, states: FrameStore | None, skip_bad: bool = False
     ) -> Iterator[tuple[str, Tensor, np.ndarray | None]]:
         """Utterances spread evenly over the transfer set, about ``frames`` frames in all: id, ``log_prob``, and the
-        labels ``[frames]`` int64 where ``states`` has them.
+        labels ``[frames]`` int64, of which -1 is none, where ``states`` has any.
 
         Raises ``UserError`` naming an utterance of which the output is not finite, unless ``skip_bad`` leaves it out,
         and one that has another number of frames in ``states``.
         """
         counts = self.frame_counts(utterances)
-        _check_labels(states, self.num_states)
+        check_labels(states, self.num_states, f"the teacher {self.folder}")
         step = max(1, round(sum(counts.values()) / frames))
         for utterance in sorted(counts)[::step]:
             try:
@@ -100,14 +98,27 @@ class Teacher:
             raise UserError(
                 f"utterance {utterance}: {frames} frames in {self.features.path}, {len(labels)} in {states.path}"
             )
-        return labels
+        return labels if (labels >= 0).any() else None
 
 
-def _check_labels(states: FrameStore | None, num_states: int) -> None:
+def check_features(features: FrameStore, bins: int, network: str) -> None:
+    """Raise ``UserError`` unless ``features`` have the ``bins`` that ``network``, so named in the message, hears."""
+    (found,) = next(iter(features.tensors.values())).shape
+    if found != bins:
+        raise UserError(
+            f"{features.path}: {found} bins, but {network} hears {bins}; give features computed as those it learns from"
+        )
+
+
+def check_labels(states: FrameStore | None, num_states: int, network: str) -> None:
+    """Raise ``UserError`` unless ``states``, where they record of how many they are, are of as many as ``network``."""
     if states is None:
         return
     if states.kind != "states":
         raise UserError(f"{states.path}: holds {states.kind}; a store of states was expected")
     known = int(states.config.get("num_states", num_states))
     if known != num_states:
-        raise UserError(f"{states.path}: labels of {known} states; the teacher has {num_states}")
+        raise UserError(
+            f"{states.path}: labels of {known} states, but {network} has {num_states} outputs; are these the states of"
+            " another model?"
+        )

@@ -110,7 +110,7 @@ def estimate(
         seen += len(log_prob)
         if labels is not None:
             right += int((log_prob.argmax(1).cpu().numpy() == labels).sum())
-            judged += len(labels)
+            judged += int((labels >= 0).sum())
     seconds = (time.monotonic() - begun) * frames / max(seen, 1) / (jobs if device == "cpu" else 1)
     folder = local_folder(out)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())

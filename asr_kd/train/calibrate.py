@@ -22,12 +22,17 @@ def teacher_shift(
 
     In the mean over the frames of ``data``; no label is looked at. Only the mass of each class, and of all others
     together, depends on it. The divergence is convex in the shift, and least where the student believes in each class
-    as often as the teacher. Raises ``UserError`` for unknown classes, and where the teacher never believes in one of
-    them.
+    as often as the teacher. Raises ``UserError`` for unknown classes, for a teacher of other states, and where it never
+    believes in one of the classes.
     """
     from scipy.optimize import minimize
 
     check_classes(classes, student.num_states)
+    if teacher.num_states != student.num_states:
+        raise UserError(
+            f"the teacher: {teacher.num_states} states, but the student has {student.num_states}; give a teacher of the"
+            " same states"
+        )
     wanted = np.exp(np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(teacher, data)]))
     given = np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(student, data)])
     mean = wanted.mean(0)[:-1]

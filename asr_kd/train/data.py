@@ -108,12 +108,20 @@ class TrainingData:
             )
         return Frames(features, tensors.get("state"), {name: tensors[name] for name in self.target_tensors})
 
-    def sample(self, frames: int, seed: int) -> "TrainingData":
-        """About ``frames`` frames in whole utterances drawn at random, always the same for a seed."""
-        order = np.random.default_rng(seed).permutation(len(self.utterances))
-        ends = np.cumsum([self.frame_counts[self.utterances[i]] for i in order])
-        chosen = order[: int(np.searchsorted(ends, frames)) + 1]
-        return TrainingData(self.features, self.states, [self.utterances[i] for i in chosen], self.targets)
+    def sample(self, frames: int, seed: int, labelled: bool = False) -> "TrainingData":
+        """About ``frames`` frames in whole utterances drawn at random, always the same for a seed; ``labelled``: of
+        utterances in which a frame has a label."""
+        chosen: list[str] = []
+        left = frames
+        for i in np.random.default_rng(seed).permutation(len(self.utterances)):
+            utterance = self.utterances[i]
+            if labelled and not (self.states is not None and (self.states.read(utterance)["state"] >= 0).any()):
+                continue
+            chosen.append(utterance)
+            left -= self.frame_counts[utterance]
+            if left <= 0:
+                break
+        return TrainingData(self.features, self.states, chosen, self.targets)
 
     def state_counts(self, num_states: int) -> np.ndarray:
         """How often each state is a label, int64 ``[states]``, where -1 is none; ``UserError`` for one not below

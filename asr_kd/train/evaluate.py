@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from asr_kd.errors import UserError
 from asr_kd.nets import AcousticModel, Ensemble, autocast, logits_by_chunk
+from asr_kd.targets.teacher import check_features, check_labels
 from asr_kd.train.data import TrainingData
 
 BATCH_FRAMES = 1000  # of utterances of one length, scored together
@@ -23,6 +24,15 @@ class Evaluation:
     frame_accuracy: float
     cross_entropy: float
     frames: int
+
+
+def check_fits(data: TrainingData, bins: int, num_states: int, network: str = "the network") -> None:
+    """Raise ``UserError`` unless ``data`` can judge a ``network`` that hears ``bins`` and predicts ``num_states``: has
+    features of this width, labels of as many states, and at least one."""
+    check_features(data.features, bins, network)
+    check_labels(data.states, num_states, network)
+    if not data.state_counts(num_states).any():
+        raise _unlabelled(data)
 
 
 @torch.inference_mode()
@@ -39,7 +49,7 @@ def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str
         loss += float(functional.cross_entropy(*flat, reduction="sum", ignore_index=-1))
     model.train(was_training)
     if not frames:
-        raise UserError(f"{data.features.path}: none of its frames has a label; there is nothing to compare with")
+        raise _unlabelled(data)
     return Evaluation(correct / frames, loss / frames, frames)
 
 
@@ -80,8 +90,17 @@ def outputs(
 
 def _known(labels: Tensor | None, data: TrainingData) -> Tensor:
     if labels is None:
-        raise UserError(f"{data.features.path}: no labels to compare with; give their states")
+        raise _unlabelled(data)
     return labels
+
+
+def _unlabelled(data: TrainingData) -> UserError:
+    if data.states is None:
+        return UserError(f"{data.features.path}: no labels to compare with; give their states")
+    return UserError(
+        f"{data.states.path}: no frame of {len(data.utterances):,} utterances has a label to compare with; give other"
+        " states, or other utterances"
+    )
 
 
 def _alike(data: TrainingData) -> Iterator[list[str]]:

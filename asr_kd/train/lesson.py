@@ -9,7 +9,7 @@ import torch
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, Ensemble, hold_weights, model_hash, open_model
+from asr_kd.nets import AcousticModel, Ensemble, hold_weights, model_hash, open_model, settle_precision
 from asr_kd.train.augment import changes
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData, prior_of
@@ -19,8 +19,8 @@ from asr_kd.train.reader import Reader
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """``config`` with all that depends on the data filled in, the ``teacher`` that is asked live, and the priors
-    ``log_prior [states]`` that are not the labels' own. ``hashes`` identify what was read for these."""
+    """``config`` with all that depends on the data and the device filled in, the ``teacher`` that is asked live, and
+    the priors ``log_prior [states]`` that are not the labels' own. ``hashes`` identify what was read for these."""
 
     config: TrainConfig
     data: TrainingData
@@ -35,13 +35,15 @@ class Lesson:
         data: TrainingData,
         teacher: str | Path | None = None,
         priors: str | Path | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
     ) -> "Lesson":
         """See ``train``. Raises ``UserError`` where data, targets, teacher and configuration do not fit each other."""
         opened = None if teacher is None else open_model(teacher)
         soft = opened is not None or data.targets is not None
         if not soft and data.states is None:
             raise UserError(f"{data.features.path}: nothing to learn; give states, soft targets or a teacher")
-        config = dataclasses.replace(config, keep=config.keep or ("last" if soft else "best"))
+        keep, precision = config.keep or ("last" if soft else "best"), settle_precision(config.precision, device)
+        config = dataclasses.replace(config, keep=keep, precision=precision)
         config = fit_to_data(config, data, opened)
         if opened is not None and data.targets is not None:
             raise UserError(
@@ -118,7 +120,8 @@ def read_priors(place: str | Path, num_states: int) -> tuple[np.ndarray, str]:
             raise UserError(f"{place}: holds {store.kind}; priors come from states, soft targets or a model")
         counts = np.zeros(num_states, np.int64)
         for shard in store.shards():
-            found = np.bincount(shard.tensors["state"], minlength=num_states)
+            states = shard.tensors["state"]
+            found = np.bincount(states[states >= 0], minlength=num_states)
             if len(found) > num_states:
                 raise UserError(f"{place}: has state {len(found) - 1}, but the network has {num_states} outputs")
             counts += found

@@ -21,14 +21,13 @@ from asr_kd.nets import (
     num_parameters,
     outputs_within,
     save_model,
-    settle_precision,
 )
 from asr_kd.progress import Progress
 from asr_kd.train.augment import augment
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData
-from asr_kd.train.evaluate import evaluate
+from asr_kd.train.evaluate import check_fits, evaluate
 from asr_kd.train.experiment import Experiment
 from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
@@ -73,9 +72,9 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     group = Group.current()
-    config = dataclasses.replace(config, precision=settle_precision(config.precision, device))
-    lesson = Lesson.plan(config, data, teacher, priors)
+    lesson = Lesson.plan(config, data, teacher, priors, device)
     config = lesson.config
+    check_fits(dev, config.net.bins, config.net.states)
     hashes = lesson.hashes if begin is None else {**lesson.hashes, "begin": model_hash(begin)}
     experiment = Experiment(folder, config, data, dev, hashes, group.leads)
     if (summary := group.of_first(experiment.summary)) is not None:
@@ -84,7 +83,8 @@ def train(
     optimiser = make_optimiser(model, config)
     reader = make_reader(data, config, model, device, lesson.context, group)
     objective = lesson.objective(reader, device)
-    sample = data.sample(SAMPLE_FRAMES, config.seed) if data.states is not None else None
+    labelled = data.states is not None and data.state_counts(config.net.states).any()
+    sample = data.sample(SAMPLE_FRAMES, config.seed, labelled=True) if labelled else None
     position = resume(experiment, model, optimiser, group)
 
     def save() -> None:
@@ -145,12 +145,13 @@ def learn_epoch(
         for batch in reader.epoch(position.epoch, position.batch):
             bar.advance(frames * batch.fraction - bar.done)
             training_step(model, batch, reader, objective, optimiser, config, position)
+            now = time.monotonic()
+            position.seconds, start = position.seconds + now - start, now
             leaving = reader.group.any(interrupted())
             if leaving or position.step % config.checkpoint_steps == 0:
                 save()
             if leaving:
                 raise KeyboardInterrupt
-    position.seconds += time.monotonic() - start
 
 
 def training_step(

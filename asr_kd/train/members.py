@@ -15,7 +15,7 @@ from asr_kd.nets.folder import WEIGHTS
 from asr_kd.parallel import in_processes
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData
-from asr_kd.train.evaluate import Evaluation, evaluate
+from asr_kd.train.evaluate import Evaluation, check_fits, evaluate
 from asr_kd.train.experiment import Experiment
 from asr_kd.train.lesson import Lesson
 from asr_kd.train.loop import train
@@ -137,7 +137,7 @@ def _finished(members: dict[str, _Member]) -> dict[str, dict[str, Any]]:
     for name, member in members.items():
         course, key = member.course, dataclasses.replace(member.config, seed=0)
         if key not in plans:
-            lesson = Lesson.plan(member.config, course.data, course.teacher, course.priors)
+            lesson = Lesson.plan(member.config, course.data, course.teacher, course.priors, course.devices[0])
             plans[key] = lesson.config, lesson.hashes
         config = dataclasses.replace(plans[key][0], seed=member.config.seed)
         states[name] = config.net.states
@@ -147,6 +147,8 @@ def _finished(members: dict[str, _Member]) -> dict[str, dict[str, Any]]:
                 f"{name} would predict {states[name]} states, but {first} predicts {states[first]}; the members of an"
                 " ensemble predict the same states: mend net.states of their configurations"
             )
+        if name == first:
+            check_fits(course.dev, config.net.bins, config.net.states)
         summary = Experiment(member.folder, config, course.data, course.dev, plans[key][1]).summary
         if summary is not None:
             summaries[name] = summary

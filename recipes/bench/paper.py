@@ -42,7 +42,7 @@ def main() -> None:
         options.work / f"{batch}", 3 * steps * batch, 14_000, TargetConfig("topk", 20)
     )
     data = TrainingData(features, labels, None, TargetStore(targets))
-    lesson = Lesson.plan(config, data)
+    lesson = Lesson.plan(config, data, device=device)
     model = new_model(lesson.config, data).to(device)
     optimiser = make_optimiser(model, lesson.config)
     reader = make_reader(data, lesson.config, model, device)

@@ -73,9 +73,9 @@ def test_a_bad_lexicon_is_refused(tmp_path: Path, text: str, message: str) -> No
         read_lexicon(tmp_path / "l")
 
 
-def test_priors_are_the_states_shares_with_one_added(tmp_path: Path) -> None:
-    spec = {"state": TensorSpec("uint16")}
-    arrays = {"a": {"state": np.array([0, 0, 1], np.uint16)}, "b": {"state": np.array([3, 0], np.uint16)}}
+def test_priors_are_the_states_shares_of_labelled_frames_with_one_added(tmp_path: Path) -> None:
+    spec = {"state": TensorSpec("int32")}
+    arrays = {"a": {"state": np.array([0, -1, 0, 1], np.int32)}, "b": {"state": np.array([3, 0], np.int32)}}
     write_arrays(tmp_path / "s", "states", spec, arrays, config={"num_states": 4})
     priors = log_priors(FrameStore(tmp_path / "s"))
     np.testing.assert_allclose(np.exp(priors), np.array([4, 2, 1, 2]) / 9, rtol=1e-6)

@@ -115,6 +115,9 @@ def test_other_models_and_missing_labels_are_refused(
     assert isinstance(model, Ensemble)
     with pytest.raises(UserError, match="no labels to compare with"):
         count_by_cover(model, TrainingData(FrameStore(tmp_path / "feats")))
+    labels = speech([70, 40, 40, 55], 2)[1]
+    with pytest.raises(UserError, match=f"labels of {STATES + 1} states, but the ensemble has {STATES} outputs"):
+        count_by_cover(model, TrainingData(data.features, write_states(tmp_path / "more", labels, STATES + 1)))
     save_ensemble(tmp_path / "mean", [tmp_path / "net0", tmp_path / "net0"])
     stores = ["--feats", f"{tmp_path}/feats", "--states", f"{tmp_path}/states"]
     assert main(["specialists", "compare", f"{tmp_path}/mean", *stores]) == 1

@@ -41,6 +41,14 @@ def test_frames_are_words_and_wrong_states_substitutions(tmp_path: Path) -> None
         score_frames([("c1", LABELS, LABELS)], SPEAKERS)
 
 
+def test_frames_without_a_label_do_not_count() -> None:
+    labels = np.array([0, -1, 2, -1, 4])
+    score = score_frames([("a1", labels, np.array([0, 0, 0, 0, 0])), ("b1", np.full(3, -1), np.zeros(3, int))])
+    assert score.counts.tolist() == [[3, 2, 0, 0], [0, 0, 0, 0]]
+    assert score.confused == ((("2", "0"), 1), (("4", "0"), 1))
+    assert 0 <= score.interval.low <= score.interval.high <= 1
+
+
 def test_two_systems_are_compared_by_speaker_in_accuracy(tmp_path: Path) -> None:
     save_score(found(2, 1, 3), tmp_path / "worse" / "frames.json")
     save_score(found(1, 0, 2), tmp_path / "better" / "frames.json")

@@ -1,18 +1,22 @@
 """A specialist's labels, its first network, and its correction; the command from clusters to a joint ensemble."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from asr_kd.cli import main
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore
-from asr_kd.nets import AcousticModel, Ensemble, load_model, log_posteriors, open_model, save_model
-from asr_kd.specialists import KEPT, begin_specialist, correct_dustbin, correct_own, write_labels
+from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.nets import AcousticModel, Ensemble, load_model, log_posteriors, open_model, save_ensemble, save_model
+from asr_kd.specialists import KEPT, begin_specialist, correct_dustbin, correct_own, own_share, write_labels
+from asr_kd.targets import Dense
 from asr_kd.train import TrainingData, evaluate, train
+from asr_kd.train.distillation import distillation_loss
 from tests.train.conftest import BINS, CONFIG, NET, STATES, speech, write_features, write_states
 
 OWN = np.array([1, 4])
@@ -28,36 +32,63 @@ def labels(store: FrameStore) -> np.ndarray:
 
 
 def test_own_states_keep_their_frames_and_others_as_many_in_the_dustbin(states: FrameStore, tmp_path: Path) -> None:
-    told, found = labels(states), labels(store := write_labels(states, OWN, tmp_path / "out"))
+    told, found = labels(states), labels(store := write_labels(states, OWN, STATES, tmp_path / "out"))
     assert np.array_equal(np.flatnonzero(found == 0), np.flatnonzero(told == 1))
     assert np.array_equal(np.flatnonzero(found == 1), np.flatnonzero(told == 4))
     own = np.isin(told, OWN).sum()
     assert (found == 2).sum() == pytest.approx(own, rel=0.15)
     assert store.config[KEPT] == pytest.approx(own / (len(told) - own))
     assert store.config["num_states"] == 3
-    again = labels(write_labels(states, OWN, tmp_path / "again", seed=1))
+    again = labels(write_labels(states, OWN, STATES, tmp_path / "again", seed=1))
     assert not np.array_equal(found, again)  # other frames of the others
-    every = labels(write_labels(states, OWN, tmp_path / "every", balanced=False))
+    every = labels(write_labels(states, OWN, STATES, tmp_path / "every", balanced=False))
     assert np.array_equal(every == 2, ~np.isin(told, OWN))
 
 
 def test_a_whole_specialist_has_no_labels_but_its_own(states: FrameStore, tmp_path: Path) -> None:
-    told, store = labels(states), write_labels(states, OWN, tmp_path / "out", whole=True)
+    told, store = labels(states), write_labels(states, OWN, STATES, tmp_path / "out", whole=True)
     assert np.array_equal(labels(store), np.where(np.isin(told, OWN), told.astype(int), -1))
     assert (store.config["num_states"], store.config[KEPT], store.config["own"]) == (STATES, 1.0, OWN.tolist())
+
+
+def as_imported(path: Path, **speech: list[int]) -> FrameStore:
+    """A store of states that does not record how many there are."""
+    arrays = {utterance: {"state": np.array(states, np.int32)} for utterance, states in speech.items()}
+    return write_arrays(path, "states", {"state": TensorSpec("int32")}, arrays)
+
+
+def test_frames_without_a_label_stay_so_and_do_not_count(tmp_path: Path) -> None:
+    store = as_imported(tmp_path / "imported", u=[-1, 1, 0, 4, 2, -1, 3, 5])
+    part = write_labels(store, OWN, STATES, tmp_path / "part", balanced=False)
+    assert (labels(part).tolist(), part.config["num_states"]) == ([-1, 0, 2, 1, 2, -1, 2, 2], 3)
+    assert write_labels(store, OWN, STATES, tmp_path / "balanced").config[KEPT] == 2 / 4
+    whole = write_labels(store, OWN, STATES, tmp_path / "whole", whole=True)
+    assert (labels(whole).tolist(), whole.config["num_states"]) == ([-1, 1, -1, 4, -1, -1, -1, -1], STATES)
+    assert own_share(whole) == pytest.approx(2 / 6)
+
+
+def test_labels_of_other_states_than_the_generalists_are_refused(tmp_path: Path) -> None:
+    store = as_imported(tmp_path / "imported", u=[1, 4, 0], v=[1, 6])
+    with pytest.raises(UserError, match=r"imported: utterance v has state 6; expected states 0 to 5"):
+        write_labels(store, OWN, STATES, tmp_path / "out")
+    store = write_states(tmp_path / "seven", speech([20])[1], num_states=7)
+    with pytest.raises(UserError, match=r"seven: labels of 7 states, but the generalist has 6 outputs"):
+        write_labels(store, OWN, STATES, tmp_path / "out")
 
 
 def test_states_without_a_frame_are_left_to_the_generalist(tmp_path: Path) -> None:
     store = write_states(tmp_path / "few", {"u": np.array([0, 1, 2, 0, 2], np.uint16)})
     for whole in (False, True):
-        told = write_labels(store, np.array([1, 2, 4]), tmp_path / f"out{whole}", whole=whole)
+        told = write_labels(store, np.array([1, 2, 4]), STATES, tmp_path / f"out{whole}", whole=whole)
         assert told.config["own"] == [1, 2]
-    dev = write_labels(store, np.array([1, 4]), tmp_path / "dev", balanced=False)  # judged on what it was trained for
+    dev = write_labels(
+        store, np.array([1, 4]), STATES, tmp_path / "dev", balanced=False
+    )  # judged on what it was trained for
     assert dev.config["own"] == [1, 4]
     with pytest.raises(UserError, match=r"frames of 1 of the specialist's 2 states \(\[1, 4\]\); expected at least 2"):
-        write_labels(store, OWN, tmp_path / "out")
-    with pytest.raises(UserError, match=r"states \[1, 6\] of a specialist; .* has states 0 to 5"):
-        write_labels(store, np.array([1, 6]), tmp_path / "out")
+        write_labels(store, OWN, STATES, tmp_path / "out")
+    with pytest.raises(UserError, match=r"states \[1, 6\] of a specialist; the generalist has states 0 to 5"):
+        write_labels(store, np.array([1, 6]), STATES, tmp_path / "out")
 
 
 def generalist() -> AcousticModel:
@@ -90,18 +121,57 @@ def test_the_dustbin_counts_as_often_as_its_frames_are() -> None:
     torch.testing.assert_close(odds, torch.full_like(odds, float(np.log(4))))
 
 
-def test_labels_of_own_states_do_not_count_twice() -> None:
-    """The optimum of labels on own frames and soft targets on all, for one x, is put right exactly."""
-    belief = torch.tensor([0.1, 0.15, 0.2, 0.3, 0.15, 0.1])  # pi = 0.15 + 0.15 of OWN; their labels are as believed
-    for hard, soft in ((1.0, 1.0), (0.5, 2.0)):
-        wanted = soft * belief
-        wanted[OWN] += hard * belief[OWN]
+BELIEFS = np.array([[1, 28, 2, 4, 3, 2], [30, 1, 3, 2, 2, 2], [4, 6, 10, 4, 14, 2]]) / 40  # of three kinds of frames
+
+
+def learnt(own_labels: np.ndarray, temperature: float, soft: float, hard: float) -> torch.Tensor:
+    """Logits ``[3, states]`` for each kind of frame at the minimum of the objective; there are 40 of each in turn."""
+    kind = torch.arange(3).repeat_interleave(40).repeat(len(own_labels) // 120)
+    targets, told = Dense(torch.from_numpy(np.log(BELIEFS))[kind]), torch.from_numpy(own_labels).long()
+    logits = torch.zeros(3, STATES, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        search.zero_grad()
+        loss = distillation_loss(logits[kind], targets, told, temperature, soft, hard)
+        loss.backward()
+        return loss
+
+    search.step(closure)
+    return logits.detach()
+
+
+def corrected(
+    tmp_path: Path, temperature: float = 1, soft: float = 1, hard: float = 1, unlabelled: int = 0
+) -> torch.Tensor:
+    """What a specialist that learnt all there is to learn says of each kind of frame once it is put right.
+
+    Labels are each state as often as the generalist believes; ``unlabelled`` times as many frames have none."""
+    told = np.repeat(np.tile(np.arange(STATES), 3), np.round(40 * BELIEFS).astype(int).ravel()).tolist()
+    speech = {"u": told, **{f"v{i}": [-1] * len(told) for i in range(unlabelled)}}
+    store = write_labels(as_imported(tmp_path / "all", **speech), OWN, STATES, tmp_path / "own", whole=True)
+    found = []
+    for logits in learnt(labels(store), temperature, soft, hard):
         model = generalist()
         model.network.output.weight.data.zero_()
-        model.network.output.bias.data.copy_((wanted / wanted.sum()).log())
-        correct_own(model, OWN, hard, soft)
-        found = model(torch.randn(1, 9, BINS)).softmax(-1)
-        torch.testing.assert_close(found, belief.expand_as(found))
+        model.network.output.bias.data.copy_(logits)
+        correct_own(model, OWN, hard, soft, own_share(store))
+        found.append(model(torch.randn(1, 5, BINS))[0, 0].detach().softmax(-1))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("unlabelled", [0, 2])
+@pytest.mark.parametrize(("hard", "soft"), [(1.0, 1.0), (0.5, 2.0)])
+def test_what_labels_of_own_states_add_is_put_right(tmp_path: Path, hard: float, soft: float, unlabelled: int) -> None:
+    found = corrected(tmp_path, 1, soft, hard, unlabelled)
+    torch.testing.assert_close(found, torch.from_numpy(BELIEFS).float(), atol=1e-5, rtol=0)
+
+
+def test_at_another_temperature_it_cannot_be_put_right(tmp_path: Path) -> None:
+    """The odds of own states are wrong by another factor for each kind of frame, so that no other shift would do."""
+    found, wanted = corrected(tmp_path, temperature=2), torch.from_numpy(BELIEFS)
+    apart = found[:, OWN].sum(1).logit() - wanted[:, OWN].sum(1).logit()
+    assert float(apart.max() - apart.min()) > 0.2
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -143,9 +213,73 @@ def test_from_clusters_to_an_ensemble_that_scores(
     command = ["specialists", "join", f"{tmp_path}/half", folders[0], *given]
     assert main(command) == 0
     (tmp_path / "special" / "0" / "states").rename(tmp_path / "kept")
-    write_labels(stores["train"][1], np.array(joint.own[0]), tmp_path / "special" / "0" / "states", whole=not whole)
+    write_labels(
+        stores["train"][1], np.array(joint.own[0]), STATES, tmp_path / "special" / "0" / "states", whole=not whole
+    )
     assert main([*command[:3], *folders, *given]) == 1
     assert "some were prepared with --whole and some without" in capsys.readouterr().err
+
+
+def prepared(tmp_path: Path, *options: str) -> list[str]:
+    """Clusters of a generalist, and the command that prepares the first one's specialist in ``s``."""
+    save_model(generalist(), tmp_path / "g")
+    feats, states = speech([100] * 8)
+    write_features(tmp_path / "feats", feats)
+    write_states(tmp_path / "st", states)
+    command = ["specialists", "cluster", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g"]
+    assert main([*command, "--feats", f"{tmp_path}/feats", "--k", "2"]) == 0
+    given = ["--clusters", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g", "--number", "0", *options]
+    command = ["specialists", "prepare", f"{tmp_path}/s", *given]
+    return [*command, "--states", f"{tmp_path}/st", "--dev-states", f"{tmp_path}/st"]
+
+
+def test_other_labels_are_replaced_by_force_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = prepared(tmp_path)
+    assert main(command) == 0
+    assert main([*command, "--seed", "1"]) == 1
+    assert "--force to replace it" in capsys.readouterr().err
+    assert main([*command, "--seed", "1", "--force"]) == 0
+    assert [FrameStore(tmp_path / "s" / name).config["seed"] for name in ("states", "dev")] == [1, 1]
+
+
+def test_join_puts_right_what_labels_add_where_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(prepared(tmp_path, "--whole")) == 0
+    net, store = tmp_path / "s" / "net", FrameStore(tmp_path / "s" / "states")
+    save_model(generalist(), net)
+    data = {"states": store.content_hash, "frames": store.total_frames}
+    told = {"teacher": "g", "temperature": 1.0, "soft_weight": 2.0, "hard_weight": 0.5, "train": data}
+    command = ["specialists", "join", f"{tmp_path}/joint", f"{tmp_path}/s"]
+    command += ["--clusters", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g"]
+
+    def joined(**others: object) -> int:
+        (net / "train.yaml").write_text(yaml.safe_dump(told | others))
+        return main(command)
+
+    assert joined() == 0
+    own, biases = store.config["own"], generalist().network.output.bias.detach()
+    shift = biases - load_model(tmp_path / "joint" / "specialist1").network.output.bias.detach()
+    share = (labels(store) >= 0).mean()
+    expected = torch.where(torch.isin(torch.arange(STATES), torch.tensor(own)), np.log1p(0.25 / share), 0.0)
+    torch.testing.assert_close(shift, expected.float())
+    for others, message in (
+        ({"temperature": 2.0}, "trained with temperature: 2 and match: distribution; .* after temperature: 1"),
+        ({"match": "logits"}, "match: logits"),
+        ({"train": data | {"frames": 700}}, "trained on other frames or labels than .*s/states has"),
+        ({"train": data | {"states": "another"}}, "trained on other frames or labels"),
+        ({"soft_weight": 0.0}, "not trained on soft targets"),
+    ):
+        assert joined(**others) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_ensemble_is_no_generalist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    feats = write_features(tmp_path / "feats", speech([100] * 8)[0])
+    save_model(generalist(), tmp_path / "g")
+    save_ensemble(tmp_path / "both", [tmp_path / "g", tmp_path / "g"])
+    command = ["specialists", "cluster", f"{tmp_path}/clusters", "--network", f"{tmp_path}/both"]
+    assert main([*command, "--feats", str(feats.path), "--k", "2"]) == 1
+    assert "both: an ensemble; specialists begin as a single network" in capsys.readouterr().err
+    assert not (tmp_path / "clusters").exists()
 
 
 def test_clusters_of_another_network_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,13 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import torch
 
 from asr_kd.cli import main
+from asr_kd.frames import Unfinished
 from asr_kd.frames.kaldi import export_kaldi
 from asr_kd.nets import num_parameters, open_model
 from asr_kd.targets import TargetStore, write_targets
@@ -72,6 +75,21 @@ def test_parts_share_the_work(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["targets", "write", *command, str(out)]) == 0
     assert TargetStore(out).store.total_frames == FRAMES
+
+
+def test_each_process_of_torchrun_asks_the_teacher_on_a_gpu_of_its_own(
+    command: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Mock(side_effect=Unfinished("1 of 2 shards are there"))
+    monkeypatch.setattr("asr_kd.targets.write_targets", asked)
+    monkeypatch.setattr("asr_kd.cli.torch_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    for name, expected in (("cuda", "cuda:1"), ("cpu", "cpu")):
+        assert main(["targets", "write", *command, str(out), "--device", name]) == 0
+        assert asked.call_args.args[6:8] == (expected, (3, 4))
 
 
 def test_only_the_listed_utterances_are_written(command: list[str], out: Path, tmp_path: Path) -> None:
@@ -165,6 +183,8 @@ def test_import_takes_an_archive(scene: Scene, tmp_path: Path, out: Path, capsys
         ("write", ["--feats", "absent"], "absent: no such folder; expected a frame store"),
         ("write", ["--utterances", "absent"], "absent: no such file"),
         ("write", ["--states", "absent"], "absent: no such folder"),
+        ("write", ["--device", "tpu9"], "--device tpu9"),
+        ("compare", ["--device", "tpu9"], "--device tpu9"),
         ("compare", ["--k", "2.5"], "--k 2.5: expected whole numbers with commas"),
         ("compare", ["--k", "5,99"], "k is 99, but the teacher has 12 states"),
         ("compare", ["--temperature", "0"], "expected numbers above 0"),

@@ -15,7 +15,7 @@ from asr_kd.targets import compare as compare_module
 from asr_kd.targets.compare import Comparison, FormQuality, calibration_error, compare_forms
 from asr_kd.targets.teacher import Teacher
 from tests.targets.conftest import LENGTHS, STATES, Scene, network
-from tests.train.conftest import write_features
+from tests.train.conftest import without_labels, write_features, write_states
 
 T, KS = 2.0, (3, 8)
 
@@ -128,6 +128,21 @@ def test_calibration_is_of_the_best_state_at_temperature_one(scene: Scene) -> No
     assert {(row.frame_accuracy, row.calibration_error) for row in compared(scene).rows} == {(None, None)}
 
 
+def test_frames_without_a_label_are_not_judged(scene: Scene, tmp_path: Path) -> None:
+    labels = {utterance: scene.states.read(utterance)["state"] for utterance in scene.states.utterances}
+    some = write_states(tmp_path / "some", without_labels(labels, "u02", "u07"), STATES)
+    few = write_states(tmp_path / "few", {u: a for u, a in labels.items() if u not in ("u02", "u07")}, STATES)
+    assert compared(scene, states=some) == compared(scene, states=few)
+    none = compared(scene, states=write_states(tmp_path / "none", without_labels(labels), STATES))
+    assert none == compared(scene)
+    half = without_labels(labels, *(set(labels) - {"u01"}))
+    half["u01"][::2] = -1
+    found = compared(scene, states=write_states(tmp_path / "half", half, STATES))
+    said = log_posteriors(open_model(scene.teacher), scene.features.read("u01")["fbank"]).argmax(1)
+    assert found.labelled == len(said[1::2])
+    assert found.rows[0].frame_accuracy == (said == labels["u01"])[1::2].mean()
+
+
 @pytest.mark.parametrize("bins", [1, 3, 15])
 def test_calibration_error_is_the_mean_gap_of_its_bins(bins: int) -> None:
     random = np.random.default_rng(0)
@@ -166,7 +181,7 @@ def test_mistakes_are_named(scene: Scene, tmp_path: Path) -> None:
         compared(scene, frames=0)
     with pytest.raises(UserError, match="temperatures .0.0.; expected numbers above 0"):
         compared(scene, temperature=0.0)
-    with pytest.raises(UserError, match="4 bins; the teacher .*wide was trained on 5"):
+    with pytest.raises(UserError, match="4 bins, but the teacher .*wide hears 5"):
         compared(dataclasses.replace(scene, teacher=network(tmp_path / "wide", bins=5)))
     arrays = {"u0": np.full((3, 4), 3e38, np.float32)}
     with pytest.raises(UserError, match="utterance u0: .*of frame 0 are not finite"):

@@ -23,7 +23,7 @@ from asr_kd.targets.verify import check_values
 from asr_kd.train import TrainingData, evaluate
 from tests.killing import Killed, killed_at
 from tests.targets.conftest import BINS, LENGTHS, STATES, Scene, files_of, network
-from tests.train.conftest import write_features, write_states
+from tests.train.conftest import without_labels, write_features, write_states
 
 CONFIGS = {
     "dense": TargetConfig("dense"),
@@ -193,7 +193,7 @@ def test_weights_that_are_not_finite_are_an_error_of_the_first_utterance(scene: 
 def test_features_of_another_width_are_refused_before_any_utterance(scene: Scene, tmp_path: Path) -> None:
     wide = network(tmp_path / "wide", bins=BINS + 1)
     for ask in (write_targets, estimate):
-        with pytest.raises(UserError, match=f"feats: {BINS} bins; the teacher .*wide was trained on {BINS + 1}"):
+        with pytest.raises(UserError, match=f"feats: {BINS} bins, but the teacher .*wide hears {BINS + 1}"):
             ask(wide, scene.features, tmp_path / "t", CONFIGS["dense"])
     with pytest.raises(UserError, match="holds states; a store of features was expected"):
         write(dataclasses.replace(scene, features=scene.states), tmp_path / "t")
@@ -256,12 +256,21 @@ def test_the_estimate_is_what_evaluation_and_the_store_say(scene: Scene, tmp_pat
     assert estimate(*shared, utterances=["u01"]).frames == LENGTHS["u01"]
 
 
+def test_frames_without_a_label_do_not_judge_the_teacher(scene: Scene, tmp_path: Path) -> None:
+    labels = without_labels({u: scene.states.read(u)["state"] for u in scene.states.utterances}, "u02", "u07")
+    labels["u01"][::2] = -1
+    states = write_states(tmp_path / "some", labels, STATES)
+    found = estimate(scene.teacher, scene.features, tmp_path / "t", CONFIGS["topk"], states)
+    judged = evaluate(open_model(scene.teacher), TrainingData(scene.features, states, states.utterances))
+    assert (found.accuracy, found.judged) == (judged.frame_accuracy, judged.frames)
+
+
 def test_labels_that_are_not_the_teachers_are_refused(scene: Scene, tmp_path: Path) -> None:
     shared = scene.teacher, scene.features, tmp_path / "t", CONFIGS["topk"]
     with pytest.raises(UserError, match="holds features; a store of states was expected"):
         estimate(*shared, scene.features)
     labels = {u: scene.states.read(u)["state"] for u in scene.states.utterances}
-    with pytest.raises(UserError, match="other: labels of 9 states; the teacher has 12"):
+    with pytest.raises(UserError, match="other: labels of 9 states, but the teacher .* has 12 outputs"):
         estimate(*shared, write_states(tmp_path / "other", labels, 9))
     labels["u02"] = labels["u02"][:-1]
     with pytest.raises(UserError, match=f"utterance u02: {LENGTHS['u02']} frames in .*, {LENGTHS['u02'] - 1} in"):

@@ -37,9 +37,16 @@ def write_features(path: Path, arrays: Arrays, bins: int = BINS) -> FrameStore:
 
 
 def write_states(path: Path, arrays: Arrays, num_states: int = STATES) -> FrameStore:
-    """A store of states."""
-    tensors, config = {"state": TensorSpec("uint16")}, {"num_states": num_states}
+    """A store of states, which does not record how many there are where ``num_states`` is 0."""
+    tensors = {"state": TensorSpec(next(iter(arrays.values())).dtype.name)}
+    config = {"num_states": num_states} if num_states else {}
     return write_arrays(path, "states", tensors, {u: {"state": a} for u, a in arrays.items()}, config)
+
+
+def without_labels(arrays: Arrays, *utterances: str) -> Arrays:
+    """States as int32 in which these utterances, or all, have -1 throughout."""
+    gone = utterances or tuple(arrays)
+    return {u: np.where(u in gone, -1, a.astype(np.int32)) for u, a in arrays.items()}
 
 
 MakeData = Callable[..., TrainingData]

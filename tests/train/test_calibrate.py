@@ -73,6 +73,14 @@ def test_classes_are_checked(make_data: MakeData, classes: list[int], message: s
         teacher_shift(network(1), network(0), make_data([20]), classes)
 
 
+def test_a_teacher_of_other_states_is_refused(make_data: MakeData) -> None:
+    student, data = network(1), make_data([20])
+    for states in (STATES - 1, STATES + 1):
+        teacher = AcousticModel(dataclasses.replace(NET, bins=BINS, states=states)).eval()
+        with pytest.raises(UserError, match=f"the teacher: {states} states, but the student has {STATES}"):
+            teacher_shift(student, teacher, data, CLASSES)
+
+
 def test_the_command_writes_the_same_network_with_other_biases(
     tmp_path: Path, make_data: MakeData, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,3 +98,5 @@ def test_the_command_writes_the_same_network_with_other_biases(
     assert "(oracle)" in capsys.readouterr().out
     assert main([*command[:3], command[2], *command[4:], "--states", str(data.states.path)]) == 1
     assert "is the network itself" in capsys.readouterr().err
+    assert main([*command[:5], "2.7", *command[6:], "--states", str(data.states.path)]) == 1
+    assert "--classes 2.7: expected whole numbers" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from asr_kd.cli import main
 from asr_kd.config import save_config
 from asr_kd.score.files import score_in
-from tests.train.conftest import CONFIG, MakeData
+from tests.train.conftest import CONFIG, STATES, MakeData, speech, write_states
 
 
 @pytest.fixture
@@ -100,3 +100,18 @@ def test_errors_of_each_utterance_are_kept_beside_each_evaluated_model(
         total = score_in(Path(model) / "frames_test").total
         assert total.words == result["frames"]
         assert 1 - total.wer == pytest.approx(result["frame_accuracy"])
+
+
+def test_what_cannot_be_evaluated_is_refused(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--set", "epochs=1"]) == 0
+    evaluated = ["train", "--evaluate", str(tmp_path / "exp"), "--feats", command[6], "--states"]
+    for out in (str(tmp_path / "one"), "../one"):
+        assert main([*evaluated, command[8], "--out", out]) == 1
+        assert f"--out {out}: with --evaluate a folder inside that of each MODEL" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists()
+    other = write_states(tmp_path / "other", speech([50] * 4, 1)[1], STATES - 1)
+    assert main([*evaluated, str(other.path)]) == 1
+    message = f"{other.path}: labels of {STATES - 1} states, but {tmp_path / 'exp'} has {STATES} outputs"
+    assert message in capsys.readouterr().err

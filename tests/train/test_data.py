@@ -7,7 +7,7 @@ import pytest
 
 from asr_kd.errors import UserError
 from asr_kd.train import TrainingData, read_utterance_list
-from tests.train.conftest import BINS, STATES, MakeData, speech, write_features, write_states
+from tests.train.conftest import BINS, STATES, MakeData, speech, without_labels, write_features, write_states
 
 
 def test_statistics_are_those_of_all_frames(make_data: MakeData) -> None:
@@ -51,6 +51,15 @@ def test_a_sample_is_about_as_long_as_asked_and_always_the_same(make_data: MakeD
     assert sample.utterances == data.sample(100, seed=1).utterances
     assert sample.utterances != data.sample(100, seed=2).utterances
     assert data.sample(10**6, seed=1).utterances == data.utterances
+
+
+def test_a_sample_with_labels_leaves_out_utterances_that_have_none(tmp_path: Path) -> None:
+    features, states = speech([20, 30, 10])
+    states = without_labels(states, "u0", "u1")
+    states["u1"][29] = 0
+    data = TrainingData(write_features(tmp_path / "f", features), write_states(tmp_path / "s", states))
+    assert data.sample(60, seed=1, labelled=True).utterances == ["u1", "u2"]
+    assert data.sample(60, seed=1).utterances == ["u0", "u1", "u2"]
 
 
 def test_another_frame_count_is_refused_with_both(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from asr_kd.train.objective import LiveTeacher, StoredTargets
 from asr_kd.train.reader import Batch, Reader
 from tests.killing import Killed
 from tests.targets.conftest import network
-from tests.train.conftest import BINS, CONFIG, STATES, MakeData, write_features, write_states
+from tests.train.conftest import BINS, CONFIG, STATES, MakeData, without_labels, write_features, write_states
 
 TEMPERATURE = 2.0
 SOFT = dataclasses.replace(CONFIG, temperature=TEMPERATURE, hard_weight=0.0, checkpoint_steps=5)
@@ -288,6 +288,21 @@ def test_priors_of_states_beyond_the_network_are_refused(school: School, tmp_pat
         Lesson.plan(SOFT, school.unlabelled, school.teacher, states.path)
     with pytest.raises(UserError, match="holds features; priors come from states, soft targets or a model"):
         Lesson.plan(SOFT, school.unlabelled, school.teacher, school.data.features.path)
+
+
+def test_priors_are_of_the_labelled_frames(school: School, tmp_path: Path) -> None:
+    store = write_states(tmp_path / "s", {"x": np.array([0, -1, 2, 2, -1], np.int32)})
+    prior, _ = read_priors(store.path, STATES)
+    np.testing.assert_allclose(np.exp(prior), np.array([2, 1, 3, 1, 1, 1]) / 9, rtol=1e-6)
+
+
+def test_a_student_whose_labels_are_all_none_is_not_judged_on_what_it_learns(school: School, tmp_path: Path) -> None:
+    assert school.data.states is not None
+    labels = {utterance: school.data.states.read(utterance)["state"] for utterance in school.data.utterances}
+    data = TrainingData(school.data.features, write_states(tmp_path / "none", without_labels(labels)))
+    summary = train(dataclasses.replace(MIXED, epochs=1), data, school.dev, tmp_path / "out", teacher=school.teacher)
+    assert "train_accuracy" not in summary
+    assert 0 < summary["dev_accuracy"] <= 1
 
 
 @pytest.mark.parametrize("config", [TargetConfig("dense"), TargetConfig("topk", k=STATES, temperatures=(1.0,))])

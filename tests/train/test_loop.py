@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -20,13 +22,13 @@ import yaml
 from asr_kd.config import save_config
 from asr_kd.errors import UserError
 from asr_kd.nets import NetConfig, load_model, log_posteriors, settle_precision
-from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, loop, train
+from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, lesson, loop, train
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import out_of_patience
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.optimiser import learning_rate
 from tests.killing import Killed
-from tests.train.conftest import BINS, CONFIG, STATES, MakeData
+from tests.train.conftest import BINS, CONFIG, STATES, MakeData, speech, without_labels, write_features, write_states
 
 Corpus = tuple[TrainingData, TrainingData]  # to learn from, and dev
 MASKED = dataclasses.replace(
@@ -62,7 +64,7 @@ def test_it_records_which_precision_auto_was(tmp_path: Path, corpus: Corpus, mon
     train(config, *corpus, tmp_path)
     recorded = yaml.safe_load((tmp_path / "train.yaml").read_text())["precision"]
     assert recorded == settle_precision("auto", "cpu")
-    monkeypatch.setattr(loop, "settle_precision", lambda *_: "bf16" if recorded == "fp32" else "fp32")
+    monkeypatch.setattr(lesson, "settle_precision", lambda *_: "bf16" if recorded == "fp32" else "fp32")
     with pytest.raises(UserError, match="precision is .* there and .* now"):  # as on another kind of processor
         train(config, *corpus, tmp_path)
 
@@ -114,6 +116,25 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     for name in ("metrics.jsonl", "train.yaml"):
         assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_the_seconds_of_a_run_that_was_interrupted_are_those_of_all_its_steps(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count()  # each look at it is a second later: one for each step
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    real = loop.training_step
+
+    def interrupted(*arguments: Any) -> None:
+        real(*arguments)
+        if arguments[-1].step == 8:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, *corpus, tmp_path)
+    assert train(CONFIG, *corpus, tmp_path)["seconds"] == 3 * 19  # epochs of 600 frames in batches of 32
 
 
 @pytest.mark.parametrize("write", [1, 6])
@@ -307,6 +328,50 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, corpus: Corpus, monkeyp
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match="not a checkpoint of this network"):
         train(CONFIG, *corpus, tmp_path)
+
+
+FEATURES, LABELS = speech([50] * 4, seed=1)
+OTHER_DEV = {
+    "width": (dict.fromkeys(FEATURES, np.zeros((50, BINS + 1), np.float32)), LABELS, STATES, "feats: 5 bins, but the"),
+    "larger": (FEATURES, LABELS, STATES + 3, "states: labels of 9 states, but the network has 6 outputs"),
+    "smaller": (FEATURES, LABELS, STATES - 1, "states: labels of 5 states, but the network has 6 outputs"),
+    "unknown": (FEATURES, {**LABELS, "u2": LABELS["u2"] + STATES}, 0, r"u2 has state \d+, but the network has 6"),
+    "none": (FEATURES, without_labels(LABELS), STATES, "states: no frame of 4 utterances has a label to compare with"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_DEV)
+def test_dev_data_that_do_not_fit_the_network_are_refused_before_the_first_step(
+    tmp_path: Path, corpus: Corpus, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "training_step", lambda *_: pytest.fail("a step was made"))
+    features, labels, states, message = OTHER_DEV[case]
+    bins = next(iter(features.values())).shape[1]
+    dev = TrainingData(
+        write_features(tmp_path / "feats", features, bins), write_states(tmp_path / "states", labels, states)
+    )
+    with pytest.raises(UserError, match=message):
+        train(CONFIG, corpus[0], dev, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sparse_labels_are_found_by_the_sample_that_is_evaluated(
+    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAMPLE_FRAMES", 50)
+    data, dev = corpus
+    assert data.states is not None
+    drawn = data.sample(50, CONFIG.seed).utterances
+    labelled = next(utterance for utterance in data.utterances if utterance not in drawn)
+    labels = {utterance: data.states.read(utterance)["state"] for utterance in data.utterances}
+    rest = [utterance for utterance in labels if utterance != labelled]
+    sparse = TrainingData(data.features, write_states(tmp_path / "sparse", without_labels(labels, *rest)))
+    config = dataclasses.replace(CONFIG, epochs=1)
+    own = TrainingData(data.features, data.states, [labelled])
+    assert (
+        train(config, sparse, dev, tmp_path / "out")["train_accuracy"]
+        == evaluate(load_model(tmp_path / "out"), own).frame_accuracy
+    )
 
 
 def test_features_of_another_width_than_configured_are_refused(tmp_path: Path, corpus: Corpus) -> None:

@@ -27,7 +27,7 @@ from asr_kd.parallel import in_processes
 from asr_kd.progress import Progress, labelled
 from asr_kd.train import TrainConfig, TrainingData, evaluate, train
 from asr_kd.train.members import member_configs
-from tests.train.conftest import CONFIG, STATES, MakeData
+from tests.train.conftest import CONFIG, STATES, MakeData, write_states
 
 DROPOUT = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, dropout=0.2), frequency_masks=1)
 TDNN = dataclasses.replace(CONFIG, net=NetConfig(kind="tdnn", width=16, bottleneck=8, dilations=(1, 3)), chunk=10)
@@ -207,6 +207,19 @@ def test_finished_members_stay_as_they_are_when_there_are_to_be_more(
     assert again.out == first.out
 
 
+def test_members_whose_precision_is_auto_go_on_with_what_it_was(
+    tmp_path: Path, corpus: Corpus, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [*command(corpus, tmp_path, dataclasses.replace(CONFIG, precision="auto", epochs=1)), "--json"]
+    expected = alone(dataclasses.replace(CONFIG, precision="auto", epochs=1), 1, corpus, tmp_path / "exp" / "seed1")
+    assert main([*words, "--members", "2"]) == 0
+    first = capfd.readouterr()
+    assert "1 of 2 members to train" in first.err
+    assert weights(tmp_path / "exp" / "seed1") == expected
+    assert main([*words, "--members", "2"]) == 0
+    assert capfd.readouterr().out == first.out
+
+
 def test_the_result_is_that_of_each_member_and_of_the_ensemble(
     tmp_path: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +294,21 @@ def test_a_mistake_is_one_line_before_any_training(
     assert error.startswith("asr-kd train: error: ")
     assert message in error
     assert not list((tmp_path / "exp").rglob("*.safetensors"))
+
+
+def test_dev_data_of_another_model_are_refused_before_any_training(
+    tmp_path: Path, corpus: Corpus, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dev = corpus[1]
+    assert dev.states is not None
+    labels = {utterance: dev.states.read(utterance)["state"] for utterance in dev.utterances}
+    other = write_states(tmp_path / "other", labels, STATES + 1)
+    words = [*command(corpus, tmp_path, CONFIG), "--members", "2", "--dev-states", str(other.path)]
+    assert main(words) == 1
+    error = capfd.readouterr().err
+    assert f"other: labels of {STATES + 1} states, but the network has {STATES} outputs" in error
+    assert "to train, up to" not in error
+    assert not (tmp_path / "exp").exists()
 
 
 def test_members_do_not_go_where_a_network_is_nor_where_another_was_trained(
