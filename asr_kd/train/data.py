@@ -82,18 +82,13 @@ class TrainingData:
     @property
     def bytes_per_frame(self) -> int:
         """Bytes of a frame in memory, with what keeps track of it."""
-        stored = self.dtype.itemsize * self.bins + sum(spec.bytes_per_frame for spec in self.target_tensors.values())
-        return stored + 40
+        held = 4 * self.bins + sum(spec.bytes_per_frame for spec in self.target_tensors.values())
+        return held + 40
 
     @property
     def bins(self) -> int:
         """Width of a feature frame."""
         return int(self.features.tensors[self._name].shape[-1])
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The numbers that the features are stored as."""
-        return np.dtype(self.features.tensors[self._name].dtype)
 
     def read(self, utterance: str) -> Frames:
         """The frames of an utterance; ``UserError`` where a feature is NaN or infinite."""

@@ -178,7 +178,8 @@ def training_step(
         loss = objective(logits, batch)
     optimiser.zero_grad()
     loss.backward()
-    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
     total, correct, counted = group.sum(loss.item(), *predictions(logits.detach(), batch))
     mean = total / group.world
     if not math.isfinite(mean + norm.item()):
@@ -188,7 +189,7 @@ def training_step(
             " is untouched: look at these utterances' features, or lower learning_rate"
         )
     if norm > config.clip_norm:
-        nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(weights, config.clip_norm, norm)
     optimiser.step()
     if config.max_norm:
         limit_norms(model, config.max_norm)

@@ -1,18 +1,16 @@
 """Shuffled batches out of stores of any size, in bounded memory, from any position on.
 
 An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance). A pool
-is one contiguous tensor of frames in the stores' own precision; each utterance in it lies between its repeated edge
+is one contiguous tensor of frames, float32 as networks take them; each utterance in it lies between its repeated edge
 frames, so that every window is a slice, and windows are copied only for the batch at hand. The examples of a pool are
-shuffled across all of its utterances. Memory: one pool, at most ``pool_mib`` MiB, and a few batches; a frame takes its
+shuffled across all of its utterances. Memory: one pool, at most ``pool_mib`` MiB, and a batch or two; a frame takes its
 features, its soft targets and 40 bytes. All order follows from the seed, the epoch and the pool's number: a position is
 (epoch, batch).
 """
 
-import collections
 import dataclasses
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -22,8 +20,6 @@ from asr_kd.nets import pad_edges
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData
 from asr_kd.train.group import ALONE, Group
-
-PREFETCH = 2  # batches gathered ahead by the background thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +129,11 @@ class Reader:
         self.pool_frames = min(config.pool_frames, (config.pool_mib << 20) // data.bytes_per_frame)
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of ``epoch`` (from 0), without the first ``skip``; gathered ahead by a background thread."""
-        return _ahead(self._batches(epoch, skip))
+        """The batches of ``epoch`` (from 0), without the first ``skip``.
 
-    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        Gathered when they are asked for: on a CPU a thread that gathers ahead takes the time from the products, and
+        more of it; on a GPU gathering is a kernel like others.
+        """
         done = 0
         for number, layout in enumerate(self._layouts(epoch)):
             frames = int(layout.counts.sum())
@@ -185,7 +182,7 @@ class Reader:
         windows = pool.features.as_strided((rows, span * bins), (bins, 1)).index_select(0, chosen)
         outputs = chosen[:, None] + torch.arange(0, self.chunk, every, device=self.device)
         return Batch(
-            features=windows.view(-1, span, bins).float(),
+            features=windows.view(-1, span, bins),
             labels=pool.labels[outputs].long(),
             valid=pool.valid[outputs],
             targets={name: tensor.index_select(0, outputs.flatten()) for name, tensor in pool.targets.items()},
@@ -205,7 +202,7 @@ class Reader:
         if self._pool is not None and self._pool.layout.utterances == layout.utterances:
             return self._pool
         self._pool = None  # free the last pool before the next one is allocated
-        features = torch.zeros(layout.rows, self.data.bins, dtype=_torch_dtype(self.data.dtype))
+        features = torch.zeros(layout.rows, self.data.bins)
         labels = torch.full((layout.rows,), -1, dtype=torch.int32)
         targets = {
             name: torch.zeros(layout.rows, *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)))
@@ -238,11 +235,3 @@ def _signed(array: np.ndarray) -> np.ndarray:
 
 def _torch_dtype(dtype: np.dtype) -> torch.dtype:
     return torch.from_numpy(_signed(np.empty(0, dtype))).dtype
-
-
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    with ThreadPoolExecutor(1) as thread:
-        waiting = collections.deque(thread.submit(next, batches, None) for _ in range(PREFETCH))
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(thread.submit(next, batches, None))
-            yield batch
