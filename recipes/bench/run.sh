@@ -118,6 +118,6 @@ done
 results=$([[ -n ${small:-} ]] && echo "$work" || echo "$recipe")
 ((stage > 0 || stop_stage < 99)) || arguments+=(--seconds $((SECONDS - started)))   # of all rows, or not at all
 asr-kd report --title "Speed and memory" --output "$results" \
-  --remark "Values are measured against what their rows name, in one run. On one core: computing time of one thread." \
+  --remark "Values are measured against what their rows name, in the same run. On one core: computing time of one thread." \
   "${arguments[@]}"
 [[ -z $failed ]] || { echo "$0: these stages failed:$failed; see above" >&2; exit 1; }
