@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speed and memory: each row is measured against a peer or a physical limit in the same run, on the parts of a finished
-# AN4 system. The figures mean something only on a machine that does nothing else. About 6 minutes on 2 cores.
+# AN4 system. The figures mean something only on a machine that does nothing else. About 15 minutes on 2 cores.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 #   recipes/bench/run.sh --libri-dir CORPORA/LibriSpeech
