@@ -12,6 +12,7 @@ from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, one_by_one, write_store
 from asr_kd.nets import AcousticModel
 from asr_kd.targets.teacher import check_labels
+from asr_kd.train.data import count_states
 
 # In the configuration of a store of labels: the fraction of others' frames that have a label; for a whole specialist,
 # the fraction of all frames whose state is known.
@@ -47,7 +48,8 @@ def write_labels(
     if not len(own) or own.min() < 0 or own.max() >= num_states:
         raise UserError(f"states {own.tolist()} of a specialist; the generalist has states 0 to {num_states - 1}")
     frame_counts = {utterance: states.frame_counts[utterance] for utterance in chosen}
-    counts = _counts(states, chosen, num_states)
+    check_labels(states, num_states, "the generalist")
+    counts = count_states(states, chosen, num_states, "the generalist")
     if balanced:
         asked, own = own, own[counts[own] > 0]
         if len(own) < 2:
@@ -74,21 +76,6 @@ def write_labels(
         {"states": states.content_hash},
         force=force,
     )
-
-
-def _counts(states: FrameStore, utterances: Sequence[str], num_states: int) -> np.ndarray:
-    """How often each state is a label, int64 ``[states]``, where -1 is none."""
-    check_labels(states, num_states, "the generalist")
-    counts = np.zeros(num_states, np.int64)
-    for utterance in utterances:
-        labels = states.read(utterance)["state"]
-        if len(labels) and int(labels.max()) >= num_states:
-            raise UserError(
-                f"{states.path}: utterance {utterance} has state {labels.max()}; expected states 0 to {num_states - 1},"
-                " those of the generalist: are these the states of another model?"
-            )
-        counts += np.bincount(labels[labels >= 0], minlength=num_states)
-    return counts
 
 
 @dataclasses.dataclass(frozen=True)

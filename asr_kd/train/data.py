@@ -119,20 +119,10 @@ class TrainingData:
         return TrainingData(self.features, self.states, chosen, self.targets)
 
     def state_counts(self, num_states: int) -> np.ndarray:
-        """How often each state is a label, int64 ``[states]``, where -1 is none; ``UserError`` for one not below
-        ``num_states``."""
-        counts = np.zeros(num_states, np.int64)
+        """``count_states`` of the utterances; zeros where there are no labels."""
         if self.states is None:
-            return counts
-        for utterance in self.utterances:
-            states = self.states.read(utterance)["state"]
-            if len(states) and int(states.max()) >= num_states:
-                raise UserError(
-                    f"{self.states.path}: utterance {utterance} has state {states.max()}, but the network has"
-                    f" {num_states} outputs; are these the states of another model?"
-                )
-            counts += np.bincount(states[states >= 0], minlength=num_states)
-        return counts
+            return np.zeros(num_states, np.int64)
+        return count_states(self.states, self.utterances, num_states)
 
     def statistics(self, num_states: int, seed: int = 0) -> Statistics:
         """State counts of all frames; mean and deviation of the features of at most a million, drawn by utterance."""
@@ -145,6 +135,23 @@ class TrainingData:
         mean = total / frames
         std = np.sqrt(np.maximum(squares / frames - mean**2, 1e-8))
         return Statistics(mean.astype(np.float32), std.astype(np.float32), self.state_counts(num_states))
+
+
+def count_states(
+    states: FrameStore, utterances: Sequence[str], num_states: int, network: str = "the network"
+) -> np.ndarray:
+    """How often each state is a label, int64 ``[states]``, where -1 is none; ``UserError`` for one that ``network``, so
+    named in the message, does not have."""
+    counts = np.zeros(num_states, np.int64)
+    for utterance in utterances:
+        labels = states.read(utterance)["state"]
+        if len(labels) and int(labels.max()) >= num_states:
+            raise UserError(
+                f"{states.path}: utterance {utterance} has state {labels.max()}, but {network} has {num_states}"
+                " outputs; are these the states of another model?"
+            )
+        counts += np.bincount(labels[labels >= 0], minlength=num_states)
+    return counts
 
 
 def prior_of(state_counts: np.ndarray) -> np.ndarray:
