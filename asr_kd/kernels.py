@@ -113,21 +113,29 @@ def exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
     return np.float64(total)
 
 
-TILE = 64  # rows and columns turned at once
+TILE = 64  # columns turned at once; an eighth of it fours of rows: a cache line of each turned row
 
 
 def transposed(matrix: Tensor) -> Tensor:
-    """A bfloat16 matrix turned round, with rows that are whole in memory, in half of the time that torch takes."""
-    turned = matrix.new_empty(matrix.shape[::-1])
-    in_threads(_transpose, bits_of(turned), bits_of(matrix))
-    return turned
+    """A bfloat16 matrix turned round, each of whose rows is together in memory, in a fifth of the time torch takes."""
+    rows, columns = matrix.shape
+    turned = matrix.new_empty(columns, 4 * (rows // 4 + 1))
+    in_threads(_transpose, turned.view(torch.uint64).numpy(), bits_of(matrix))
+    return turned[:, :rows]
 
 
 @compiled
 def _transpose(turned, matrix, begin, end):  # type: ignore[no-untyped-def]
-    rows = len(matrix)
-    for top in range(0, rows, TILE):
+    """``turned`` has four numbers of a column in each of its own, which vectors of the processor put together."""
+    fours, rest = divmod(len(matrix), 4)
+    for top in range(0, fours, TILE // 8):
         for left in range(begin, end, TILE):
-            for j in range(left, min(left + TILE, end)):
-                for i in range(top, min(top + TILE, rows)):
-                    turned[j, i] = matrix[i, j]
+            for four in range(top, min(top + TILE // 8, fours)):
+                a, b, c, d = matrix[4 * four], matrix[4 * four + 1], matrix[4 * four + 2], matrix[4 * four + 3]
+                for j in range(left, min(left + TILE, end)):
+                    low = np.uint64(a[j]) | np.uint64(b[j]) << np.uint64(16)
+                    turned[j, four] = low | np.uint64(c[j]) << np.uint64(32) | np.uint64(d[j]) << np.uint64(48)
+    for j in range(begin, end if rest else begin):
+        turned[j, fours] = 0
+        for i in range(rest):
+            turned[j, fours] |= np.uint64(matrix[4 * fours + i, j]) << np.uint64(16 * i)

@@ -29,13 +29,13 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for the made-up stores")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=0, help="in one turn (default: 2 on a CPU, 50 on a GPU)")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=0, help="in one turn (default: 1 on a CPU, 50 on a GPU)")
+    parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # as training does
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch, steps = ROWS[device.type, options.precision], options.steps or {"cpu": 2, "cuda": 50}[device.type]
+    batch, steps = ROWS[device.type, options.precision], options.steps or {"cpu": 1, "cuda": 50}[device.type]
     net = NetConfig(bins=BINS, states=14_000, layers=8, width=2560, norm="none")
     config = TrainConfig(net=net, batch_frames=batch, precision=options.precision)
     features, labels, targets = make_stores(
@@ -56,9 +56,10 @@ def main() -> None:
             training_step(model, each, reader, objective, optimiser, lesson.config, Position())
             done += len(each.labels)
         _wait(device)
+        took = time.perf_counter() - began
+        of_products = products(options.precision, device, batch, done * operations(model))
         if turn:
-            frames = max(frames, done / (time.perf_counter() - began))
-        peak = max(peak, products(options.precision, device, batch))
+            frames, peak = max(frames, done / took), max(peak, of_products)
     rate = operations(model) * frames
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{options.threads} threads"
     against = f"matrix products {batch} x 2560 x 2560 in {options.precision} ({peak / 1e12:.3f} TFLOP/s)"
@@ -67,19 +68,22 @@ def main() -> None:
     row(name, rate / peak, unit, against, least=LEAST.get((device.type, options.precision)))
 
 
-def products(precision: str, device: torch.device, rows: int) -> float:
-    """Floating-point operations a second of products of a hidden layer's size."""
+def products(precision: str, device: torch.device, rows: int, total: int) -> float:
+    """Floating-point operations a second of products of a hidden layer's size, as many as make up ``total``.
+
+    Training's own turn: of a machine whose speed wavers, shorter turns would find faster moments.
+    """
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.randn(rows, 2560, device=device).to(kind), torch.randn(2560, 2560, device=device).to(kind)
-    best, repeats = 0.0, 200 if device.type == "cuda" else 8
-    for _ in range(4):
-        _wait(device)
-        began = time.perf_counter()
-        for _ in range(repeats):
-            left @ right
-        _wait(device)
-        best = max(best, repeats * 2 * rows * 2560**2 / (time.perf_counter() - began))
-    return best
+    each = 2 * rows * 2560**2
+    repeats = max(1, total // each)
+    left @ right
+    _wait(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        left @ right
+    _wait(device)
+    return repeats * each / (time.perf_counter() - began)
 
 
 def _wait(device: torch.device) -> None:
