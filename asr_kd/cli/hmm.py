@@ -24,8 +24,8 @@ decode with its graph (asr-kd graph import)."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add ``train``, ``align``, ``import-alignment`` and ``priors``."""
-    parser.description = "GMM-HMM training, alignment of data directories, priors of the states."
+    """Add ``train``, ``align`` and ``import-alignment``."""
+    parser.description = "GMM-HMM training, alignment of data directories."
     parser.epilog = (
         "example:\n"
         "  asr-kd feats data/train exp/mfcc/train --set kind=mfcc\n"
@@ -36,11 +36,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_train(_action(actions, "train", "features and words -> models", _TRAIN))
     _configure_align(_action(actions, "align", "a model, features and words -> states of all frames", _ALIGN))
     _configure_import(_action(actions, "import-alignment", "Kaldi's alignments -> states of all frames", _IMPORT))
-    priors = _action(actions, "priors", "states of all frames -> how frequent each is", "Log priors of tied states.")
-    priors.epilog = "example:\n  asr-kd hmm priors exp/states/train exp/priors.safetensors"
-    priors.add_argument("states", metavar="STATES", help="store of states, from asr-kd hmm align")
-    priors.add_argument("out", metavar="OUT", help="safetensors file to write: log_prior, natural log")
-    priors.set_defaults(run=run_priors)
 
 
 def _action(actions: argparse._SubParsersAction, name: str, purpose: str, text: str) -> argparse.ArgumentParser:
@@ -206,18 +201,6 @@ def run_import(options: argparse.Namespace) -> None:
         f"{options.store}: {len(states):,} utterances, {states.total_frames:,} frames of "
         f"{states.config['num_states']} states"
     )
-
-
-def run_priors(options: argparse.Namespace) -> None:
-    """Count states and write their log priors."""
-    import numpy as np
-
-    from asr_kd.frames import FrameStore
-    from asr_kd.hmm.priors import log_priors, save_priors
-
-    priors = log_priors(FrameStore(options.states))
-    save_priors(priors, options.out)
-    print(f"{options.out}: {len(priors)} states, the most frequent {100 * np.exp(priors.max()):.1f} % of the frames")
 
 
 def _list_skipped(skipped: dict[str, str]) -> None:

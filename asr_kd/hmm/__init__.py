@@ -1,1 +1,1 @@
-"""HMM states: lexicon, topology, GMM training, phonetic decision tree, alignment, priors."""
+"""HMM states: lexicon, topology, GMM training, phonetic decision tree, alignment."""

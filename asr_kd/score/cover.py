@@ -117,11 +117,11 @@ def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None)
 
 def cover_row(record: Record, table: str, dataset: str) -> Record:
     """A record as a row of a report, in per cent."""
-    shown = {"generalist": "generalist_%", "joint": "with_specialists_%", "gain": "gain", "gain_low": "from",
-             "gain_high": "to", "relative": "relative_gain_%"}  # fmt: skip
-    numbers = {title: round(100 * record[key], 3) for key, title in shown.items()}
+    shown = {"generalist": "generalist_%", "joint": "with_specialists_%", "gain": "gain", "relative": "relative_gain_%"}
+    numbers = {title: round(100 * record[key], 2) for key, title in shown.items()}
+    interval = f"{100 * record['gain_low']:.2f} to {100 * record['gain_high']:.2f}"
     name = {"table": table, "system": record["system"], "set": dataset}
-    return {**name, "frames": record["frames"], **numbers, "p_of_gain": record["p"]}
+    return {**name, "frames": record["frames"], **numbers, "CI_of_gain": interval, "p_of_gain": record["p"]}
 
 
 def _title(group: int) -> str:

@@ -1,4 +1,4 @@
-"""State spaces, lexicons and priors as files."""
+"""State spaces and lexicons as files."""
 
 from pathlib import Path
 
@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
 from asr_kd.hmm.lexicon import Lexicon, read_lexicon, with_unknown, write_lexicon
-from asr_kd.hmm.priors import load_priors, log_priors, save_priors
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.topology import monophone_space
 
@@ -71,18 +69,3 @@ def test_a_bad_lexicon_is_refused(tmp_path: Path, text: str, message: str) -> No
     (tmp_path / "l").write_text(text)
     with pytest.raises(UserError, match=message):
         read_lexicon(tmp_path / "l")
-
-
-def test_priors_are_the_states_shares_of_labelled_frames_with_one_added(tmp_path: Path) -> None:
-    spec = {"state": TensorSpec("int32")}
-    arrays = {"a": {"state": np.array([0, -1, 0, 1], np.int32)}, "b": {"state": np.array([3, 0], np.int32)}}
-    write_arrays(tmp_path / "s", "states", spec, arrays, config={"num_states": 4})
-    priors = log_priors(FrameStore(tmp_path / "s"))
-    np.testing.assert_allclose(np.exp(priors), np.array([4, 2, 1, 2]) / 9, rtol=1e-6)
-    save_priors(priors, tmp_path / "priors.safetensors")
-    np.testing.assert_array_equal(load_priors(tmp_path / "priors.safetensors"), priors)
-    write_arrays(tmp_path / "t", "states", spec, arrays)
-    with pytest.raises(UserError, match="expected the states written by"):
-        log_priors(FrameStore(tmp_path / "t"))
-    with pytest.raises(UserError, match="no such file"):
-        load_priors(tmp_path / "none")

@@ -190,12 +190,6 @@ def test_what_was_aligned_before_is_not_aligned_again(
     assert "beam: 150 there, 200 asked for" in capsys.readouterr().err
 
 
-def test_priors_are_written(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
-    assert align(corpus[0], tmp_path / "states") == 0
-    assert main(["hmm", "priors", str(tmp_path / "states"), str(tmp_path / "priors.safetensors")]) == 0
-    assert (tmp_path / "priors.safetensors").is_file()
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
 def test_a_damaged_report_of_a_stage_is_named(
     corpus: tuple[Path, Boundaries], tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
