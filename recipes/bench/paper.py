@@ -38,9 +38,8 @@ def main() -> None:
     batch, steps = ROWS[device.type, options.precision], options.steps or {"cpu": 1, "cuda": 50}[device.type]
     net = NetConfig(bins=BINS, states=14_000, layers=8, width=2560, norm="none")
     config = TrainConfig(net=net, batch_frames=batch, precision=options.precision)
-    features, labels, targets = make_stores(
-        options.work / f"{batch}", 3 * steps * batch, 14_000, TargetConfig("topk", 20)
-    )
+    frames = 3 * steps * batch
+    features, labels, targets = make_stores(options.work / f"{frames}", frames, 14_000, TargetConfig("topk", 20))
     data = TrainingData(features, labels, None, TargetStore(targets))
     lesson = Lesson.plan(config, data, device=device)
     model = new_model(lesson.config, data).to(device)
@@ -48,7 +47,7 @@ def main() -> None:
     reader = make_reader(data, lesson.config, model, device)
     objective = lesson.objective(reader, device)
     batches = (each for epoch in range(10**6) for each in reader.epoch(epoch))
-    frames, peak = 0.0, 0.0
+    rate, peak = 0.0, 0.0
     for turn in range(options.rounds + 1):
         began, done = time.perf_counter(), 0
         for _ in range(steps):
@@ -59,13 +58,13 @@ def main() -> None:
         took = time.perf_counter() - began
         of_products = products(options.precision, device, batch, done * operations(model))
         if turn:
-            frames, peak = max(frames, done / took), max(peak, of_products)
-    rate = operations(model) * frames
+            rate, peak = max(rate, done / took), max(peak, of_products)
+    speed = operations(model) * rate
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{options.threads} threads"
     against = f"matrix products {batch} x 2560 x 2560 in {options.precision} ({peak / 1e12:.3f} TFLOP/s)"
     name = f"the paper's network from top-20 shards, batches of {batch}, {options.precision}, {where}"
-    unit = f"of the FLOP/s ({rate / 1e12:.3f} TFLOP/s, {frames:,.0f} frames/s)"
-    row(name, rate / peak, unit, against, least=LEAST.get((device.type, options.precision)))
+    unit = f"of the FLOP/s ({speed / 1e12:.3f} TFLOP/s, {rate:,.0f} frames/s)"
+    row(name, speed / peak, unit, against, least=LEAST.get((device.type, options.precision)))
 
 
 def products(precision: str, device: torch.device, rows: int, total: int) -> float:
