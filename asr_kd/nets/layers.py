@@ -1,6 +1,8 @@
 """The pieces that every kind of network is built from."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +14,11 @@ from asr_kd.kernels import transposed
 from asr_kd.nets.config import NetConfig
 
 WIDE = 1024
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": functools.partial(nn.ReLU, inplace=True),  # over a product's outputs, which its gradient does not need
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
 
 
 class Linear(nn.Linear):
