@@ -78,7 +78,7 @@ run_stage() {
   printf '== stage %s: %s\n   from %s\n   to   %s\n' "$number" "$title" "$inputs" "$outputs"
   rm -f "$marker"
   "$function"
-  echo "$digest" > "$marker.partial" && mv "$marker.partial" "$marker"
+  printf '%s\n' "$digest" "$(commit)" > "$marker.partial" && mv "$marker.partial" "$marker"
   echo $((SECONDS - begun)) >> "$work/.seconds"   # adds up over repetitions, in which the verbs skip what is done
   running=
   echo "   $((SECONDS - begun)) s"
@@ -213,13 +213,23 @@ results_in() {
   mkdir -p "$folder" && echo "$folder"
 }
 
+# commit: this checkout's. stages_at: of lines "STAGE COMMIT", arguments of asr-kd report where one is not this checkout's.
+commit() { git -C "$root" rev-parse --short HEAD 2> /dev/null || true; }
+stages_at() {
+  sort -n | awk -v now="$(commit)" 'NF == 2 {all[$2] = all[$2] (all[$2] ? "," : "") $1; other += $2 != now}
+    END {if (other) for (each in all) print "--stages-at", each, all[each]}' | sort -nk 3
+}
+
 # report TITLE ARGUMENT...: RESULTS.md and results.json in $figures. The wall time is that of all attempts at all stages;
 # it is left out where a stage was not timed in $work.
 report() {
-  local title=$1 seconds=""
+  local title=$1 seconds="" marker
   shift
   if [[ -f $work/.seconds ]] && (($(wc -l < "$work/.seconds") >= stages - 1)); then
     seconds="--seconds $(awk '{sum += $1} END {print sum + 0}' "$work/.seconds")"
   fi
-  asr-kd report --title "$title" --output "${figures:-$(results_in)}" $seconds "$@"
+  asr-kd report --title "$title" --output "${figures:-$(results_in)}" $seconds "$@" \
+    $(for marker in "$work"/.stages/[0-9]*; do
+        [[ -f $marker ]] && echo "$(basename "$marker" | cut -d - -f 1) $(sed -n 2p "$marker")"
+      done | stages_at)
 }

@@ -33,6 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where both files go")
     parser.add_argument("--remark", action="append", default=[], metavar="TEXT", help="a paragraph under the title")
     parser.add_argument("--seconds", type=float, help="wall time of the run, for the provenance")
+    stages = "the stages (1,2,7) that were finished at this commit, where it is not the same for all; may be repeated"
+    parser.add_argument("--stages-at", action="append", default=[], nargs=2, metavar=("COMMIT", "STAGES"), help=stages)
     parser.add_argument("--table", action=_InOrder, help="title of the table of the systems and rows that follow")
     parser.add_argument("--system", action=_InOrder, nargs="+", metavar=("NAME", "FOLDER"), help="a line of the table")
     parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="rows measured otherwise")
@@ -50,7 +52,8 @@ def run(options: argparse.Namespace) -> None:
 
     parts = _parts(options.parts)
     remarks = [_one_line(remark) for remark in options.remark]
-    print(write_report(options.output, options.title, parts, provenance(options.seconds), remarks), end="")
+    told = provenance(options.seconds, dict(options.stages_at))
+    print(write_report(options.output, options.title, parts, told, remarks), end="")
 
 
 def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:

@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ from asr_kd import __version__
 _LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "numba", "kaldifst", "kaldi-decoder", "jiwer", "pocketsphinx")
 
 
-def provenance(seconds: float | None = None) -> dict[str, Any]:
-    """Commit (None outside a git checkout), whether files differ from it, versions, machine, date, wall time."""
+def provenance(seconds: float | None = None, stages: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Commit (None outside a git checkout), whether files differ from it, versions, machine, date, wall time.
+
+    ``stages``: which were finished at which commit, where that was not the same for all.
+    """
     commit = _git("rev-parse", "HEAD")
     written = (":!*RESULTS.md", ":!*results.json", ":!*.png")  # by the run itself
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return {
         "commit": commit,
         "modified": None if commit is None else bool(changes),
+        "stages": dict(stages or {}),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": seconds,
         "versions": {"asr_kd": __version__, "python": platform.python_version(), **_versions()},

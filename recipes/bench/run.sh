@@ -26,7 +26,7 @@ measure() {
   ((number < stage || number > stop_stage)) && return
   echo "== stage $number: $title"
   rm -f "$rows/$number".*
-  git -C "$root" rev-parse --short HEAD > "$rows/$number.commit" 2> /dev/null || true
+  commit > "$rows/$number.commit"
   if ! python "$recipe/$script.py" "${@:4}" 2>&1 > "$rows/$number.jsonl" | tee "$log" >&2; then
     echo "Not measured: $title. $(tail -n 1 "$log")" > "$rows/$number.remark"
     failed+=" $number"
@@ -102,14 +102,7 @@ measure 14 "the paper's network in fp32" paper "$work/paper" --threads "$jobs" -
 measure_bf16 15 "the paper's network" paper "$work/paper" --threads "$jobs" --rounds 12   # they are short
 measure 16 "memory" growth "$work/growth"
 
-arguments=()
-commits=$(sort -u "$rows"/*.commit 2> /dev/null || true)
-if (($(wc -w <<< "$commits") > 1)); then   # stages that were repeated later
-  for commit in $commits; do
-    stages_of=$(grep -lx "$commit" "$rows"/*.commit | xargs -n 1 basename -s .commit | sort -n | paste -sd " ")
-    arguments+=(--remark "Commit $commit: stages $stages_of.")
-  done
-fi
+arguments=($(for number in {1..16}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
 for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Distillation:11 12 13 14 15 16" "Decoding:7 8" "A large vocabulary:9 10"; do
   arguments+=(--table "${group%:*}")

@@ -162,3 +162,24 @@ run_stage 0 "three commands" nothing log all
         done = set((tmp_path / kind / "log").read_text().splitlines())
         assert {"one 1", f"{kind} 2"} <= done
         assert ("three 3" in done) or kind == "bad"
+
+
+def test_results_tell_which_stages_an_earlier_commit_finished(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"system": "one", "value": 1}\n')
+    script = f"""#!/usr/bin/env bash
+. {RECIPES / "lib.sh"}
+parse_options "$@"
+one() {{ true; }}
+results() {{ report Toy --table One --rows {tmp_path}/rows.jsonl; }}
+run_stage 0 first nothing nothing one
+run_stage 1 results rows RESULTS.md results
+"""
+    (tmp_path / "toy" / "run.sh").write_text(script)
+    marker, results = tmp_path / "my-exp" / ".stages" / "0-one", tmp_path / "toy" / "RESULTS.md"
+    command = ["bash", str(tmp_path / "toy" / "run.sh"), "--work", str(tmp_path / "my-exp")]
+    subprocess.run(command, check=True)
+    assert "- stages" not in results.read_text()
+    marker.write_text(f"{marker.read_text().splitlines()[0]}\nab12cd3\n")
+    subprocess.run([*command, "--stage", "1", "--force"], check=True)
+    assert "- stages 0: commit ab12cd3\n" in results.read_text()
