@@ -48,7 +48,7 @@ class NetworkScorer:
                 piece = next(pieces, None)
                 if piece is None:
                     return
-                block = piece.sub_(self.network.log_prior)
+                block = piece[0].sub_(self.network.log_prior)
             yield block.numpy()
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from asr_kd.errors import UserError
 
@@ -44,6 +44,21 @@ def plan_shards(frame_counts: Mapping[str, int], shard_frames: int = SHARD_FRAME
         groups[-1].append(utterance)
         room -= frames
     return [PlannedShard(n, tuple(g), tuple(int(frame_counts[u]) for u in g)) for n, g in enumerate(groups)]
+
+
+def alike(utterances: Iterable[str], frame_counts: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """The utterances in their order; neighbours of one length, such as images of one frame, together, up to ``most``
+    frames. Those without frames are left out."""
+    together: list[str] = []
+    for utterance in utterances:
+        frames = frame_counts[utterance]
+        if together and (frames != frame_counts[together[0]] or (len(together) + 1) * frames > most):
+            yield together
+            together = []
+        if frames:
+            together.append(utterance)
+    if together:
+        yield together
 
 
 def plan_hash(plan: list[PlannedShard]) -> str:

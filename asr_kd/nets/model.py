@@ -120,9 +120,9 @@ def logits_by_chunk(model: StateModel, features: np.ndarray, chunk: int = CHUNK)
 
 
 def log_prob_by_chunk(model: StateModel, features: np.ndarray) -> Iterator[Tensor]:
-    """Natural log of p(state | features) of one utterance ``[frames, bins]``, in float32 ``[up to CHUNK, states]``."""
+    """Natural log of p(state | features), float32, as ``logits_by_chunk``."""
     for logits in logits_by_chunk(model, features):
-        yield logits[0] if model.normalised else logits[0].float().log_softmax(-1)
+        yield logits if model.normalised else logits.float().log_softmax(-1)
 
 
 @torch.inference_mode()
@@ -134,7 +134,7 @@ def log_posteriors(model: StateModel, features: np.ndarray) -> np.ndarray:
     """
     result = np.empty((len(features), model.num_states), np.float32)
     done = 0
-    for log_prob in log_prob_by_chunk(model, features):
+    for (log_prob,) in log_prob_by_chunk(model, features):
         result[done : done + len(log_prob)] = log_prob.cpu().numpy()
         done += len(log_prob)
     return result

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
+from asr_kd.frames.plan import alike
 from asr_kd.nets import AcousticModel, Ensemble, autocast, hold_weights, log_prob_by_chunk, open_model
 from asr_kd.targets.encode import check_finite, one_thread
+
+TOGETHER = 1000  # frames of utterances of one length, asked at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +50,29 @@ class Teacher:
         """Number of states of its distributions."""
         return self.model.num_states
 
+    def log_probs(self, utterances: Sequence[str]) -> Iterator[Tensor | UserError]:
+        """Of each utterance the natural log of p(state | features) at T = 1, ``[frames, states]``, on its device, NaN
+        where the teacher says NaN; or what is wrong with its features.
+
+        Neighbours of one length are asked together: a network takes a millisecond to be asked anything.
+        """
+        for group in alike(utterances, self.features.frame_counts, TOGETHER):
+            read = [self._features(utterance) for utterance in group]
+            good = [features for features in read if isinstance(features, np.ndarray)]
+            said = iter(self._log_prob(np.stack(good))) if good else iter(())
+            yield from (features if isinstance(features, UserError) else next(said) for features in read)
+
+    def _features(self, utterance: str) -> np.ndarray | UserError:
+        try:
+            return next(iter(self.features.read(utterance).values()))
+        except UserError as error:
+            return error
+
     @torch.inference_mode()
-    def log_prob(self, utterance: str) -> Tensor:
-        """Natural log of p(state | features) at T = 1, ``[frames, states]``, on its device; NaN where the teacher says
-        NaN."""
-        features = next(iter(self.features.read(utterance).values()))
+    def _log_prob(self, features: np.ndarray) -> Tensor:
         with one_thread(), autocast(self.device, self.precision):
             chunks = list(log_prob_by_chunk(self.model, features))
-        return torch.cat(chunks) if len(chunks) > 1 else chunks[0]
+        return torch.cat(chunks, dim=1) if len(chunks) > 1 else chunks[0]
 
     def frame_counts(self, utterances: Sequence[str] | None) -> dict[str, int]:
         """Frames of each utterance of the transfer set, by default all; ``UserError`` for one without features."""
@@ -79,9 +97,11 @@ class Teacher:
         counts = self.frame_counts(utterances)
         check_labels(states, self.num_states, f"the teacher {self.folder}")
         step = max(1, round(sum(counts.values()) / frames))
-        for utterance in sorted(counts)[::step]:
+        chosen = sorted(counts)[::step]
+        for utterance, log_prob in zip(chosen, self.log_probs(chosen), strict=True):
             try:
-                log_prob = self.log_prob(utterance)
+                if isinstance(log_prob, UserError):
+                    raise log_prob
                 check_finite(log_prob)
             except UserError as error:
                 if skip_bad:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
@@ -138,7 +139,10 @@ class _Label:
     config: TargetConfig
 
     def __call__(self, utterances: Sequence[str]) -> Computed:
-        return one_by_one(utterances, self._compute)
+        said = self.teacher.log_probs(utterances)
+        return one_by_one(utterances, lambda utterance: self._encoded(utterance, next(said)))
 
-    def _compute(self, utterance: str) -> dict[str, np.ndarray]:
-        return encode(self.teacher.log_prob(utterance), self.config, draws_of(utterance, self.config.seed))
+    def _encoded(self, utterance: str, log_prob: Tensor | UserError) -> dict[str, np.ndarray]:
+        if isinstance(log_prob, UserError):
+            raise log_prob
+        return encode(log_prob, self.config, draws_of(utterance, self.config.seed))

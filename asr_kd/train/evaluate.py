@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from asr_kd.errors import UserError
+from asr_kd.frames.plan import alike
 from asr_kd.nets import AcousticModel, Ensemble, autocast, logits_by_chunk
 from asr_kd.targets.teacher import check_features, check_labels
 from asr_kd.train.data import TrainingData
@@ -76,7 +77,7 @@ def outputs(
     """Logits ``[utterances, frames, states]`` in float32, and the labels where there are any, of some utterances of one
     length, in pieces; the utterances in their order."""
     device = model.log_prior.device
-    for utterances in _alike(data):
+    for utterances in alike(data.utterances, data.frame_counts, BATCH_FRAMES):
         read = [data.read(utterance) for utterance in utterances]
         states = [frames.states for frames in read if frames.states is not None]
         labels = torch.from_numpy(np.stack(states).astype("int64")).to(device) if states else None
@@ -101,17 +102,3 @@ def _unlabelled(data: TrainingData) -> UserError:
         f"{data.states.path}: no frame of {len(data.utterances):,} utterances has a label to compare with; give other"
         " states, or other utterances"
     )
-
-
-def _alike(data: TrainingData) -> Iterator[list[str]]:
-    """The utterances in their order; neighbours of one length together, such as images of one frame."""
-    batch: list[str] = []
-    for utterance in data.utterances:
-        frames = data.frame_counts[utterance]
-        if batch and (frames != data.frame_counts[batch[0]] or (len(batch) + 1) * frames > BATCH_FRAMES):
-            yield batch
-            batch = []
-        if frames:
-            batch.append(utterance)
-    if batch:
-        yield batch

@@ -5,6 +5,7 @@ import errno
 import itertools
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, Unfinished
 from asr_kd.frames import shard as shard_module
 from asr_kd.frames import write as write_module
-from asr_kd.nets import log_posteriors, model_hash, open_model, settle_precision
+from asr_kd.nets import StateModel, log_posteriors, log_prob_by_chunk, model_hash, open_model, settle_precision
 from asr_kd.targets import TargetConfig, TargetStore, estimate, write_targets
+from asr_kd.targets import teacher as teacher_module
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.verify import check_values
 from asr_kd.train import TrainingData, evaluate
@@ -282,3 +284,33 @@ def test_utterances_that_the_features_lack_are_listed_with_their_reason(scene: S
     features.skipped = {"gone": "too short"}
     targets = write_targets(scene.teacher, features, tmp_path / "t", CONFIGS["topk"])
     assert targets.store.skipped == {"gone": "too short"}
+
+
+def test_utterances_of_one_length_are_asked_together_and_each_answers_for_itself(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {f"i{n:02d}": np.full((1, BINS), n / 10, np.float32) for n in range(30)}
+    images["i07"][:] = 3e38
+    features = write_features(tmp_path / "images", images)
+    read = FrameStore.read
+    asked: list[int] = []
+
+    def unreadable(store: FrameStore, utterance: str) -> dict[str, np.ndarray]:
+        if utterance == "i11":
+            raise UserError("shard 0 is damaged")
+        return read(store, utterance)
+
+    def counted(model: StateModel, given: np.ndarray) -> Iterator[torch.Tensor]:
+        asked.append(len(given))
+        return log_prob_by_chunk(model, given)
+
+    monkeypatch.setattr(FrameStore, "read", unreadable)
+    monkeypatch.setattr(teacher_module, "log_prob_by_chunk", counted)
+    targets = write(dataclasses.replace(scene, features=features), tmp_path / "t", CONFIGS["dense"], skip_bad=True)
+    assert asked == [SHARD - 1]  # a shard's, without the one that cannot be read
+    assert sorted(targets.store.skipped) == ["i07", "i11"]
+    assert "damaged" in targets.store.skipped["i11"]
+    model = open_model(scene.teacher)
+    for name in ("i06", "i12", "i29"):
+        alone = log_posteriors(model, images[name])
+        np.testing.assert_allclose(targets.store.read(name)["log_prob"], alone, atol=5e-3)  # as float16 has it
