@@ -78,7 +78,8 @@ def grouped(entries: Sequence[Entry]) -> dict[tuple[Any, Any], list[Entry]]:
 
 
 def summarise(entries: Sequence[Entry]) -> list[Record]:
-    """One record for each system and set: the mean over seeds of every number, and the 95 % interval of that mean.
+    """One record for each system and set: the mean over seeds of every number, and the 95 % interval of that mean;
+    of a single row its words too.
 
     ``KEY_spread`` is the half-width of Student's t interval over seeds (n - 1 degrees of freedom), where there are
     several, and ``KEY_range`` their least and greatest. Of scored entries, ``wer_low`` and ``wer_high`` (of frames
@@ -89,6 +90,8 @@ def summarise(entries: Sequence[Entry]) -> list[Record]:
     summaries: list[Record] = []
     for (system, dataset), members in grouped(entries).items():
         summary: dict[str, Any] = {"system": system, "set": dataset, "seeds": len(members)}
+        if len(members) == 1:  # the words of several have no mean
+            summary |= {key: value for key, value in members[0].row.items() if isinstance(value, str)}
         summary |= _means([item.row for item in members])
         scores = [item.score for item in members if item.score is not None]
         if scores:

@@ -12,7 +12,10 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, Ensemble, open_model, save_ensemble, save_model
-from asr_kd.score.cover import ALL, CONDITIONAL, CoverCounts, count_by_cover, cover_records, pool_covers
+from asr_kd.score.cover import ALL, CONDITIONAL, CoverCounts, count_by_cover, cover_records, cover_row, pool_covers
+from asr_kd.score.entries import read_rows
+from asr_kd.score.provenance import provenance
+from asr_kd.score.report import write_report
 from asr_kd.train import TrainingData
 from tests.train.conftest import BINS, NET, STATES, speech, write_features, write_states
 
@@ -126,3 +129,13 @@ def test_other_models_and_missing_labels_are_refused(
     assert "net0: a network; expected a generalist" in capsys.readouterr().err
     with pytest.raises(UserError, match="has no speaker"):
         cover_records(count_by_cover(model, data), {"u0": "s"})
+
+
+def test_a_report_shows_the_interval_of_the_gain(tmp_path: Path) -> None:
+    record = {"system": "all frames", "cover": ALL, "frames": 40, "generalist": 0.7, "joint": 0.75, "gain": 0.05,
+              "gain_low": 0.012, "gain_high": 0.08, "relative": 0.07, "p": 0.01}  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(json.dumps(cover_row(record, "Gains", "test")) + "\n")
+    write_report(tmp_path, "T", read_rows(tmp_path / "rows.jsonl", "Gains"), provenance())
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "1.20 to 8.00" in page
+    assert "paired permutation test" in page
