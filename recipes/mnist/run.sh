@@ -60,6 +60,8 @@ train_students() {
       stored="--targets '$work/targets/seed$seed'"
       echo "train_images stored $seed soft $stored"
       echo "train_images without3 $seed soft $stored --utterances '$work/lists/without3' $priors"
+      echo "train_images without3_live $seed live_without3 --teacher '$work/teacher/seed$seed'" \
+        "--utterances '$work/lists/without3' $priors"
       echo "train_images only78 $seed soft $stored --utterances '$work/lists/only78' $priors"
       for width in $widths; do
         for t in $temperatures; do
@@ -75,7 +77,7 @@ run_stage 3 "students" "$work/targets, $work/teacher" "$work/{stored,live,withou
 calibrate() {
   local each name classes
   for seed in $seeds; do
-    for each in without3:3 only78:0,1,2,3,4,5,6,9; do
+    for each in without3:3 without3_live:3 only78:0,1,2,3,4,5,6,9; do
       IFS=: read -r name classes <<< "$each"
       asr-kd model calibrate "$work/$name/seed$seed" "$work/${name}_calibrated/seed$seed" --classes "$classes" \
         --feats "$data/train/feats" --utterances "$work/lists/all" --teacher "$work/teacher/seed$seed"
@@ -97,7 +99,7 @@ run_stage 5 "errors on test" "$work/*/seed*" "$work/*/seed*/frames_*" evaluate
 tested() { local seed; for seed in $seeds; do echo "$work/$1/seed$seed/frames_${2:-test}"; done; }
 
 results() {
-  local figures width t lines=() points
+  local figures width t how each lines=() points
   figures=$(results_in)
   for width in $widths; do
     points=()
@@ -112,8 +114,11 @@ results() {
     --system "2 x 800, live teacher on moving images, T = 20" $(tested live)
     --rows "$recipe/paper.jsonl"
     --table "A transfer set without 3")
-  for each in "as trained:without3" "bias from the teacher:without3_calibrated" "bias from the test set (oracle):without3_oracle"; do
-    lines+=(--system "${each%%:*}" $(tested "${each##*:}") $(tested "${each##*:}" threes))
+  for each in without3 without3_live; do
+    how=$([[ $each == without3 ]] || echo "live on moving images, ")
+    lines+=(--system "${how}as trained" $(tested "$each") $(tested "$each" threes)
+      --system "${how}bias from the teacher" $(tested "${each}_calibrated") $(tested "${each}_calibrated" threes)
+      --system "${how}bias from the test set (oracle)" $(tested "${each}_oracle") $(tested "${each}_oracle" threes))
   done
   lines+=(--rows "$recipe/paper_without3.jsonl" --table "A transfer set of 7 and 8 only")
   for each in "as trained:only78" "biases from the teacher:only78_calibrated" "bias from the test set (oracle):only78_oracle"; do
