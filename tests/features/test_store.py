@@ -109,7 +109,7 @@ store.write_features(read_data_dir(sys.argv[1]), sys.argv[2], FeatureConfig(), s
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_an_interrupted_run_says_so_in_one_line_and_goes_on(datadir: DataDir, tmp_path: Path, jobs: str) -> None:
     begun, quick = tmp_path / "begun", tmp_path / "quick"
-    slow = {u: f"touch {begun}; [ -e {quick} ] || sleep 0.2; cat {path} |" for u, path in datadir.wav.items()}
+    slow = {u: f"touch {begun}; [ -e {quick} ] || sleep 20; cat {path} |" for u, path in datadir.wav.items()}
     data = write_data_dir(tmp_path / "slow", slow, {}, datadir.utt2spk)
     command = ["feats", str(data.path), str(tmp_path / "s"), "--allow-pipes"]
     process = subprocess.Popen(
