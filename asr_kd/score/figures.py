@@ -181,8 +181,9 @@ def _horizontal(axes: "Axes", places: np.ndarray, log: bool, own_ticks: bool) ->
 def _legend(figure: "Figure", entries: Sequence[tuple[Any, str]]) -> None:
     """Below the panels: what each entry looks like, and its text; in one row where there is room."""
     handles, texts = zip(*entries, strict=True)
-    widths = [len(text) + 8 for text in texts]  # in letters, with the handle; about 150 fit
-    columns = len(texts) if sum(widths) <= 150 else max(1, 150 // max(widths))
+    widths = [len(text) + 8 for text in texts]  # in letters, with the handle
+    room = int(14 * figure.get_figwidth())
+    columns = len(texts) if sum(widths) <= room else max(1, room // max(widths))
     figure.legend(handles, texts, loc="outside lower center", ncols=columns)
 
 
