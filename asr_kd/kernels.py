@@ -117,7 +117,7 @@ TILE = 64  # columns turned at once; an eighth of it fours of rows: a cache line
 
 
 def transposed(matrix: Tensor) -> Tensor:
-    """A bfloat16 matrix turned round, each of whose rows is together in memory, in a fifth of the time torch takes.
+    """A bfloat16 matrix turned round, each of whose rows is together in memory, in a third of the time torch takes.
 
     Rows begin at cache lines, since products of others take up to twice as long, and are an odd number of lines apart,
     so that a column does not fall into few places of the cache. Between them are zeros: products read them.

@@ -12,10 +12,8 @@ from torch.nn import functional
 from asr_kd.errors import UserError
 from asr_kd.frames.plan import alike
 from asr_kd.nets import AcousticModel, Ensemble, autocast, logits_by_chunk
-from asr_kd.targets.teacher import check_features, check_labels
+from asr_kd.targets.teacher import TOGETHER, check_features, check_labels
 from asr_kd.train.data import TrainingData
-
-BATCH_FRAMES = 1000  # of utterances of one length, scored together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +75,7 @@ def outputs(
     """Logits ``[utterances, frames, states]`` in float32, and the labels where there are any, of some utterances of one
     length, in pieces; the utterances in their order."""
     device = model.log_prior.device
-    for utterances in alike(data.utterances, data.frame_counts, BATCH_FRAMES):
+    for utterances in alike(data.utterances, data.frame_counts, TOGETHER):
         read = [data.read(utterance) for utterance in utterances]
         states = [frames.states for frames in read if frames.states is not None]
         labels = torch.from_numpy(np.stack(states).astype("int64")).to(device) if states else None
