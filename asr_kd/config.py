@@ -21,17 +21,21 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
 
     Raises ``UserError`` for a key that ``cls`` lacks (naming the nearest one) or a value of another type.
     """
-    values: Any = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(read_text(path)) or {}
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a configuration is a mapping of keys to values; found {type(values).__name__}")
+    values = read_mapping(path) if path is not None else {}
     for override in overrides:
         _override(values, override)
     return from_dict(cls, values, where=str(path) if path else "configuration")
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; ``UserError`` where it holds something else."""
+    try:
+        values = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a configuration is a mapping of keys to values; found {type(values).__name__}")
+    return values
 
 
 def save_config(config: Any, path: str | Path) -> None:

@@ -51,21 +51,19 @@ train_specialists() {
     for ((number = 0; number < specialists; number++)); do echo "train_specialist $kind $number $set"; done
   done | side_by_side
   for kind in special whole; do
-    asr-kd specialists join "$work/$kind/joint" $(seq -f "$work/$kind/%g" 0 $((specialists - 1))) \
-      --clusters "$work/clusters" --network "$general"
+    asr-kd specialists join "$work/$kind/joint" $(seq -f "$work/$kind/%g" 0 $((specialists - 1))) --network "$general"
   done
 }
 
 # train_specialist KIND NUMBER SET: $work/KIND/NUMBER/net, as conf/KIND.yaml says.
 train_specialist() {
   local folder=$work/$1/$2 general=$work/teacher/seed1 labels=$work/$states
-  local given=(--clusters "$work/clusters" --network "$general" --number "$2" --states "$labels/$3" --dev-states "$labels/dev")
-  local begin=(--begin "$folder/begin" --dev-states "$folder/dev")
+  local kind=(--dev-states "$labels/dev") begin=(--begin "$folder/begin" --dev-states "$folder/dev")
   if [[ $1 == whole ]]; then
-    given+=(--whole)
-    begin=(--begin "$general" --teacher "$general" --dev-states "$labels/dev")
+    kind=(--whole) begin=(--begin "$general" --teacher "$general" --dev-states "$labels/dev")
   fi
-  asr-kd specialists prepare "$folder" "${given[@]}"
+  asr-kd specialists prepare "$folder" --clusters "$work/clusters" --network "$general" --number "$2" \
+    --states "$labels/$3" "${kind[@]}"
   asr-kd train --feats "$work/feats/fbank/$3" --states "$folder/states" --dev-feats "$work/feats/fbank/dev" \
     "${begin[@]}" --config "$recipe/conf/$1.yaml" --threads 1 --out "$folder/net" ${small:+${quick:-}}
 }

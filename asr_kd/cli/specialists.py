@@ -3,13 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asr_kd.cli import add_action
 
 if TYPE_CHECKING:
-    from asr_kd.frames import FrameStore
-    from asr_kd.nets import AcousticModel
+    from asr_kd.specialists import Clusters
 
 CLUSTERS = "clusters.yaml"
 
@@ -28,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --states states/train --dev-states states/dev\n"
         "  asr-kd train --begin exp/special/3/begin --feats feats/train --states exp/special/3/states \\\n"
         "    --dev-feats feats/dev --dev-states exp/special/3/dev --out exp/special/3/net\n"
-        "  asr-kd specialists join exp/joint --clusters exp/clusters --network exp/dnn exp/special/*\n"
+        "  asr-kd specialists join exp/joint exp/special/* --network exp/dnn\n"
         "  asr-kd specialists compare exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk"
     )
     verbs = parser.add_subparsers(metavar="cluster|prepare|join|compare", required=True)
@@ -71,7 +70,8 @@ def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     prepare.add_argument("--number", type=int, required=True, help="which of them")
     prepare.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
     prepare.add_argument("--states", metavar="STORE", required=True, help="states of the training speech")
-    prepare.add_argument("--dev-states", metavar="STORE", required=True, help="states of dev")
+    dev = "states of dev; needed unless --whole, which is judged on these as they are"
+    prepare.add_argument("--dev-states", metavar="STORE", help=dev)
     whole = "section 6.1: no dustbin, but soft targets for all other states; writes labels of the cluster's states, for"
     whole += " asr-kd train --begin NET --teacher NET --set temperature=1"
     prepare.add_argument("--whole", action="store_true", help=whole)
@@ -86,13 +86,12 @@ def _configure_join(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "specialists",
         "join",
         "generalist and trained specialists -> an ensemble",
-        "exp/joint exp/special/0 exp/special/1 --clusters exp/clusters --network exp/dnn",
+        "exp/joint exp/special/0 exp/special/1 --network exp/dnn",
     )
     join.add_argument("out", metavar="OUT", help="the ensemble's folder")
     join.add_argument(
         "specialists", metavar="SPECIALIST", nargs="+", help="folders of prepare, each with a trained net"
     )
-    join.add_argument("--clusters", metavar="DIR", required=True, help="folder of specialists cluster")
     join.add_argument("--network", metavar="MODEL", required=True, help="the generalist")
     active = "ask the specialists that own one of its N most probable states about a frame (1)"
     join.add_argument("--active", type=int, default=1, metavar="N", help=active)
@@ -120,17 +119,29 @@ def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
 
 def _cluster(options: argparse.Namespace) -> None:
     import numpy as np
-    import yaml
 
+    from asr_kd.config import save_config
+    from asr_kd.errors import UserError
     from asr_kd.files import write_text
     from asr_kd.frames import FrameStore
     from asr_kd.hmm.states import StateSpace
     from asr_kd.nets import model_hash
     from asr_kd.score.table import Column, percent, plain, render
-    from asr_kd.specialists import Confusion, cluster_states, state_names, summaries
+    from asr_kd.specialists import (
+        Clusters,
+        Confusion,
+        check_sizes,
+        cluster_states,
+        load_generalist,
+        state_names,
+        summaries,
+    )
     from asr_kd.train import TrainingData, probabilities
 
-    model = _generalist(options.network)
+    model = load_generalist(options.network)
+    check_sizes(model.num_states, options.k, options.size)
+    if options.frames < 2:
+        raise UserError(f"--frames {options.frames}: expected at least 2 frames to predict")
     data = TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)
     confusion, mass = Confusion(), np.zeros(model.num_states)
     for prob in probabilities(model, data):
@@ -149,14 +160,14 @@ def _cluster(options: argparse.Namespace) -> None:
         Column("of the mass %", percent("share", 1)), Column("phones (states)", plain("text"), left=True),
     )  # fmt: skip
     table = render(rows, columns)
-    content = {
-        "network": model_hash(options.network), "frames": confusion.frames, "seed": options.seed,
-        "scale": options.scale, "size": options.size, "clusters": [own.tolist() for own in clusters],
-    }  # fmt: skip
+    content = Clusters(
+        model_hash(options.network), confusion.frames, options.seed, options.scale, options.size,
+        tuple(tuple(own.tolist()) for own in clusters),
+    )  # fmt: skip
     lines = [f"{number}\t{state}\t{names[state]}" for number, own in enumerate(clusters) for state in own]
     write_text(Path(options.out) / "states.tsv", "\n".join(["cluster\tstate\tname", *lines]) + "\n")
     write_text(Path(options.out) / "table.txt", table)
-    write_text(Path(options.out) / CLUSTERS, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    save_config(content, Path(options.out) / CLUSTERS)
     print(table, end="")
 
 
@@ -165,94 +176,46 @@ def _prepare(options: argparse.Namespace) -> None:
 
     from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
-    from asr_kd.nets import save_model
-    from asr_kd.specialists import KEPT, begin_specialist, write_labels
+    from asr_kd.nets import model_hash, save_model
+    from asr_kd.specialists import KEPT, begin_specialist, load_generalist, write_labels
+    from asr_kd.train.data import count_states
 
-    clusters = _read_clusters(options.clusters, options.network)
+    if options.whole == (options.dev_states is not None):
+        raise UserError(
+            "give --dev-states for a specialist with a dustbin; one of --whole is judged on dev's own states"
+        )
+    clusters = _read_clusters(options.clusters, options.network).clusters
     if not 0 <= options.number < len(clusters):
         raise UserError(f"--number {options.number}: {options.clusters} has clusters 0 to {len(clusters) - 1}")
-    generalist, out = _generalist(options.network), Path(options.out)
+    generalist, out = load_generalist(options.network), Path(options.out)
     asked, known = np.array(clusters[options.number]), generalist.num_states
+    dev = FrameStore(options.dev_states) if options.dev_states else None
+    if dev:
+        count_states(dev, dev.utterances, known, "the generalist")  # an error comes before anything is written
+    name = model_hash(options.network)
     states = write_labels(
         FrameStore(options.states), asked, known, out / "states", options.seed,
-        whole=options.whole, force=options.force,
+        whole=options.whole, generalist=name, force=options.force,
     )  # fmt: skip
     own = np.array(states.config["own"])
     if unseen := np.setdiff1d(asked, own).tolist():
         names = ", ".join(map(str, unseen))
         print(f"{out}: no frame of states {names}, which stay with the generalist ({len(own)} left)", file=sys.stderr)
-    if options.whole:
+    if dev is None:
         print(f"{out}: labels of {len(own)} states")
         return
-    dev = FrameStore(options.dev_states)
-    write_labels(dev, own, known, out / "dev", options.seed, balanced=False, force=options.force)
+    write_labels(dev, own, known, out / "dev", options.seed, balanced=False, generalist=name, force=options.force)
     save_model(begin_specialist(generalist, own), out / "begin")
     print(f"{out}: {len(own)} states and a dustbin, of whose frames {states.config[KEPT]:.1%} are learnt")
 
 
-def _generalist(folder: str) -> "AcousticModel":
-    from asr_kd.errors import UserError
-    from asr_kd.nets import is_ensemble, load_model
-
-    if is_ensemble(folder):
-        raise UserError(
-            f"{folder}: an ensemble; specialists begin as a single network, and are joined with it: give a member of"
-            " the ensemble, or a student of it"
-        )
-    return load_model(folder)
-
-
-def _weights(trained: Path, labels: "FrameStore") -> tuple[float, float]:
-    """Weights of labels and soft targets in a training; ``UserError`` where ``correct_own`` could not put it right."""
-    import yaml
-
-    from asr_kd.errors import UserError
-    from asr_kd.files import read_text
-
-    told = yaml.safe_load(read_text(trained))
-    if not isinstance(told, dict) or "teacher" not in told or not told.get("soft_weight"):
-        raise UserError(f"{trained}: not trained on soft targets; train a --whole specialist with --teacher NETWORK")
-    temperature, match = told["temperature"], told.get("match", "distribution")
-    if temperature != 1 or match != "distribution":
-        raise UserError(
-            f"{trained}: trained with temperature: {temperature:g} and match: {match}; what labels add to soft targets"
-            " can be put right after temperature: 1 and match: distribution only; train it with these"
-        )
-    if (told["train"].get("states"), told["train"]["frames"]) != (labels.content_hash, labels.total_frames):
-        raise UserError(
-            f"{trained}: trained on other frames or labels than {labels.path} has, in which own states are counted;"
-            " train it on all of these"
-        )
-    return told["hard_weight"], told["soft_weight"]
-
-
 def _join(options: argparse.Namespace) -> None:
-    import numpy as np
+    from asr_kd.nets import num_parameters
+    from asr_kd.specialists import join_specialists
 
-    from asr_kd.errors import UserError
-    from asr_kd.frames import FrameStore
-    from asr_kd.nets import load_model, num_parameters, save_ensemble, save_model
-    from asr_kd.specialists import KEPT, correct_dustbin, correct_own, own_share
-
-    _read_clusters(options.clusters, options.network)
-    members, owned = [options.network], []
-    stores = [FrameStore(Path(folder) / "states") for folder in options.specialists]
-    if len(kinds := {labels.config["whole"] for labels in stores}) > 1:
-        raise UserError(
-            f"{' '.join(options.specialists)}: some were prepared with --whole and some without; join either"
-        )
-    for number, (folder, labels) in enumerate(zip(options.specialists, stores, strict=True), 1):
-        network = load_model(Path(folder) / "net")
-        if labels.config["whole"]:
-            weights = _weights(Path(folder) / "net" / "train.yaml", labels)
-            correct_own(network, np.array(labels.config["own"]), *weights, own_share(labels))
-        else:
-            correct_dustbin(network, labels.config[KEPT])
-        members.append(str(Path(options.out) / f"specialist{number}"))
-        owned.append(labels.config["own"])
-        save_model(network, members[-1])
-    ensemble = save_ensemble(options.out, members, "joint", own=owned, active=options.active, whole=kinds.pop())
-    print(f"{options.out}: a generalist and {len(owned)} specialists, {num_parameters(ensemble):,} parameters")
+    ensemble = join_specialists(options.out, options.network, options.specialists, options.active)
+    count = len(options.specialists)
+    print(f"{options.out}: a generalist and {count} specialists, {num_parameters(ensemble):,} parameters")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -291,21 +254,17 @@ def _compare(options: argparse.Namespace) -> None:
         plot_gains(records, options.title, options.picture)
 
 
-def _read_clusters(folder: str, network: str) -> list[list[int]]:
-    """The states of each cluster; ``UserError`` where another network confused them."""
-    import yaml
-
+def _read_clusters(folder: str, network: str) -> "Clusters":
+    """The clusters in a folder; ``UserError`` where another network confused their states."""
+    from asr_kd.config import load_config
     from asr_kd.errors import UserError
-    from asr_kd.files import read_text
     from asr_kd.nets import model_hash
+    from asr_kd.specialists import Clusters
 
     path = Path(folder) / CLUSTERS
-    content: Any = yaml.safe_load(read_text(path))
-    if not isinstance(content, dict) or not {"network", "clusters"} <= content.keys():
-        raise UserError(f"{path}: not clusters of asr-kd specialists cluster")
-    if content["network"] != model_hash(network):
+    found = load_config(Clusters, path)
+    if found.network != model_hash(network):
         raise UserError(
             f"{path}: clusters of what another network than {network} confuses; give that one, or cluster again"
         )
-    clusters: list[list[int]] = content["clusters"]
-    return clusters
+    return found

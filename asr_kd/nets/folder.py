@@ -71,8 +71,7 @@ def save_ensemble(
     Raises ``UserError`` where a member is missing or damaged, or has other states or features than the first.
     """
     folder = Path(folder)
-    if (folder / WEIGHTS).exists():
-        raise UserError(f"{folder}: holds a network; choose another folder for the ensemble")
+    check_no_network(folder)
     networks = [load_model(member) for member in members]
     places = tuple(os.path.relpath(Path(member).resolve(), folder.resolve()) for member in members)
     hashes = tuple(sha256(Path(member) / WEIGHTS) for member in members)
@@ -88,6 +87,12 @@ def save_ensemble(
     ensemble = Ensemble(config, networks)
     save_config(config, folder / ENSEMBLE)
     return ensemble.eval()
+
+
+def check_no_network(folder: str | Path) -> None:
+    """Raise ``UserError`` where ``folder`` cannot become an ensemble, because it holds a network."""
+    if (Path(folder) / WEIGHTS).exists():
+        raise UserError(f"{folder}: holds a network; choose another folder for the ensemble")
 
 
 def is_ensemble(folder: str | Path) -> bool:
@@ -112,7 +117,7 @@ def open_model(folder: str | Path) -> AcousticModel | Ensemble:
         if sha256(folder / member / WEIGHTS) != wanted:
             raise UserError(
                 f"{folder / member / WEIGHTS}: not the weights that {folder / ENSEMBLE} lists; the member was trained"
-                " again or damaged: make the ensemble again with `asr-kd model ensemble`"
+                " again or damaged: make the ensemble again"
             )
     return Ensemble(config, members).eval()
 

@@ -1,24 +1,36 @@
-"""Specialists: which states are confusable, what a network for some of them learns, and from where it starts.
+"""Specialists: which states are confusable, what a network for some of them learns, and what they say together.
 
-- ``Confusion``, ``cluster_states``: a generalist's predictions -> the states of each specialist.
-- ``write_labels``, ``begin_specialist``, ``correct_dustbin``, ``correct_own`` with ``own_share``: what ``asr_kd.train``
-  needs to train one, and what is to be put right after it.
+- ``Confusion``, ``cluster_states``: a generalist's predictions -> the states of each specialist, kept as ``Clusters``.
+- ``load_generalist``, ``write_labels``, ``begin_specialist``: what ``asr_kd.train`` needs to train one.
+- ``join_specialists``: those that are trained, put right by ``correct_dustbin`` or ``correct_own`` -> an ensemble,
+  which computes what they say together (``asr_kd.nets.joint``).
 - ``state_names``, ``summaries``: clusters for people to read.
-
-What a generalist and its specialists say together is an ensemble: ``asr_kd.nets.joint``.
 """
 
-from asr_kd.specialists.cluster import Confusion, cluster_states
-from asr_kd.specialists.lesson import KEPT, begin_specialist, correct_dustbin, correct_own, own_share, write_labels
+from asr_kd.specialists.cluster import Clusters, Confusion, check_sizes, cluster_states
+from asr_kd.specialists.join import join_specialists
+from asr_kd.specialists.lesson import (
+    KEPT,
+    begin_specialist,
+    correct_dustbin,
+    correct_own,
+    load_generalist,
+    own_share,
+    write_labels,
+)
 from asr_kd.specialists.table import state_names, summaries
 
 __all__ = [
     "KEPT",
+    "Clusters",
     "Confusion",
     "begin_specialist",
+    "check_sizes",
     "cluster_states",
     "correct_dustbin",
     "correct_own",
+    "join_specialists",
+    "load_generalist",
     "own_share",
     "state_names",
     "summaries",

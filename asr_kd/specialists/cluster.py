@@ -4,6 +4,7 @@ They need no labels: states that are probable in the same frames are those that 
 k-means over the columns of the covariance matrix of the predictions.
 """
 
+import dataclasses
 import warnings
 from typing import Literal
 
@@ -15,6 +16,19 @@ Scale = Literal["none", "correlation", "spectral"]
 ROWS = 512  # frames of one matrix product
 FAINT = 1e-4  # between states that are never confused
 RESTARTS = 10  # starts of k-means, of which the best result counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Clusters:
+    """``clusters.yaml``: the states of each cluster, of what the network of this ``model_hash`` predicts of so many
+    frames, and how they were found; see ``cluster_states``."""
+
+    network: str
+    frames: int
+    seed: int
+    scale: Scale
+    size: int | None
+    clusters: tuple[tuple[int, ...], ...]
 
 
 class Confusion:
@@ -81,7 +95,6 @@ def cluster_states(
     k: int,
     seed: int,
     scale: Scale = "none",
-    smallest: int = 2,
     size: int | None = None,
 ) -> list[np.ndarray]:
     """Divide all states into ``k`` clusters of confusable ones, by k-means over the rows of ``covariance``.
@@ -98,20 +111,15 @@ def cluster_states(
     as the paper's do: a state that many others are confused with has several specialists, and another perhaps none.
 
     Returns ``k`` sorted arrays of states, int64, ordered by their first state. They depend on ``seed``, and not on the
-    number of threads. Raises ``UserError`` for a matrix that is no covariance, for ``k`` below 2 or above the number of
-    states, and where a cluster comes out empty or with fewer than ``smallest`` states: by default those of one, as a
-    specialist tells states apart. Also for a ``size`` of less than 2, or of all states.
+    number of threads. Raises ``UserError`` for a matrix that is no covariance, as ``check_sizes`` does, and where a
+    cluster comes out empty, or, without ``size``, with a single state: a specialist tells states apart.
     """
     from sklearn.cluster import KMeans, SpectralClustering
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     rows = _rows(covariance, scale)
-    states = len(rows)
-    if not 2 <= k <= states:
-        raise UserError(f"{k} clusters of {states} states; expected 2 to {states}")
-    if size is not None and not 2 <= size < states:
-        raise UserError(f"clusters of {size} of {states} states; expected 2 to {states - 1}")
+    check_sizes(len(rows), k, size)
     with threadpool_limits(1), warnings.catch_warnings():  # more threads add up in an order that varies
         warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer clusters, which is an error below
         options = {"n_clusters": k, "n_init": RESTARTS, "random_state": seed}
@@ -126,13 +134,23 @@ def cluster_states(
             " equal to theirs; ask for fewer clusters, or count more frames"
         )
     clusters = sorted((np.flatnonzero(labels == label) for label in found), key=lambda own: own[0])
+    if size is not None:
+        return _nearest(_rows(covariance, "correlation"), clusters, size)
     for number, own in enumerate(clusters):
-        if len(own) < smallest:
+        if len(own) < 2:
             raise UserError(
-                f"cluster {number} of {k} has {len(own)} states ({', '.join(map(str, own))}); expected at least"
-                f' {smallest}: ask for fewer clusters, another seed or scale="correlation", or set smallest'
+                f"cluster {number} of {k} is state {own[0]} alone; expected at least 2 states, to be told apart: ask"
+                " for fewer clusters, another seed or another scale, or give their size"
             )
-    return clusters if size is None else _nearest(_rows(covariance, "correlation"), clusters, size)
+    return clusters
+
+
+def check_sizes(states: int, k: int, size: int | None = None) -> None:
+    """Raise ``UserError`` unless ``states`` can be divided into ``k`` clusters, of ``size`` states if that is given."""
+    if not 2 <= k <= states:
+        raise UserError(f"{k} clusters of {states} states; expected 2 to {states}")
+    if size is not None and not 2 <= size < states:
+        raise UserError(f"clusters of {size} of {states} states; expected 2 to {states - 1}")
 
 
 def _nearest(correlation: np.ndarray, clusters: list[np.ndarray], size: int) -> list[np.ndarray]:

@@ -10,13 +10,13 @@ import torch
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, one_by_one, write_store
-from asr_kd.nets import AcousticModel
+from asr_kd.nets import AcousticModel, is_ensemble, load_model
 from asr_kd.targets.teacher import check_labels
 from asr_kd.train.data import count_states
 
-# In the configuration of a store of labels: the fraction of others' frames that have a label; for a whole specialist,
-# the fraction of all frames whose state is known.
-KEPT = "kept"
+# In the configuration of a store of labels: the fraction of others' frames that have one, and that of all frames whose
+# state is known.
+KEPT, KNOWN = "kept", "known"
 
 
 def write_labels(
@@ -26,15 +26,16 @@ def write_labels(
     out: str | Path,
     seed: int = 0,
     balanced: bool = True,
-    utterances: Sequence[str] | None = None,
     whole: bool = False,
+    generalist: str = "",
     force: bool = False,
 ) -> FrameStore:
     """Write the labels of a specialist for ``own`` (sorted) of a generalist's ``num_states`` as a store of states.
 
     A frame of one of them has its place in ``own``; another frame has ``len(own)``, the dustbin, or, ``balanced``, only
     as many of them as there are own frames, drawn at random; the rest has -1, no label, and so has a frame that had
-    none. The configuration tells which fraction of the others was ``kept``.
+    none. The configuration tells which fraction of the others was ``kept``, and the inputs the ``model_hash`` of the
+    ``generalist``.
 
     ``whole`` (section 6.1 of the paper): frames of ``own`` have the labels they had, and others none at all. Those are
     for the generalist's soft targets to teach, with ``asr-kd train --teacher``, which stand in for the dustbin; at
@@ -44,12 +45,10 @@ def write_labels(
     Raises ``UserError`` where fewer than two are, for labels of another number of states, and for a label that is not
     below ``num_states``. ``force`` deletes another store at ``out``.
     """
-    chosen = list(states.utterances) if utterances is None else list(utterances)
     if not len(own) or own.min() < 0 or own.max() >= num_states:
         raise UserError(f"states {own.tolist()} of a specialist; the generalist has states 0 to {num_states - 1}")
-    frame_counts = {utterance: states.frame_counts[utterance] for utterance in chosen}
     check_labels(states, num_states, "the generalist")
-    counts = count_states(states, chosen, num_states, "the generalist")
+    counts = count_states(states, states.utterances, num_states, "the generalist")
     if balanced:
         asked, own = own, own[counts[own] > 0]
         if len(own) < 2:
@@ -64,16 +63,17 @@ def write_labels(
         out,
         "states",
         {"state": TensorSpec("int32", (), f"{meaning}; -1: not learnt")},
-        frame_counts,
+        states.frame_counts,
         _Labels(states, own, 0.0 if whole else kept, seed, whole),
         {
             "num_states": num_states if whole else len(own) + 1,
             "own": own.tolist(),
-            KEPT: known / max(sum(frame_counts.values()), 1) if whole else kept,
+            KEPT: 0.0 if whole else kept,
+            KNOWN: known / max(states.total_frames, 1),
             "seed": seed,
             "whole": whole,
         },
-        {"states": states.content_hash},
+        {"states": states.content_hash, "generalist": generalist},
         force=force,
     )
 
@@ -96,6 +96,16 @@ class _Labels:
         drawn = np.random.default_rng(np.frombuffer(digest, np.uint64)).random(len(states)) < self.kept
         others = np.where(drawn & (states >= 0), len(self.own), -1)
         return {"state": np.where(self.own[place] == states, states if self.whole else place, others).astype(np.int32)}
+
+
+def load_generalist(folder: str | Path) -> AcousticModel:
+    """The network in ``folder``; ``UserError`` for an ensemble."""
+    if is_ensemble(folder):
+        raise UserError(
+            f"{folder}: an ensemble; specialists begin as a single network, and are joined with it: give a member of"
+            " the ensemble, or a student of it"
+        )
+    return load_model(folder)
 
 
 @torch.no_grad()
@@ -129,7 +139,7 @@ def begin_specialist(generalist: AcousticModel, own: np.ndarray) -> AcousticMode
 def own_share(labels: FrameStore) -> float:
     """How frequent a ``whole`` specialist's own states are among the frames whose state is known, from its labels."""
     ours = sum(int((shard.tensors["state"] >= 0).sum()) for shard in labels.shards())
-    return ours / (labels.config[KEPT] * labels.total_frames)
+    return ours / (labels.config[KNOWN] * labels.total_frames)
 
 
 @torch.no_grad()

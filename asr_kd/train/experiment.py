@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from asr_kd.config import to_dict
+from asr_kd.config import read_mapping, to_dict
 from asr_kd.errors import UserError
 from asr_kd.files import read_text, write_text
 from asr_kd.nets.folder import WEIGHTS
@@ -105,7 +105,7 @@ def _check_same(record: Path, wanted: dict[str, Any]) -> None:
     if not record.exists():
         raise UserError(f"{record.parent}: holds a model that was not trained here; choose another folder")
     # A key that an earlier version did not know had the effect that its default has now.
-    found = _flat(to_dict(TrainConfig())) | _flat(yaml.safe_load(read_text(record)) or {})
+    found = _flat(to_dict(TrainConfig())) | _flat(read_mapping(record))
     asked = _flat(wanted)
     differences = [
         f"{key} is {found.get(key)!r} there and {asked.get(key)!r} now"

@@ -92,12 +92,12 @@ def test_states_that_are_confused_come_together(scale: Literal["none", "correlat
 
 def test_clusters_are_a_partition_that_depends_on_nothing_but_the_seed() -> None:
     covariance = np.cov(np.random.default_rng(1).dirichlet(np.ones(60), 500).T)
-    first = cluster_states(covariance, 7, 5, "correlation", smallest=1)
+    first = cluster_states(covariance, 7, 5, "spectral")
     assert sorted(np.concatenate(first)) == list(range(60))
     assert [own[0] for own in first] == sorted(own[0] for own in first)
     assert all((np.diff(own) > 0).all() for own in first)
-    assert as_lists(cluster_states(covariance, 7, 5, "correlation", smallest=1)) == as_lists(first)
-    assert as_lists(cluster_states(covariance, 7, 6, "correlation", smallest=1)) != as_lists(first)
+    assert as_lists(cluster_states(covariance, 7, 5, "spectral")) == as_lists(first)
+    assert as_lists(cluster_states(covariance, 7, 6, "spectral")) != as_lists(first)
 
 
 def test_correlation_looks_past_how_frequent_states_are() -> None:
@@ -105,16 +105,20 @@ def test_correlation_looks_past_how_frequent_states_are() -> None:
     prob *= np.where(np.arange(18) == 4, 1, 1e-3)  # one state takes nearly all
     covariance = confusion(prob).covariance()
     assert as_lists(cluster_states(covariance, 3, 0, "correlation")) == list(GROUPS)
-    with pytest.raises(UserError, match=r'cluster \d of 3 has 1 states \(4\); .* scale="correlation"'):
+    with pytest.raises(UserError, match=r"cluster \d of 3 is state 4 alone; expected at least 2"):
         cluster_states(covariance, 3, 0)
-    assert [4] in as_lists(cluster_states(covariance, 3, 0, smallest=1))
+    assert [len(own) for own in cluster_states(covariance, 3, 0, size=5)] == [
+        5,
+        5,
+        5,
+    ]  # which a single state gives way to
 
 
 def test_states_that_are_never_predicted_have_a_cluster_all_the_same() -> None:
     prob = peaked(3000)
     prob[:, [5, 7]] = 0
     for scale in SCALES:
-        clusters = cluster_states(confusion(prob).covariance(), 4, 0, scale, 1)
+        clusters = cluster_states(confusion(prob).covariance(), 3, 0, scale)
         assert sorted(np.concatenate(clusters)) == list(range(18))
 
 

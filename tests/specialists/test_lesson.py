@@ -12,8 +12,18 @@ import yaml
 from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
-from asr_kd.nets import AcousticModel, Ensemble, load_model, log_posteriors, open_model, save_ensemble, save_model
-from asr_kd.specialists import KEPT, begin_specialist, correct_dustbin, correct_own, own_share, write_labels
+from asr_kd.nets import (
+    AcousticModel,
+    Ensemble,
+    load_model,
+    log_posteriors,
+    model_hash,
+    open_model,
+    save_ensemble,
+    save_model,
+)
+from asr_kd.specialists import begin_specialist, correct_dustbin, correct_own, own_share, write_labels
+from asr_kd.specialists.lesson import KEPT, KNOWN
 from asr_kd.targets import Dense
 from asr_kd.train import TrainingData, evaluate, train
 from asr_kd.train.distillation import distillation_loss
@@ -48,7 +58,7 @@ def test_own_states_keep_their_frames_and_others_as_many_in_the_dustbin(states: 
 def test_a_whole_specialist_has_no_labels_but_its_own(states: FrameStore, tmp_path: Path) -> None:
     told, store = labels(states), write_labels(states, OWN, STATES, tmp_path / "out", whole=True)
     assert np.array_equal(labels(store), np.where(np.isin(told, OWN), told.astype(int), -1))
-    assert (store.config["num_states"], store.config[KEPT], store.config["own"]) == (STATES, 1.0, OWN.tolist())
+    assert (store.config["num_states"], store.config[KNOWN], store.config["own"]) == (STATES, 1.0, OWN.tolist())
 
 
 def as_imported(path: Path, **speech: list[int]) -> FrameStore:
@@ -186,15 +196,16 @@ def test_from_clusters_to_an_ensemble_that_scores(
     config = dataclasses.replace(CONFIG, epochs=2)
     train(config, data, dev, tmp_path / "g")
     at = {name: str(tmp_path / name) for name in ("g", "clusters", "joint")}
-    given = ["--clusters", at["clusters"], "--network", at["g"]]
+    given = ["--network", at["g"]]
     command = ["specialists", "cluster", at["clusters"], "--network", at["g"], "--feats", f"{tmp_path}/train/feats"]
     assert main([*command, "--k", "2"]) == 0
     assert (tmp_path / "clusters" / "states.tsv").read_text().count("\n") == 1 + STATES
     folders = []
     for number in ("0", "1"):
         folder = tmp_path / "special" / number
-        command = ["specialists", "prepare", str(folder), *given, "--number", number, *(["--whole"] if whole else [])]
-        assert main([*command, "--states", f"{tmp_path}/train/st", "--dev-states", f"{tmp_path}/dev/st"]) == 0
+        kind = ["--whole"] if whole else ["--dev-states", f"{tmp_path}/dev/st"]
+        command = ["specialists", "prepare", str(folder), "--number", number, "--states", f"{tmp_path}/train/st"]
+        assert main([*command, *kind, "--clusters", at["clusters"], "--network", at["g"]]) == 0
         own = TrainingData(stores["train"][0], FrameStore(folder / "states"))
         if whole:
             lesson = dataclasses.replace(config, temperature=1.0, hard_weight=1.0)
@@ -210,14 +221,35 @@ def test_from_clusters_to_an_ensemble_that_scores(
     believed = np.exp(log_posteriors(joint, data.read("u0").features))
     np.testing.assert_allclose(believed.sum(1), 1, atol=1e-4)
     assert evaluate(joint, dev).frame_accuracy > evaluate(load_model(at["g"]), dev).frame_accuracy - 0.02
-    command = ["specialists", "join", f"{tmp_path}/half", folders[0], *given]
-    assert main(command) == 0
-    (tmp_path / "special" / "0" / "states").rename(tmp_path / "kept")
-    write_labels(
-        stores["train"][1], np.array(joint.own[0]), STATES, tmp_path / "special" / "0" / "states", whole=not whole
-    )
-    assert main([*command[:3], *folders, *given]) == 1
-    assert "some were prepared with --whole and some without" in capsys.readouterr().err
+    assert main(["specialists", "join", f"{tmp_path}/half", folders[0], *given]) == 0
+    sound = every_byte(tmp_path / "joint")
+
+    def refused(message: str, *options: str) -> None:
+        for out in ("joint", "fresh"):
+            assert main(["specialists", "join", f"{tmp_path}/{out}", *options]) == 1
+            assert re.search(message, capsys.readouterr().err)
+        assert every_byte(tmp_path / "joint") == sound
+        assert not (tmp_path / "fresh").exists()
+
+    refused("active is 3 for 2 specialists; expected 1 to 2", *folders, *given, "--active", "3")
+    refused("one of them is there twice", folders[0], folders[0], *given)
+    refused("specialist of another generalist than .*0/net", *folders, "--network", f"{folders[0]}/net")
+    write_states(tmp_path / "plain" / "states", speech([100], 0)[1])
+    refused("plain/states: not the labels of a specialist", f"{tmp_path}/plain", *given)
+    part = TrainingData(stores["train"][0], FrameStore(Path(folders[1]) / "states"), ["u0", "u1"])
+    lesson, heard = (lesson, dev) if whole else (config, TrainingData(stores["dev"][0], FrameStore(folder / "dev")))
+    (Path(folders[1]) / "net").rename(tmp_path / "kept")
+    begin, teacher = (tmp_path / "g", tmp_path / "g") if whole else (folder / "begin", None)
+    train(lesson, part, heard, Path(folders[1]) / "net", begin=begin, teacher=teacher)
+    refused("net/train.yaml: trained on other frames or labels than .*1/states has", *folders, *given)
+    (tmp_path / "special" / "0" / "states").rename(tmp_path / "old")
+    labels_at, own = tmp_path / "special" / "0" / "states", np.array(joint.own[0])
+    write_labels(stores["train"][1], own, STATES, labels_at, whole=not whole, generalist=model_hash(at["g"]))
+    refused("some were prepared with --whole and some without", *folders, *given)
+
+
+def every_byte(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def prepared(tmp_path: Path, *options: str) -> list[str]:
@@ -229,12 +261,43 @@ def prepared(tmp_path: Path, *options: str) -> list[str]:
     command = ["specialists", "cluster", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g"]
     assert main([*command, "--feats", f"{tmp_path}/feats", "--k", "2"]) == 0
     given = ["--clusters", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g", "--number", "0", *options]
-    command = ["specialists", "prepare", f"{tmp_path}/s", *given]
-    return [*command, "--states", f"{tmp_path}/st", "--dev-states", f"{tmp_path}/st"]
+    return ["specialists", "prepare", f"{tmp_path}/s", *given, "--states", f"{tmp_path}/st"]
+
+
+def test_what_prepare_refuses_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = prepared(tmp_path)
+    as_imported(tmp_path / "others", u=[1, 6])
+    for options, message in (
+        ([], "give --dev-states for a specialist with a dustbin"),
+        (["--whole", "--dev-states", f"{tmp_path}/st"], "one of --whole is judged on dev's own states"),
+        (["--dev-states", f"{tmp_path}/nowhere"], "nowhere: no such folder"),
+        (["--dev-states", f"{tmp_path}/others"], "others: utterance u has state 6, but the generalist has 6 outputs"),
+        (["--dev-states", f"{tmp_path}/st", "--number", "2"], "--number 2: .*clusters has clusters 0 to 1"),
+    ):
+        assert main([*command, *options]) == 1
+        assert re.search(message, capsys.readouterr().err)
+        assert not (tmp_path / "s").exists()
+    (tmp_path / "clusters" / "clusters.yaml").write_text("network: [")
+    assert main([*command, "--whole"]) == 1
+    assert "clusters.yaml: not valid YAML" in capsys.readouterr().err
+
+
+def test_what_cluster_refuses_it_refuses_before_it_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(generalist(), tmp_path / "g")
+    write_features(tmp_path / "feats", speech([10])[0])
+    command = ["specialists", "cluster", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g"]
+    for options, message in (
+        (["--k", "7"], "7 clusters of 6 states; expected 2 to 6"),
+        (["--k", "2", "--size", "6"], "clusters of 6 of 6 states; expected 2 to 5"),
+        (["--k", "2", "--frames", "0"], "--frames 0: expected at least 2"),
+    ):
+        assert main([*command, "--feats", f"{tmp_path}/feats", *options]) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "clusters").exists()
 
 
 def test_other_labels_are_replaced_by_force_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = prepared(tmp_path)
+    command = [*prepared(tmp_path), "--dev-states", f"{tmp_path}/st"]
     assert main(command) == 0
     assert main([*command, "--seed", "1"]) == 1
     assert "--force to replace it" in capsys.readouterr().err
@@ -248,8 +311,7 @@ def test_join_puts_right_what_labels_add_where_it_can(tmp_path: Path, capsys: py
     save_model(generalist(), net)
     data = {"states": store.content_hash, "frames": store.total_frames}
     told = {"teacher": "g", "temperature": 1.0, "soft_weight": 2.0, "hard_weight": 0.5, "train": data}
-    command = ["specialists", "join", f"{tmp_path}/joint", f"{tmp_path}/s"]
-    command += ["--clusters", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g"]
+    command = ["specialists", "join", f"{tmp_path}/joint", f"{tmp_path}/s", "--network", f"{tmp_path}/g"]
 
     def joined(**others: object) -> int:
         (net / "train.yaml").write_text(yaml.safe_dump(told | others))
