@@ -19,7 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Write RESULTS.md and results.json from what a recipe measured.\n"
         "Each --system is a line: its decode folders, one for each seed (the N of seedN in the path), become a mean\n"
         "with intervals. --table begins a table. --rows adds rows of a file of JSON lines. --recovery says how far\n"
-        "each other line of the table has come on the way from one to another. --picture shows a figure."
+        "each other line of the table has come on the way from one to another, --difference how far each is from one.\n"
+        "--picture shows a figure."
     )
     parser.epilog = (
         "example:\n"
@@ -40,6 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="rows measured otherwise")
     recovery = "below the table another: (system - LOW) / (HIGH - LOW), in frame accuracy and WER, of its other systems"
     parser.add_argument("--recovery", action=_InOrder, nargs=2, metavar=("LOW", "HIGH"), help=recovery)
+    difference = "below the table another: its other systems less BASE, with intervals and tests"
+    parser.add_argument("--difference", action=_InOrder, metavar="BASE", help=difference)
     picture = "a figure (asr-kd plot) in or below the --output folder, and the words under it"
     parser.add_argument("--picture", action=_InOrder, nargs=2, metavar=("FILE", "CAPTION"), help=picture)
     parser.set_defaults(run=run, parts=[])
@@ -58,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
     from asr_kd.errors import UserError
+    from asr_kd.score.difference import Difference
     from asr_kd.score.entries import read_rows, scored_entries
     from asr_kd.score.recovery import Recovery
     from asr_kd.score.report import Picture
@@ -71,6 +75,8 @@ def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
             parts += read_rows(value, table)
         elif option == "recovery":
             parts.append(Recovery(table, *value))
+        elif option == "difference":
+            parts.append(Difference(table, value))
         elif option == "picture":
             parts.append(Picture(Path(value[0]), _one_line(value[1])))
         elif len(value) < 2:

@@ -103,10 +103,10 @@ def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         verbs,
         "specialists",
         "compare",
-        "joint ensembles -> what the specialists add, and where (tables 3 and 4 of the paper)",
+        "a joint ensemble -> what the specialists add, and where (tables 3 and 4 of the paper)",
         "exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk",
     )
-    compare.add_argument("joint", metavar="JOINT", nargs="+", help="ensembles of join; the counts of several add up")
+    compare.add_argument("joint", metavar="JOINT", help="an ensemble of join")
     compare.add_argument("--feats", metavar="STORE", required=True, help="features to judge them on")
     compare.add_argument("--states", metavar="STORE", required=True, help="and their labels")
     unit = "speakers: the unit of intervals and tests (default: the utterance)"
@@ -225,21 +225,18 @@ def _compare(options: argparse.Namespace) -> None:
     from asr_kd.files import write_text
     from asr_kd.frames import FrameStore
     from asr_kd.nets import Ensemble, open_model
-    from asr_kd.score.cover import count_by_cover, cover_records, cover_row, pool_covers
+    from asr_kd.score.cover import count_by_cover, cover_records, cover_row
     from asr_kd.score.figures import plot_gains
     from asr_kd.score.files import read_speakers
     from asr_kd.score.table import Column, p_value, percent, percent_range, plain, render
     from asr_kd.train import TrainingData
 
     data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
-    found = []
-    for folder in options.joint:
-        model = open_model(folder)
-        if not isinstance(model, Ensemble):
-            raise UserError(f"{folder}: a network; expected a generalist and its specialists (specialists join)")
-        found.append(count_by_cover(model, data))
+    model = open_model(options.joint)
+    if not isinstance(model, Ensemble):
+        raise UserError(f"{options.joint}: a network; expected a generalist and its specialists (specialists join)")
     speakers = read_speakers(options.utt2spk) if options.utt2spk else None
-    records = cover_records(pool_covers(found), speakers)
+    records = cover_records(count_by_cover(model, data), speakers)
     columns = (
         Column("frames", plain("system"), left=True), Column("number", plain("frames")),
         Column("generalist %", percent("generalist")), Column("with specialists %", percent("joint")),

@@ -5,7 +5,7 @@ such states may be answered. Table 4 divides the frames by how many specialists 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from asr_kd.train import TrainingData, outputs
 from asr_kd.train.evaluate import check_fits
 
 ALL, CONDITIONAL = -2, -1  # in place of a number of specialists
+RARE = 0.01  # covers from the first one on that has a smaller part of the frames count as one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,40 +80,42 @@ def _count(
     return counts
 
 
-def pool_covers(found: Sequence[CoverCounts]) -> CoverCounts:
-    """The counts of several generalists with their specialists, on the same utterances, added up."""
-    groups = tuple(sorted({group for each in found for group in each.groups}))
-    counts = np.zeros((len(found[0].utterances), len(groups), 3), np.int64)
-    for each in found:
-        if each.utterances != found[0].utterances:
-            raise UserError("different utterances cannot be pooled; ask all ensembles about the same features")
-        counts[:, [groups.index(group) for group in each.groups]] += each.counts
-    return CoverCounts(found[0].utterances, groups, counts)
-
-
 def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None) -> list[Record]:
     """A record for each group: accuracies as fractions, and the ``gain`` with its 95 % interval and paired ``p``.
 
     The unit of intervals and tests is the speaker, or without ``speakers`` the utterance. ``relative``: the gain
-    divided by the generalist's accuracy, the paper's measure (4.4 % on all of its images). Records without a frame are
-    left out. Raises ``UserError`` for an utterance without a speaker.
+    divided by the generalist's accuracy, the paper's measure (4.4 % on all of its images). Covers from the first on
+    that fewer than ``RARE`` of the frames have are one record, ``more``. Records without a frame are left out. Raises
+    ``UserError`` for an utterance without a speaker.
     """
     if speakers is not None and (unknown := [each for each in found.utterances if each not in speakers]):
         raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} in all)")
     clusters = [each if speakers is None else speakers[each] for each in found.utterances]
+    counts, last = _rare_as_one(found)
     records: list[Record] = []
-    for place, group in enumerate(found.groups):
-        frames, general, both = found.counts[:, place].T
+    for place, group in enumerate(found.groups[: counts.shape[1]]):
+        frames, general, both = counts[:, place].T
         if not frames.sum():
             continue
         interval = rate_interval(both - general, frames, clusters)
         before, after = (float(right.sum() / frames.sum()) for right in (general, both))
         records.append({
-            "system": _title(group), "cover": group, "frames": int(frames.sum()), "generalist": before, "joint": after,
+            "system": _title(group, group == last), "cover": group, "more": group == last,
+            "frames": int(frames.sum()), "generalist": before, "joint": after,
             "gain": after - before, "gain_low": interval.low, "gain_high": interval.high,
             "relative": (after - before) / before if before else 0.0, "p": permutation_p(both - general, clusters),
         })  # fmt: skip
     return records
+
+
+def _rare_as_one(found: CoverCounts) -> tuple[np.ndarray, int | None]:
+    """Counts ``[utterances, groups, 3]`` in which the last group stands for all from it on, and this group, if any."""
+    frames = found.counts[:, :, 0].sum(0)
+    for place, group in enumerate(found.groups[:-1]):
+        if group > 0 and frames[place] < RARE * frames[found.groups.index(ALL)]:
+            rest = found.counts[:, place:].sum(1, keepdims=True)
+            return np.concatenate([found.counts[:, :place], rest], axis=1), group
+    return found.counts, None
 
 
 def cover_row(record: Record, table: str, dataset: str) -> Record:
@@ -124,7 +127,9 @@ def cover_row(record: Record, table: str, dataset: str) -> Record:
     return {**name, "frames": record["frames"], **numbers, "CI_of_gain": interval, "p_of_gain": record["p"]}
 
 
-def _title(group: int) -> str:
+def _title(group: int, more: bool) -> str:
+    if more:
+        return f"{group} or more specialists cover the state"
     special = {
         ALL: "all frames",
         CONDITIONAL: "of specialists' states, among these",

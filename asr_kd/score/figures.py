@@ -108,6 +108,7 @@ def plot_gains(records: Sequence[Record], title: str, output: str | Path) -> Non
     _check(records[:1], output)
     chosen = sorted((record for record in records if record["cover"] >= 0), key=lambda record: record["cover"])
     covers = [record["cover"] for record in chosen]
+    labels = [f"{record['cover']}{' or more' * record['more']}" for record in chosen]
     gain, low, high = (np.array([100 * r[key] for r in chosen]) for key in ("gain", "gain_low", "gain_high"))
     frames = np.array([record["frames"] for record in chosen])
     with _figure(title, output) as (_, (left, right)):
@@ -119,7 +120,7 @@ def plot_gains(records: Sequence[Record], title: str, output: str | Path) -> Non
         right.set_ylabel("of all frames (%)")
         for axes in (left, right):
             axes.set_xlabel("specialists that cover the state")
-            axes.set_xticks(covers)
+            axes.set_xticks(covers, labels)
             axes.set_axisbelow(True)
 
 

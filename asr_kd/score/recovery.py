@@ -76,11 +76,11 @@ def ratio_interval(system: Sequence[float], low: Sequence[float], high: Sequence
         float(np.var(values, ddof=1)) / len(values) if len(values) > 1 else 0.0 for values in (system, low, high)
     ]
     gained, whole = means[0] - means[1], means[2] - means[1]
-    if abs(whole) <= _student((0.0, *variances[1:]), counts) * math.sqrt(variances[1] + variances[2]):
+    if abs(whole) <= student((0.0, *variances[1:]), counts) * math.sqrt(variances[1] + variances[2]):
         return _EVERYWHERE
     ratio = gained / whole
     terms = (variances[0], (1 - ratio) ** 2 * variances[1], ratio**2 * variances[2])
-    square = _student(terms, counts) ** 2
+    square = student(terms, counts) ** 2
     # whole2 r^2 - 2 cross r + gained2 <= 0
     whole2 = whole**2 - square * (variances[1] + variances[2])
     cross = gained * whole - square * variances[1]
@@ -138,7 +138,7 @@ def _measure(groups: tuple[list[Entry], list[Entry], list[Entry]]) -> Record:
     return measured
 
 
-def _student(terms: Sequence[float], counts: Sequence[int]) -> float:
+def student(terms: Sequence[float], counts: Sequence[int]) -> float:
     """The two-sided quantile of Student's t with Welch's and Satterthwaite's degrees of freedom; 0 without variance.
 
     ``terms`` are the parts of a variance, each estimated from one of ``counts`` runs.

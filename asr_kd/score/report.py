@@ -6,7 +6,7 @@ Rows that differ in the seed only become one line of RESULTS.md; see ``entries``
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ from asr_kd.errors import UserError
 from asr_kd.files import write_text
 from asr_kd.progress import duration
 from asr_kd.score.compare import describe, tuning_notes
+from asr_kd.score.difference import Difference, difference_table, differences
 from asr_kd.score.entries import Entry, summarise
 from asr_kd.score.files import TUNING
 from asr_kd.score.recovery import UNBOUNDED, Recovery, recoveries
@@ -31,17 +32,21 @@ class Picture:
 def write_report(
     folder: str | Path,
     title: str,
-    parts: Sequence[Entry | Recovery | Picture],
+    parts: Sequence[Entry | Recovery | Difference | Picture],
     provenance: Record,
     remarks: Sequence[str] = (),
 ) -> str:
     """Write ``results.json`` and ``RESULTS.md`` into ``folder``; returns the text of the latter.
 
-    A table stands where its first entry is, its recoveries follow it; a picture stands where it is. Raises
-    ``UserError`` for a picture that is missing or outside of ``folder``, and what ``recoveries`` raises.
+    A table stands where its first entry is, its recoveries and differences follow it; a picture stands where it is.
+    Raises ``UserError`` for a picture that is missing or outside of ``folder``, and what ``recoveries`` and
+    ``differences`` raise.
     """
     entries = [part for part in parts if isinstance(part, Entry)]
     recovered = {part: recoveries(entries, part) for part in parts if isinstance(part, Recovery)}
+    differing = {part: differences(entries, part) for part in parts if isinstance(part, Difference)}
+    below = [(asked.table, _recovery_table(asked, found)) for asked, found in recovered.items()]
+    below += [(apart.table, difference_table(apart, found)) for apart, found in differing.items()]
     rows = [entry.row for entry in entries]
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
     provenance = {**provenance, "seeds": seeds}
@@ -52,20 +57,24 @@ def write_report(
             blocks.append(_picture(part, Path(folder)))
         elif isinstance(part, Entry) and (table := part.row["table"]) not in tables:
             tables.add(table)
-            blocks += _table([entry for entry in entries if entry.row["table"] == table], recovered)
+            blocks += _table([entry for entry in entries if entry.row["table"] == table])
+            blocks += [text for name, text in below if name == table]
     text = "\n".join([*blocks, _provenance_text(provenance)])
-    content = {"rows": rows, "recovery": [*itertools.chain(*recovered.values())], "provenance": provenance}
+    content = {
+        "rows": rows,
+        "recovery": [*itertools.chain(*recovered.values())],
+        "differences": [*itertools.chain(*differing.values())],
+        "provenance": provenance,
+    }
     write_text(Path(folder) / "results.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_text(Path(folder) / "RESULTS.md", text)
     return text
 
 
-def _table(entries: Sequence[Entry], recovered: Mapping[Recovery, Sequence[Record]]) -> list[str]:
-    """The heading, the table, and the recoveries between its systems."""
+def _table(entries: Sequence[Entry]) -> list[str]:
+    """The heading and the table."""
     first = entries[0].row
-    table = _bench_table(entries) if "name" in first else _system_table(entries)
-    below = [_recovery_table(asked, found) for asked, found in recovered.items() if asked.table == first["table"]]
-    return [f"## {first['table']}\n", table, *below]
+    return [f"## {first['table']}\n", _bench_table(entries) if "name" in first else _system_table(entries)]
 
 
 def _picture(picture: Picture, folder: Path) -> str:

@@ -117,7 +117,7 @@ own_tables() {
 }
 run_part own 13 "table on these states" "$work/model/own" "$recipe/own" own_tables
 
-# As many epochs of specialists as the ensemble has of further teachers.
+# Specialists have 8 epochs in all, and the further teachers of the ensemble 10.
 specialise() { train_specialists train_speeds; distil_back train_speeds; }
 run_part specialists 14 "specialists, and students of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
 run_part specialists 15 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists

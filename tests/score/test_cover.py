@@ -12,7 +12,7 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, Ensemble, open_model, save_ensemble, save_model
-from asr_kd.score.cover import ALL, CONDITIONAL, CoverCounts, count_by_cover, cover_records, cover_row, pool_covers
+from asr_kd.score.cover import ALL, CONDITIONAL, CoverCounts, count_by_cover, cover_records, cover_row
 from asr_kd.score.entries import read_rows
 from asr_kd.score.provenance import provenance
 from asr_kd.score.report import write_report
@@ -85,13 +85,18 @@ def test_gains_are_paired_and_relative() -> None:
     assert by_speaker["p"] == 0.25  # of three speakers
 
 
-def test_several_ensembles_add_up() -> None:
-    first, second = counts((9, 1, 2), (4, 1, 1), groups=(ALL, 0)), counts((9, 3, 4), (5, 3, 3), groups=(ALL, 2))
-    pooled = pool_covers([first, second])
-    assert pooled.groups == (ALL, 0, 2)
-    assert pooled.counts.tolist() == [[[18, 4, 6], [4, 1, 1], [5, 3, 3]]]
-    with pytest.raises(UserError, match="different utterances"):
-        pool_covers([first, counts((1, 1, 1), (1, 1, 1))])
+def test_covers_that_are_rare_count_as_one() -> None:
+    rows = {ALL: (1000, 500, 510), 0: (600, 300, 300), 1: (392, 190, 194), 2: (3, 3, 3), 3: (4, 1, 4), 5: (1, 0, 0)}
+    records = cover_records(counts(*rows.values(), groups=tuple(rows)))
+    told = [(record["system"], record["frames"], record["more"]) for record in records]
+    assert told[1:] == [
+        ("no specialists cover the state", 600, False),
+        ("1 specialist covers the state", 392, False),
+        ("2 or more specialists cover the state", 8, True),
+    ]
+    assert (records[-1]["generalist"], records[-1]["joint"]) == (4 / 8, 7 / 8)
+    none_rare = cover_records(counts((9, 1, 2), (4, 1, 1), (5, 1, 1), groups=(ALL, 0, 2)))
+    assert [record["more"] for record in none_rare] == [False] * 3
 
 
 def test_the_command_prints_writes_rows_and_draws(

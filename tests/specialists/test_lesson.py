@@ -243,8 +243,8 @@ def test_from_clusters_to_an_ensemble_that_scores(
     train(lesson, part, heard, Path(folders[1]) / "net", begin=begin, teacher=teacher)
     refused("net/train.yaml: trained on other frames or labels than .*1/states has", *folders, *given)
     (tmp_path / "special" / "0" / "states").rename(tmp_path / "old")
-    labels_at, own = tmp_path / "special" / "0" / "states", np.array(joint.own[0])
-    write_labels(stores["train"][1], own, STATES, labels_at, whole=not whole, generalist=model_hash(at["g"]))
+    place, own_states = tmp_path / "special" / "0" / "states", np.array(joint.own[0])
+    write_labels(stores["train"][1], own_states, STATES, place, whole=not whole, generalist=model_hash(at["g"]))
     refused("some were prepared with --whole and some without", *folders, *given)
 
 
