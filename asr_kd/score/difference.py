@@ -98,9 +98,10 @@ def difference_table(asked: Difference, found: Sequence[Record]) -> str:
             Column("95 % CI, speakers", percent_range(f"{key}_low_by_speaker", f"{key}_high_by_speaker", 2)),
             Column("p", _p(f"{key}_p")),
         ]
+    over_seeds = "CI, seeds: Welch's interval, the test set held fixed; a system with one run is taken as exact."
     notes = [
         f"points: system - {asked.base}, of means over seeds.",
-        "CI, seeds: Welch's interval, the test set held fixed; a system with one run is taken as exact.",
+        *([over_seeds] if any(f"{key}_low" in record for record in found for key in ("frame_accuracy", "wer")) else []),
         "CI, speakers, and p: bootstrap over speakers, and two-sided paired permutation test by speaker, of the errors"
         " pooled over seeds, the seeds held fixed; not corrected for the number of systems.",
     ]
