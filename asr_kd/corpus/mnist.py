@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import hashlib
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,24 +39,18 @@ def prepare_mnist(corpus_dir: str | Path, out: str | Path) -> dict[str, Part]:
     """Write ``out/SET/{feats,states}``, stores of ``train`` (all images), ``dev`` (its last 10,000) and ``test``.
 
     ``out/SET/text`` has the class of each image as its only word, so that error rates of words are those of classes.
-    An utterance is called after its file and its place there: ``train-00042``. Raises ``UserError`` for a file that is
-    missing, cut, or not what its name says, and for another number of labels than images.
+    An utterance is called after its file and its place there: ``train-00042``. Raises ``UserError``, before anything is
+    written, for a file that is missing, empty, cut, or not what its name says, for another number of labels than
+    images, and for a class without an image.
     """
-    parts = {}
-    for name, file in (("train", "train"), ("test", "t10k")):
-        images = read_idx(_find(corpus_dir, f"{file}-images-idx3-ubyte"), _IMAGES)
-        labels_file = _find(corpus_dir, f"{file}-labels-idx1-ubyte")
-        labels = read_idx(labels_file, _LABELS)
-        if len(labels) != len(images):
-            raise UserError(f"{labels_file}: {len(labels):,} labels, but there are {len(images):,} images beside it")
-        if len(labels) and labels.max() >= CLASSES:
-            place = int(labels.argmax())
-            raise UserError(f"{labels_file}: label {place} is {labels[place]}; expected 0 to {CLASSES - 1}")
-        parts[name] = _write(Path(out) / name, name, images, labels, 0)
-        if name == "train":
-            first = max(len(images) - DEV, 0)
-            parts["dev"] = _write(Path(out) / "dev", name, images[first:], labels[first:], first)
-    return parts
+    images, labels = _read_set(corpus_dir, "train")
+    test_images, test_labels = _read_set(corpus_dir, "t10k")  # before the first output, or damage would leave half
+    first = max(len(images) - DEV, 0)
+    return {
+        "train": _write(Path(out) / "train", "train", images, labels, 0),
+        "dev": _write(Path(out) / "dev", "train", images[first:], labels[first:], first),
+        "test": _write(Path(out) / "test", "test", test_images, test_labels, 0),
+    }
 
 
 def download_mnist(folder: Path) -> Path:
@@ -72,7 +67,8 @@ def download_mnist(folder: Path) -> Path:
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
     """The bytes of an idx file, compressed or not, in the shape that its header gives: ``[images, rows, columns]`` or
-    ``[labels]``. Raises ``UserError`` for another ``magic`` number, and for more or fewer bytes than announced."""
+    ``[labels]``. Raises ``UserError`` for another ``magic`` number, for an empty dimension, and for more or fewer bytes
+    than announced."""
     content = _bytes(path)
     dimensions = magic & 0xFF
     header = 4 * (1 + dimensions)
@@ -81,13 +77,39 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
     found, *shape = (int(number) for number in np.frombuffer(content[:header], ">u4"))
     if found != magic:
         raise UserError(f"{path}: begins with {found:#010x}, but {magic:#010x} was expected: not this kind of idx file")
-    wanted = int(np.prod(shape))
-    if len(content) - header != wanted:
+    size = " x ".join(map(str, shape))
+    if 0 in shape:
         raise UserError(
-            f"{path}: {' x '.join(map(str, shape))} bytes are announced, {len(content) - header:,} follow; it is cut or"
+            f"{path}: {size} bytes are announced, which is nothing; at least one of each was expected; it is empty or"
             " damaged: get it again"
         )
+    if len(content) - header != math.prod(shape):  # of Python's numbers: numpy's overflow, to 0 for 2^31 x 2^31 x 4
+        raise UserError(
+            f"{path}: {size} bytes are announced, {len(content) - header:,} follow; it is cut or damaged: get it again"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _read_set(corpus_dir: str | Path, file: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images ``[images, rows, columns]`` of ``file``, ``train`` or ``t10k``, and their labels ``[images]``.
+
+    Raises ``UserError`` unless there are as many of both, and an image at least of each class, but of no other.
+    """
+    images = read_idx(_find(corpus_dir, f"{file}-images-idx3-ubyte"), _IMAGES)
+    path = _find(corpus_dir, f"{file}-labels-idx1-ubyte")
+    labels = read_idx(path, _LABELS)
+    if len(labels) != len(images):
+        raise UserError(f"{path}: {len(labels):,} labels, but there are {len(images):,} images beside it")
+    if labels.max() >= CLASSES:
+        place = int(labels.argmax())
+        raise UserError(f"{path}: label {place} is {labels[place]}; expected 0 to {CLASSES - 1}")
+    missing = np.setdiff1d(np.arange(CLASSES), labels)
+    if len(missing):
+        raise UserError(
+            f"{path}: no image of class {', '.join(map(str, missing))} among {len(labels):,}; expected each of 0 to"
+            f" {CLASSES - 1}: get the whole release; to train on some classes only, use asr-kd train --utterances"
+        )
+    return images, labels
 
 
 def _find(corpus_dir: str | Path, name: str) -> Path:

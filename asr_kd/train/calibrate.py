@@ -14,6 +14,9 @@ from asr_kd.nets import AcousticModel, Ensemble
 from asr_kd.train.data import TrainingData
 from asr_kd.train.evaluate import outputs
 
+LEAST_FRAMES = 0.5  # that a teacher must expect of a class, its probabilities added up: what is less rounds to none
+CLOSE = 0.01  # of the teacher's belief in a class, by which a shifted student's may miss it; usual is 1e-6
+
 
 def teacher_shift(
     student: AcousticModel, teacher: AcousticModel | Ensemble, data: TrainingData, classes: Sequence[int]
@@ -22,8 +25,8 @@ def teacher_shift(
 
     In the mean over the frames of ``data``; no label is looked at. Only the mass of each class, and of all others
     together, depends on it. The divergence is convex in the shift, and least where the student believes in each class
-    as often as the teacher. Raises ``UserError`` for unknown classes, for a teacher of other states, and where it never
-    believes in one of the classes.
+    as often as the teacher. Raises ``UserError`` for unknown classes, for a teacher of other states, where it expects
+    less than half a frame of one of the classes, and where no such shift is found.
     """
     from scipy.optimize import minimize
 
@@ -36,8 +39,7 @@ def teacher_shift(
     wanted = np.exp(np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(teacher, data)]))
     given = np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(student, data)])
     mean = wanted.mean(0)[:-1]
-    if not mean.all():
-        raise UserError(f"{data.features.path}: the teacher never believes in class {classes[int(mean.argmin())]} here")
+    _check_belief(mean, data, classes)
 
     def divergence(shift: np.ndarray) -> tuple[float, np.ndarray]:
         shifted = given + np.append(shift, 0)
@@ -45,6 +47,7 @@ def teacher_shift(
         return float(total.mean() - shift @ mean), np.exp(shifted - total[:, None]).mean(0)[:-1] - mean
 
     found: np.ndarray = minimize(divergence, np.zeros(len(classes)), jac=True, method="L-BFGS-B", tol=1e-12).x
+    _check_found(mean + divergence(found)[1], mean, data, classes)
     return found
 
 
@@ -53,14 +56,14 @@ def oracle_shift(student: AcousticModel, data: TrainingData, classes: Sequence[i
     """The one number that, added to the logits of all ``classes``, leaves the fewest errors on the labels of ``data``.
 
     The paper's correction, which it chose on the test set: what is possible, not what could be known. Raises
-    ``UserError`` for unknown classes and where there are no labels.
+    ``UserError`` for unknown classes, where there are no labels, and for a class that none of them is.
     """
     check_classes(classes, student.num_states)
+    _check_examples(data, classes, student.num_states)
     inside = np.isin(np.arange(student.num_states), classes)
     margins, gains = [], []  # a frame changes from the best of the others to the best of the classes at its margin
     for _, logits, labels in outputs(student, data):
-        if labels is None:
-            raise UserError(f"{data.features.path}: no labels to count errors by; give their states")
+        assert labels is not None
         scores, truth = logits.flatten(0, 1).double().cpu().numpy(), labels.flatten().cpu().numpy()
         own, rest = np.where(inside, scores, -np.inf), np.where(inside, -np.inf, scores)
         margins.append(rest.max(1) - own.max(1))
@@ -88,6 +91,46 @@ def check_classes(classes: Sequence[int], num_states: int) -> None:
         raise UserError(f"classes {list(classes)}: expected distinct numbers from 0 to {num_states - 1}")
     if len(classes) == num_states:
         raise UserError(f"classes {list(classes)}: these are all; a shift of every logit changes nothing")
+
+
+def _check_belief(mean: np.ndarray, data: TrainingData, classes: Sequence[int]) -> None:
+    """Raise ``UserError`` where a teacher that gives the classes ``mean [classes]`` expects too few frames of one: what
+    it has not learnt it cannot teach, and the shift would only hide the class from its student."""
+    least = int(mean.argmin())
+    if mean[least] * data.total_frames < LEAST_FRAMES:
+        raise UserError(
+            f"{data.features.path}: the teacher's belief in class {classes[least]} is {mean[least]:.2g} in the mean, or"
+            f" {mean[least] * data.total_frames:.2g} of {data.total_frames:,} frames; expected {LEAST_FRAMES} at least:"
+            " it has not learnt this class, or none of these frames is of it; give another teacher or other features,"
+            " or leave the class out"
+        )
+
+
+def _check_found(student: np.ndarray, teacher: np.ndarray, data: TrainingData, classes: Sequence[int]) -> None:
+    """Raise ``UserError`` unless the mean beliefs ``[classes]`` of a shifted student are its teacher's; scipy speaks of
+    success wherever the slope is small."""
+    missed = np.abs(student - teacher) / teacher
+    if not (missed < CLOSE).all():  # so, NaN is found too
+        worst = int(missed.argmax())
+        raise UserError(
+            f"{data.features.path}: no shift of class {classes[worst]} found: the teacher's belief in it is"
+            f" {teacher[worst]:.4g} in the mean, the best shift leaves the student's at {student[worst]:.4g}; is the"
+            " student sound? Train it again, or leave the class out"
+        )
+
+
+def _check_examples(data: TrainingData, classes: Sequence[int], num_states: int) -> None:
+    """Raise ``UserError`` where ``data`` has no labels, and for a class that none of them is."""
+    if data.states is None:
+        raise UserError(f"{data.features.path}: no labels to count errors by; give their states")
+    counts = data.state_counts(num_states)
+    missing = [index for index in classes if not counts[index]]
+    if missing:
+        raise UserError(
+            f"{data.states.path}: no frame of {len(data.utterances):,} utterances has class"
+            f" {', '.join(map(str, missing))}; expected at least one of each class, to count errors by: give other"
+            " states, or other utterances, or leave the class out"
+        )
 
 
 @torch.inference_mode()

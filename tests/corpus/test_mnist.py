@@ -10,12 +10,20 @@ from asr_kd.corpus.download import Archive
 from asr_kd.corpus.mnist import FILES, Part, download_mnist, prepare_mnist
 from asr_kd.errors import UserError
 
-IMAGES = np.random.default_rng(0).integers(256, size=(7, 3, 2)).astype(np.uint8)
-LABELS = np.array([3, 1, 4, 1, 5, 9, 2], np.uint8)
+IMAGES = np.random.default_rng(0).integers(256, size=(12, 3, 2)).astype(np.uint8)
+LABELS = np.array([3, 1, 4, 1, 5, 9, 2, 6, 0, 7, 8, 5], np.uint8)
+
+
+def header(*shape: int) -> bytes:
+    return np.array([0x0800 + len(shape), *shape], ">u4").tobytes()
 
 
 def idx(array: np.ndarray) -> bytes:
-    return np.array([0x0800 + array.ndim, *array.shape], ">u4").tobytes() + array.tobytes()
+    return header(*array.shape) + array.tobytes()
+
+
+def packed(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)  # the same bytes at any time: a test is called after them
 
 
 @pytest.fixture
@@ -39,10 +47,10 @@ def test_an_image_is_a_frame_and_its_class_a_state_and_a_word(
     monkeypatch.setattr("asr_kd.corpus.mnist.DEV", 2)
     parts = prepare_mnist(release, tmp_path)
     pixels, classes = read(parts["train"])
-    assert np.array_equal(pixels, (IMAGES.reshape(7, 6) / np.float32(255)).astype(np.float16))
+    assert np.array_equal(pixels, (IMAGES.reshape(12, 6) / np.float32(255)).astype(np.float16))
     assert classes == LABELS.tolist()
-    assert sorted(parts["dev"].pixels.frame_counts) == ["train-00005", "train-00006"]
-    assert read(parts["dev"])[1] == [9, 2]
+    assert sorted(parts["dev"].pixels.frame_counts) == ["train-00010", "train-00011"]
+    assert read(parts["dev"])[1] == [8, 5]
     assert parts["test"].classes.config["num_states"] == 10
     assert (tmp_path / "test" / "text").read_text().splitlines()[2] == "test-00002 4"
 
@@ -57,31 +65,46 @@ def test_files_may_lie_there_without_compression(release: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(idx(IMAGES)[:-1]), r"7 x 3 x 2 bytes are announced, 41 follow; it is cut"),
-        (gzip.compress(idx(IMAGES) + b"\0"), r"announced, 43 follow"),
-        (gzip.compress(idx(IMAGES)[:10]), r"10 bytes; an idx file begins with a header of 16"),
-        (gzip.compress(idx(LABELS) * 3), r"begins with 0x00000801, but 0x00000803 was expected"),
-        (gzip.compress(idx(IMAGES))[:-20], r"not a whole gzip file"),
+        (packed(idx(IMAGES)[:-1]), r"12 x 3 x 2 bytes are announced, 71 follow; it is cut"),
+        (packed(idx(IMAGES) + b"\0"), r"announced, 73 follow"),
+        (packed(idx(IMAGES)[:10]), r"10 bytes; an idx file begins with a header of 16"),
+        (packed(header(2**31, 2**31, 4)), r"2147483648 x 2147483648 x 4 bytes are announced, 0 follow"),
+        (packed(header(0, 28, 28)), r"0 x 28 x 28 bytes are announced, which is nothing; at least one of each"),
+        (packed(idx(IMAGES[:, :0])), r"12 x 0 x 2 bytes are announced, which is nothing"),
+        (packed(idx(LABELS) * 3), r"begins with 0x00000801, but 0x00000803 was expected"),
+        (packed(idx(IMAGES))[:-20], r"not a whole gzip file"),
         (idx(IMAGES), r"not a whole gzip file"),
     ],
 )
-def test_a_damaged_file_is_named(release: Path, tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_file_is_named_before_anything_is_written(
+    release: Path, tmp_path: Path, content: bytes, message: str
+) -> None:
     (release / "t10k-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(UserError, match=rf"t10k-images-idx3-ubyte.gz: .*{message}"):
         prepare_mnist(release, tmp_path / "out")
-    assert not (tmp_path / "out" / "test").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_must_be_as_many_as_images_and_digits(release: Path, tmp_path: Path) -> None:
     path = release / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(idx(LABELS[:5])))
-    with pytest.raises(UserError, match=r"train-labels.*: 5 labels, but there are 7 images"):
+    with pytest.raises(UserError, match=r"train-labels.*: 5 labels, but there are 12 images"):
         prepare_mnist(release, tmp_path / "out")
     path.write_bytes(gzip.compress(idx(LABELS + np.uint8(5))))
     with pytest.raises(UserError, match=r"label 5 is 14; expected 0 to 9"):
         prepare_mnist(release, tmp_path / "out")
     path.unlink()
     with pytest.raises(UserError, match=r"no train-labels-idx1-ubyte.gz, nor"):
+        prepare_mnist(release, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["train", "t10k"])
+def test_a_class_without_an_image_is_named(release: Path, tmp_path: Path, file: str) -> None:
+    labels = np.where(np.isin(LABELS, [3, 7]), np.uint8(1), LABELS)
+    (release / f"{file}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    message = rf"{file}-labels-idx1-ubyte.gz: no image of class 3, 7 among 12; expected each of 0 to 9"
+    with pytest.raises(UserError, match=message):
         prepare_mnist(release, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -81,6 +81,43 @@ def test_a_teacher_of_other_states_is_refused(make_data: MakeData) -> None:
             teacher_shift(student, teacher, data, CLASSES)
 
 
+def test_a_teacher_that_has_not_learnt_a_class_is_refused(make_data: MakeData) -> None:
+    data, teacher = make_data([50] * 4), network(0)
+    shift_bias(teacher, [4], -200.0)
+    message = r"feats: the teacher's belief in class 4 is \S+ in the mean, or \S+ of 200 frames; expected 0.5 at least"
+    with pytest.raises(UserError, match=message):
+        teacher_shift(network(0), teacher, data, CLASSES)
+
+
+def test_half_a_frame_of_a_class_is_belief_enough(make_data: MakeData) -> None:
+    data, teacher = make_data([50] * 4), network(0)
+    believed = sum(np.exp(log_posteriors(teacher, data.read(name).features)[:, 4]).sum() for name in data.utterances)
+    less = float(np.log(0.5 / believed))  # the others' sum falls too, which leaves a little more than half a frame
+    shift_bias(teacher, [4], less)
+    assert teacher_shift(network(0), teacher, data, [4]) == pytest.approx([less], abs=1e-3)
+    shift_bias(teacher, [4], -0.5)
+    with pytest.raises(UserError, match=r"class 4 is 0\.00\d+ in the mean, or 0\.\d+ of 200 frames"):
+        teacher_shift(network(0), teacher, data, [4])
+
+
+def test_a_shift_that_is_not_found_is_never_returned(make_data: MakeData) -> None:
+    data, student = make_data([20]), network(1)
+    shift_bias(student, [4], -1e30)  # further than the search goes
+    with pytest.raises(UserError, match=r"no shift of class 4 found: .* the best shift leaves the student's at 0;"):
+        teacher_shift(student, network(0), data, [4])
+
+
+def test_the_oracle_needs_a_frame_of_each_class(make_data: MakeData) -> None:
+    data = make_data([1] * 4)  # a frame each: fewer than there are states
+    assert data.states is not None
+    missing = sorted(set(range(STATES)) - {int(data.states.read(name)["state"][0]) for name in data.utterances})
+    named = ", ".join(map(str, missing))
+    with pytest.raises(UserError, match=rf"states: no frame of 4 utterances has class {named}; expected at least one"):
+        oracle_shift(network(1), data, missing)
+    with pytest.raises(UserError, match=r"feats: no labels to count errors by; give their states"):
+        oracle_shift(network(1), TrainingData(data.features), CLASSES)
+
+
 def test_the_command_writes_the_same_network_with_other_biases(
     tmp_path: Path, make_data: MakeData, capsys: pytest.CaptureFixture[str]
 ) -> None:
