@@ -10,8 +10,8 @@ i: convex in q. The paper descends its gradient by the logits of q for each inpu
 
 - States that the same active specialists own, an *atom*, share its mass as their w_i do: the unknowns are masses Q_a.
 - With y_m for the constraint that defines D_m, Lagrange's dual is to maximise sum_a w_a log c_a + sum_m d_m log y_m,
-  where c_a = W - the sum of y_m over the m that do not own a, and W = sum w + sum d (1 + the active specialists). Both
-  meet where each product is its weight: Q_a c_a = w_a and D_m y_m = d_m.
+  where c_a = W - the sum of y_m over the m that do not own a, and W, the sum of all w and d, is 1 + the number of
+  active specialists. Both meet where each product is its weight: Q_a c_a = w_a and D_m y_m = d_m.
 - One active specialist: y = d / D, so that q_i = w_i / 2 on S_m and all others are scaled to (p's rest + d) / 2.
 - Several: Newton's method for all the products at once, first towards no weight below a bar, which then falls to 0
   (a primal-dual method of interior points; Jansen, Roos, Terlaky and Vial, "Primal-dual target-following algorithms

@@ -101,10 +101,11 @@ measure 13 "writing soft targets" writing "$work/made" --rounds "$rounds"
 measure 14 "the paper's network in fp32" paper "$work/paper" --threads "$jobs" --precision fp32
 measure_bf16 15 "the paper's network" paper "$work/paper" --threads "$jobs" --rounds 12   # they are short
 measure 16 "memory" growth "$work/growth"
+measure 17 "specialists" joint --threads "$jobs" --rounds "$rounds"
 
-arguments=($(for number in {1..16}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
+arguments=($(for number in {1..17}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
-for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Distillation:11 12 13 14 15 16" "Decoding:7 8" "A large vocabulary:9 10"; do
+for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8" "A large vocabulary:9 10"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
 done
