@@ -5,6 +5,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules are compiled here once, since where PYTHONDONTWRITEBYTECODE is set every start of a command would do so anew.
 # The name holds a checksum, so that a changed dependency, or a moved checkout, installs anew.
 INSTALLED := .venv/installed-$(shell (pwd; cat pyproject.toml constraints.txt) | cksum | cut -d' ' -f1)
 VERSION_CHECK := import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit( \
@@ -36,7 +37,8 @@ $(INSTALLED):
 	@mkdir -p .venv && touch .venv/installing
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'
+	$(BIN)/python -m compileall -q asr_kd
 	@rm -f .venv/installing .venv/installed-*
 	@touch $@
 

@@ -14,6 +14,7 @@ from asr_kd.frames.index import check_content, check_place, entry_of, read_index
 from asr_kd.frames.remote import download, is_url
 from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
 
+RUN_FRAMES = 10_000  # of several utterances that are read together: enough to spare time, and small to copy
 _MAPPED = 2  # shards that stay mapped: their pages count as memory of the process, and mapping one anew is cheap
 
 
@@ -82,14 +83,20 @@ class FrameStore:
 
     def read(self, utterance: str) -> dict[str, np.ndarray]:
         """``{name: [frames, ...]}`` of one utterance, read-only views of the mapped file."""
+        return next(self.runs([utterance])).tensors
+
+    def runs(self, utterances: Sequence[str]) -> Iterator[Shard]:
+        """The frames of ``utterances`` in their order, those of neighbours in a shard together, up to ``RUN_FRAMES``:
+        read-only views."""
+        return _runs([self], utterances)
+
+    def place(self, utterance: str) -> tuple[int, int]:
+        """The shard of an utterance, and its place there; ``UserError`` where it is in none."""
         if utterance not in self._places:
             reason = self.skipped.get(utterance)
             why = f"it was skipped: {reason}" if reason else f"it has {len(self):,}, such as {self.utterances[0]}"
             raise UserError(f"{self.path}: no utterance {utterance}; {why}")
-        number, position = self._places[utterance]
-        shard = self.shard(number)
-        start, end = shard.offsets[position], shard.offsets[position + 1]
-        return {name: tensor[start:end] for name, tensor in shard.tensors.items()}
+        return self._places[utterance]
 
     def shard(self, number: int) -> Shard:
         """Shard ``number``, mapped."""
@@ -119,21 +126,12 @@ class JoinedStore:
 
     def read(self, utterance: str) -> dict[str, np.ndarray]:
         """``{name: [frames, ...]}`` of one utterance from every store."""
-        return {name: tensor for store in self.stores for name, tensor in store.read(utterance).items()}
+        return next(self.runs([utterance])).tensors
 
-    def shards(self) -> Iterator[Shard]:
-        """The frames of ``utterances``, in the shards of the first store.
-
-        Views where a store has the very same shard (stores of the same plan do), copies of one shard elsewhere.
-        """
-        chosen = set(self.utterances)
-        for number, header in enumerate(self.stores[0].headers):
-            utterances = tuple(utterance for utterance in header.utterances if utterance in chosen)
-            if not utterances:
-                continue
-            offsets = np.cumsum([0, *(self.frame_counts[utterance] for utterance in utterances)], dtype=np.int64)
-            tensors = {k: v for store in self.stores for k, v in _gather(store, number, utterances).items()}
-            yield Shard(utterances, offsets, tensors)
+    def runs(self, utterances: Sequence[str]) -> Iterator[Shard]:
+        """The frames of ``utterances`` in their order, with the tensors of all stores; those of utterances that are
+        neighbours in a shard of each store together, up to ``RUN_FRAMES``: read-only views."""
+        return _runs(self.stores, utterances)
 
 
 def open_joined(stores: Sequence[FrameStore | str | Path], utterances: Sequence[str] | None = None) -> JoinedStore:
@@ -167,8 +165,24 @@ def _missing(missing: Sequence[str], store: FrameStore, other: FrameStore | None
     return f"{store.path}: lacks utterance {missing[0]}{more}, which {source}; name the utterances to read"
 
 
-def _gather(store: FrameStore, number: int, utterances: tuple[str, ...]) -> dict[str, np.ndarray]:
-    if number < len(store.headers) and store.headers[number].utterances == utterances:
-        return map_shard(store.headers[number]).tensors
-    parts = [store.read(utterance) for utterance in utterances]
-    return {name: np.concatenate([part[name] for part in parts]) for name in store.tensors}
+def _runs(stores: Sequence[FrameStore], utterances: Sequence[str]) -> Iterator[Shard]:
+    places = [[store.place(utterance) for utterance in utterances] for store in stores]
+    counts = stores[0].frame_counts
+    begin, frames = 0, 0
+    for end in range(1, len(utterances) + 1):
+        frames += counts[utterances[end - 1]]
+        more = end < len(utterances) and frames + counts[utterances[end]] <= RUN_FRAMES
+        if more and all(there[end] == _after(there[end - 1]) for there in places):
+            continue
+        tensors: dict[str, np.ndarray] = {}
+        for store, there in zip(stores, places, strict=True):
+            number, first = there[begin]
+            shard = store.shard(number)
+            offsets = shard.offsets[first : there[end - 1][1] + 2]
+            tensors |= {name: tensor[offsets[0] : offsets[-1]] for name, tensor in shard.tensors.items()}
+        yield Shard(tuple(utterances[begin:end]), offsets - offsets[0], tensors)
+        begin, frames = end, 0
+
+
+def _after(place: tuple[int, int]) -> tuple[int, int]:
+    return place[0], place[1] + 1

@@ -1,14 +1,14 @@
 """What training learns from: features, states and soft targets, joined by utterance id."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.files import read_text
-from asr_kd.frames import FrameStore, TensorSpec, open_joined
+from asr_kd.frames import FrameStore, Shard, TensorSpec, open_joined
 from asr_kd.targets import TargetStore
 
 STATISTICS_FRAMES = 1_000_000  # as many frames of features decide the mean and the standard deviation
@@ -37,9 +37,11 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """One utterance: ``features [frames, bins]``, ``states [frames]`` where there are labels, and the tensors of the
-    soft targets ``{name: [frames, ...]}``, where there are any."""
+    """Utterances one after the other, each the rows ``offsets[i]:offsets[i + 1]``: ``features [frames, bins]``,
+    ``states [frames]`` where there are labels, and the tensors of the soft targets ``{name: [frames, ...]}``, where
+    there are any."""
 
+    offsets: np.ndarray
     features: np.ndarray
     states: np.ndarray | None
     targets: dict[str, np.ndarray]
@@ -92,16 +94,22 @@ class TrainingData:
 
     def read(self, utterance: str) -> Frames:
         """The frames of an utterance; ``UserError`` where a feature is NaN or infinite."""
-        tensors = self.joined.read(utterance)
-        features = tensors[self._name]
-        finite = np.isfinite(features)
-        if not finite.all():
-            frame, column = np.argwhere(~finite)[0]
-            raise UserError(
-                f"{self.features.path}: utterance {utterance}, frame {frame}, bin {column} is {features[frame, column]}"
-                "; a finite number was expected: compute the features again"
-            )
-        return Frames(features, tensors.get("state"), {name: tensors[name] for name in self.target_tensors})
+        return next(self.runs([utterance]))
+
+    def runs(self, utterances: Sequence[str]) -> Iterator[Frames]:
+        """The frames of ``utterances`` in their order, as many at a time as lie together in the stores, which are
+        thousands where utterances are short; ``UserError`` where a feature is NaN or infinite."""
+        for run in self.joined.runs(utterances):
+            features, targets = run.tensors[self._name], {name: run.tensors[name] for name in self.target_tensors}
+            finite = np.isfinite(features)
+            if not finite.all():
+                row, column = np.argwhere(~finite)[0]
+                utterance, frame = _frame_at(run, row)
+                raise UserError(
+                    f"{self.features.path}: utterance {utterance}, frame {frame}, bin {column} is"
+                    f" {features[row, column]}; a finite number was expected: compute the features again"
+                )
+            yield Frames(run.offsets, features, run.tensors.get("state"), targets)
 
     def sample(self, frames: int, seed: int, labelled: bool = False) -> "TrainingData":
         """About ``frames`` frames in whole utterances drawn at random, always the same for a seed; ``labelled``: of
@@ -127,8 +135,8 @@ class TrainingData:
     def statistics(self, num_states: int, seed: int = 0) -> Statistics:
         """State counts of all frames; mean and deviation of the features of at most a million, drawn by utterance."""
         total, squares, frames = np.zeros(self.bins), np.zeros(self.bins), 0
-        for utterance in self.sample(STATISTICS_FRAMES, seed).utterances:
-            features = self.read(utterance).features.astype(np.float64)
+        for run in self.runs(self.sample(STATISTICS_FRAMES, seed).utterances):
+            features = run.features.astype(np.float64)
             total += features.sum(0)
             squares += (features**2).sum(0)
             frames += len(features)
@@ -143,15 +151,22 @@ def count_states(
     """How often each state is a label, int64 ``[states]``, where -1 is none; ``UserError`` for one that ``network``, so
     named in the message, does not have."""
     counts = np.zeros(num_states, np.int64)
-    for utterance in utterances:
-        labels = states.read(utterance)["state"]
+    for run in states.runs(utterances):
+        labels = run.tensors["state"]
         if len(labels) and int(labels.max()) >= num_states:
+            utterance, _ = _frame_at(run, int(labels.argmax()))
             raise UserError(
                 f"{states.path}: utterance {utterance} has state {labels.max()}, but {network} has {num_states}"
                 " outputs; are these the states of another model?"
             )
         counts += np.bincount(labels[labels >= 0], minlength=num_states)
     return counts
+
+
+def _frame_at(run: Shard, row: int) -> tuple[str, int]:
+    """The utterance that ``row`` of a run is of, and which frame of it."""
+    number = int(np.searchsorted(run.offsets, row, side="right")) - 1
+    return run.utterances[number], row - int(run.offsets[number])
 
 
 def prior_of(state_counts: np.ndarray) -> np.ndarray:

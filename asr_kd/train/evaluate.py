@@ -76,12 +76,15 @@ def outputs(
     length, in pieces; the utterances in their order."""
     device = model.log_prior.device
     for utterances in alike(data.utterances, data.frame_counts, TOGETHER):
-        read = [data.read(utterance) for utterance in utterances]
-        states = [frames.states for frames in read if frames.states is not None]
-        labels = torch.from_numpy(np.stack(states).astype("int64")).to(device) if states else None
+        runs, count = list(data.runs(utterances)), len(utterances)
+        features = np.concatenate([run.features for run in runs]).reshape(count, -1, data.bins)
+        states = [run.states for run in runs if run.states is not None]
+        labels = None
+        if states:
+            labels = torch.from_numpy(np.concatenate(states).astype("int64").reshape(count, -1)).to(device)
         begin = 0
         with autocast(device, precision):
-            for logits in logits_by_chunk(model, np.stack([frames.features for frames in read])):
+            for logits in logits_by_chunk(model, features):
                 end = begin + logits.shape[1]
                 yield utterances, logits.float(), None if labels is None else labels[:, begin:end]
                 begin = end

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr_kd.nets import pad_edges
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.data import TrainingData
 from asr_kd.train.group import ALONE, Group
@@ -85,6 +84,15 @@ class Layout:
     def rows(self) -> int:
         """Rows in all."""
         return int(self.begins[-1]) + self.margin
+
+    def frames(self, first: int, last: int, offsets: np.ndarray) -> np.ndarray:
+        """For each row of the utterances from ``first`` up to ``last`` the frame that it holds, where these begin at
+        ``offsets [last - first + 1]``."""
+        counts = self.counts[first:last]
+        lengths = counts + self.left + self.right
+        begins = np.cumsum(lengths) - lengths
+        place = np.arange(lengths.sum()) - np.repeat(begins + self.left, lengths)
+        return np.repeat(offsets[:-1], lengths) + place.clip(0, np.repeat(counts - 1, lengths))
 
     def valid(self) -> np.ndarray:
         """Whether the output at each row, which predicts the frame ``left`` rows later, has a frame: ``[rows]``."""
@@ -208,15 +216,17 @@ class Reader:
             name: torch.zeros(layout.rows, *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)))
             for name, spec in self.data.target_tensors.items()
         }
-        for utterance, begin, end in zip(layout.utterances, layout.begins[:-1], layout.begins[1:], strict=True):
-            frames = self.data.read(utterance)
-            features[begin:end] = pad_edges(torch.tensor(frames.features), self.left, self.right)
-            own = slice(begin, begin + len(frames.features))
-            if frames.states is not None:
-                labels[own] = torch.from_numpy(frames.states.astype(np.int32))
-            for name, values in frames.targets.items():
+        valid, first = layout.valid(), 0
+        for run in self.data.runs(layout.utterances):
+            last = first + len(run.offsets) - 1
+            rows = slice(*layout.begins[[first, last]])
+            features[rows] = torch.from_numpy(run.features[layout.frames(first, last, run.offsets)])
+            own = torch.from_numpy(rows.start + np.flatnonzero(valid[rows]))
+            if run.states is not None:
+                labels[own] = torch.from_numpy(run.states.astype(np.int32))
+            for name, values in run.targets.items():
                 targets[name][own] = torch.tensor(_signed(values))
-        valid = layout.valid()
+            first = last
         self._pool = Pool(
             layout,
             features.to(self.device),

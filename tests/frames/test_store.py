@@ -185,23 +185,40 @@ def test_joined_stores_read_side_by_side(store: FrameStore, tmp_path: Path, arra
         joined = open_joined([store.path, states])
         for utterance in arrays:
             np.testing.assert_array_equal(joined.read(utterance)["state"], labels[utterance]["state"])
-        for shard in joined.shards():
-            expected = np.concatenate([labels[u]["state"] for u in shard.utterances])
-            np.testing.assert_array_equal(shard.tensors["state"], expected)
-            assert len(shard.tensors["fbank"]) == len(expected) == shard.offsets[-1]
-            assert shard.tensors["state"].flags.owndata == (states is other_plan)
+        runs = list(joined.runs(joined.utterances))
+        assert [utterance for run in runs for utterance in run.utterances] == sorted(arrays)
+        for run in runs:
+            expected = np.concatenate([labels[u]["state"] for u in run.utterances])
+            np.testing.assert_array_equal(run.tensors["state"], expected)
+            assert len(run.tensors["fbank"]) == len(expected) == run.offsets[-1]
+            assert not run.tensors["state"].flags.owndata  # a view
         assert joined.total_frames == store.total_frames
+        assert (len(runs) == len(store.headers)) == (states is same_plan)
+
+
+def test_runs_are_the_frames_of_neighbours_in_any_order_asked_for(
+    store: FrameStore, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third, fourth = store.headers[0].utterances[:4]
+    runs = list(store.runs([third, first, second, fourth, fourth]))
+    assert [run.utterances for run in runs] == [(third,), (first, second), (fourth,), (fourth,)]
+    expected = np.concatenate([arrays[first]["fbank"], arrays[second]["fbank"]]).astype(np.float16)
+    np.testing.assert_array_equal(runs[1].tensors["fbank"], expected)
+    assert runs[1].offsets.tolist() == [0, len(arrays[first]["fbank"]), len(expected)]
+    monkeypatch.setattr("asr_kd.frames.store.RUN_FRAMES", len(expected) - 1)
+    assert [run.utterances for run in store.runs([first, second])] == [(first,), (second,)]
+    with pytest.raises(UserError, match="no utterance nobody"):
+        list(store.runs([first, "nobody"]))
+    assert list(store.runs([])) == []
 
 
 def test_joined_subset_reads_only_the_wanted_utterances(store: FrameStore, arrays: Arrays, tmp_path: Path) -> None:
     labels = make_states({u: arrays[u] for u in ("utt02", "utt17")})
     states = write_arrays(tmp_path / "states", "states", STATES, labels)
     joined = open_joined([store, states], ["utt17", "utt02"])
-    assert [u for shard in joined.shards() for u in shard.utterances] == ["utt02", "utt17"]
-    for shard in joined.shards():
-        np.testing.assert_array_equal(
-            shard.tensors["fbank"], np.concatenate([store.read(u)["fbank"] for u in shard.utterances])
-        )
+    assert [run.utterances for run in joined.runs(joined.utterances)] == [("utt02",), ("utt17",)]
+    for run in joined.runs(joined.utterances):
+        np.testing.assert_array_equal(run.tensors["fbank"], arrays[run.utterances[0]]["fbank"].astype(np.float16))
 
 
 def test_join_names_the_missing_utterance(store: FrameStore, arrays: Arrays, tmp_path: Path) -> None:

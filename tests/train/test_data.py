@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
+from asr_kd.frames import Shard
 from asr_kd.train import TrainingData, read_utterance_list
 from tests.train.conftest import BINS, STATES, MakeData, speech, without_labels, write_features, write_states
 
@@ -93,6 +94,8 @@ def test_nan_in_features_is_refused_where_it_is(make_data: MakeData, monkeypatch
     data = make_data([20])
     features = np.zeros((20, BINS), np.float32)
     features[7, 2] = np.nan
-    monkeypatch.setattr(data.joined, "read", lambda _: {"fbank": features, "state": np.zeros(20, np.uint16)})
+    tensors = {"fbank": np.concatenate([np.zeros((5, BINS), np.float32), features]), "state": np.zeros(25, np.uint16)}
+    run = Shard(("before", "u0"), np.array([0, 5, 25]), tensors)
+    monkeypatch.setattr(data.joined, "runs", lambda _: iter([run]))
     with pytest.raises(UserError, match="utterance u0, frame 7, bin 2 is nan"):
         data.read("u0")

@@ -129,6 +129,6 @@ def test_an_error_while_reading_is_raised_to_the_loop(make_data: MakeData, monke
     def fail(_: str) -> tuple[np.ndarray, np.ndarray]:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(data, "read", fail)
+    monkeypatch.setattr(data, "runs", fail)
     with pytest.raises(OSError, match="the disk is gone"):
         list(reader(data).epoch(0))
