@@ -10,6 +10,11 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUM
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole recipes first: they take minutes, and at the end one would run alone while other workers have nothing."""
+    items.sort(key=lambda item: "recipes" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def corpora() -> Path:
     """``../shared/corpora`` beside the checkout; the test is skipped where it is absent."""
