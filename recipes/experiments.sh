@@ -163,10 +163,11 @@ specialist_results() {
 
 # gains_of_specialists KIND TITLE: what those of $work/KIND add on test, as arguments of report in $lines: rows, picture.
 gains_of_specialists() {
+  local caption=${2#*: }
   asr-kd specialists compare "$work/$1/joint" --feats "$work/feats/fbank/test" --states "$work/$states/test" \
     --utt2spk "$work/data/test/utt2spk" --title "$2" --rows "$work/$1/gains.jsonl" --picture "$figures/$1.png"
   lines+=(--table "$2" --rows "$work/$1/gains.jsonl" --rows "$paper/paper_table4.jsonl"
-    --picture "$figures/$1.png" "${2#*: }, against how many cover the frame's state.")
+    --picture "$figures/$1.png" "${caption^}, against how many cover the frame's state.")
 }
 
 table_5() {
