@@ -1,6 +1,7 @@
 """What all tests share: one thread for each worker, and the real corpora where they are."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy, torch or numba is loaded; subprocesses inherit them
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background without it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
