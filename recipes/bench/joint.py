@@ -31,8 +31,8 @@ def main() -> None:
         name = f"joint inference, {STATES} states, {specialists} specialists of {size}, n = 1"
         active = active_specialists(log_p, own, 1)
         seconds = min(timed(log_p, log_r, own) for _ in range(options.rounds + 1))
-        unit, asked = f"frames/s, {options.threads} threads", float(active.sum(1).float().mean())
-        row(name, FRAMES / seconds, unit, f"the clock; {asked:.1f} specialists active in the mean", least=20_000)
+        unit, asked = f"thousand frames/s, {options.threads} threads", float(active.sum(1).float().mean())
+        row(name, FRAMES / seconds / 1000, unit, f"the clock; {asked:.1f} specialists active in the mean", least=20)
         answer = joint(log_p, log_r, own, active)[:CHECKED].double().exp().numpy()
         apart = max(abs(answer[i] - by_scipy(i, log_p, log_r, own, active)).max() for i in range(CHECKED))
         row(
