@@ -177,8 +177,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.nets import model_hash, save_model
-    from asr_kd.specialists import KEPT, begin_specialist, load_generalist, write_labels
-    from asr_kd.train.data import count_states
+    from asr_kd.specialists import KEPT, begin_specialist, count_labels, load_generalist, write_labels
 
     if options.whole == (options.dev_states is not None):
         raise UserError(
@@ -191,7 +190,7 @@ def _prepare(options: argparse.Namespace) -> None:
     asked, known = np.array(clusters[options.number]), generalist.num_states
     dev = FrameStore(options.dev_states) if options.dev_states else None
     if dev:
-        count_states(dev, dev.utterances, known, "the generalist")  # an error comes before anything is written
+        count_labels(dev, known)  # an error comes before anything is written
     name = model_hash(options.network)
     states = write_labels(
         FrameStore(options.states), asked, known, out / "states", options.seed,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,5 +108,5 @@ def difference_table(asked: Difference, found: Sequence[Record]) -> str:
     return f"### Differences to {asked.base}\n\n{render(found, columns, notes, 'markdown')}"
 
 
-def _p(key: str) -> Any:
+def _p(key: str) -> Callable[[Record], str]:
     return lambda record: p_value({"p": record.get(key)})

@@ -1,7 +1,8 @@
 """Specialists: which states are confusable, what a network for some of them learns, and what they say together.
 
 - ``Confusion``, ``cluster_states``: a generalist's predictions -> the states of each specialist, kept as ``Clusters``.
-- ``load_generalist``, ``write_labels``, ``begin_specialist``: what ``asr_kd.train`` needs to train one.
+- ``load_generalist``, ``count_labels``, ``write_labels``, ``begin_specialist``: what ``asr_kd.train`` needs to train
+  one.
 - ``join_specialists``: those that are trained, put right by ``correct_dustbin`` or ``correct_own`` -> an ensemble,
   which computes what they say together (``asr_kd.nets.joint``).
 - ``state_names``, ``summaries``: clusters for people to read.
@@ -14,6 +15,7 @@ from asr_kd.specialists.lesson import (
     begin_specialist,
     correct_dustbin,
     correct_own,
+    count_labels,
     load_generalist,
     own_share,
     write_labels,
@@ -29,6 +31,7 @@ __all__ = [
     "cluster_states",
     "correct_dustbin",
     "correct_own",
+    "count_labels",
     "join_specialists",
     "load_generalist",
     "own_share",

@@ -47,8 +47,7 @@ def write_labels(
     """
     if not len(own) or own.min() < 0 or own.max() >= num_states:
         raise UserError(f"states {own.tolist()} of a specialist; the generalist has states 0 to {num_states - 1}")
-    check_labels(states, num_states, "the generalist")
-    counts = count_states(states, states.utterances, num_states, "the generalist")
+    counts = count_labels(states, num_states)
     if balanced:
         asked, own = own, own[counts[own] > 0]
         if len(own) < 2:
@@ -76,6 +75,12 @@ def write_labels(
         {"states": states.content_hash, "generalist": generalist},
         force=force,
     )
+
+
+def count_labels(states: FrameStore, num_states: int) -> np.ndarray:
+    """How often each of a generalist's ``num_states`` is a label, ``[states]``; ``UserError`` for labels of others."""
+    check_labels(states, num_states, "the generalist")
+    return count_states(states, states.utterances, num_states, "the generalist")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -216,10 +216,10 @@ class Reader:
             name: torch.zeros(layout.rows, *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)))
             for name, spec in self.data.target_tensors.items()
         }
-        valid, first = layout.valid(), 0
+        begins, valid, first = layout.begins, layout.valid(), 0
         for run in self.data.runs(layout.utterances):
             last = first + len(run.offsets) - 1
-            rows = slice(*layout.begins[[first, last]])
+            rows = slice(begins[first], begins[last])
             features[rows] = torch.from_numpy(run.features[layout.frames(first, last, run.offsets)])
             own = torch.from_numpy(rows.start + np.flatnonzero(valid[rows]))
             if run.states is not None:

@@ -1,12 +1,11 @@
 """What a generalist and its specialists say together: speed, and SciPy's minimiser of the same divergences."""
 
-import argparse
 import math
 import time
 
 import numpy as np
 import torch
-from measuring import row
+from measuring import row, threads_and_rounds
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -18,10 +17,7 @@ SHAPES = ((12, 80), (8, 200))  # specialists, and the states of each: those of r
 
 def main() -> None:
     """Two rows for each shape: frames a second, and the greatest difference from SciPy's answer."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=8)
-    options = parser.parse_args()
+    options = threads_and_rounds(__doc__)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     random = np.random.default_rng(0)

@@ -1,12 +1,11 @@
 """The objective of distillation, forward and backward, against plain torch's ``kl_div`` and ``cross_entropy``."""
 
-import argparse
 import math
 import time
 from collections.abc import Callable
 
 import torch
-from measuring import row
+from measuring import row, threads_and_rounds
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,10 +17,7 @@ FRAMES, STATES, CHOSEN, TEMPERATURE, HARD = 4096, 2000, 20, 2.0, 0.5
 
 def main() -> None:
     """Take turns, and compare the best turn of each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=8)
-    options = parser.parse_args()
+    options = threads_and_rounds(__doc__)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     logits = torch.randn(FRAMES, STATES, requires_grad=True)

@@ -1,5 +1,6 @@
 """What the scripts of the bench share: rows on standard output, and what a process costs."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -18,6 +19,14 @@ class Cost:
     wall: float
     cpu: float
     memory: float
+
+
+def threads_and_rounds(description: str | None) -> argparse.Namespace:
+    """The options of a script that asks for no more."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=8)
+    return parser.parse_args()
 
 
 def row(

@@ -271,6 +271,7 @@ def test_what_prepare_refuses_leaves_nothing(tmp_path: Path, capsys: pytest.Capt
         ([], "give --dev-states for a specialist with a dustbin"),
         (["--whole", "--dev-states", f"{tmp_path}/st"], "one of --whole is judged on dev's own states"),
         (["--dev-states", f"{tmp_path}/nowhere"], "nowhere: no such folder"),
+        (["--dev-states", f"{tmp_path}/feats"], "feats: holds features; a store of states was expected"),
         (["--dev-states", f"{tmp_path}/others"], "others: utterance u has state 6, but the generalist has 6 outputs"),
         (["--dev-states", f"{tmp_path}/st", "--number", "2"], "--number 2: .*clusters has clusters 0 to 1"),
     ):
