@@ -41,10 +41,13 @@ def prepare_mnist(corpus_dir: str | Path, out: str | Path) -> dict[str, Part]:
     ``out/SET/text`` has the class of each image as its only word, so that error rates of words are those of classes.
     An utterance is called after its file and its place there: ``train-00042``. Raises ``UserError``, before anything is
     written, for a file that is missing, empty, cut, or not what its name says, for another number of labels than
-    images, and for a class without an image.
+    images, for a class without an image, and where images of the two sets differ in size.
     """
     images, labels = _read_set(corpus_dir, "train")
     test_images, test_labels = _read_set(corpus_dir, "t10k")  # before the first output, or damage would leave half
+    if test_images.shape[1:] != images.shape[1:]:
+        size, test_size = (" x ".join(map(str, each.shape[1:])) for each in (images, test_images))
+        raise UserError(f"{corpus_dir}: images of {size} to train on, of {test_size} to test on; expected one size")
     first = max(len(images) - DEV, 0)
     return {
         "train": _write(Path(out) / "train", "train", images, labels, 0),

@@ -82,6 +82,13 @@ class TrainingData:
         return int(self.states.config.get("num_states", 0)) if self.states else 0
 
     @property
+    def labelled(self) -> bool:
+        """Whether some frame has a label; labels are read until one is found."""
+        return self.states is not None and any(
+            (run.tensors["state"] >= 0).any() for run in self.states.runs(self.utterances)
+        )
+
+    @property
     def bytes_per_frame(self) -> int:
         """Bytes of a frame in memory, with what keeps track of it."""
         held = 4 * self.bins + sum(spec.bytes_per_frame for spec in self.target_tensors.values())

@@ -40,8 +40,12 @@ class Lesson:
         """See ``train``. Raises ``UserError`` where data, targets, teacher and configuration do not fit each other."""
         opened = None if teacher is None else open_model(teacher)
         soft = opened is not None or data.targets is not None
-        if not soft and data.states is None:
-            raise UserError(f"{data.features.path}: nothing to learn; give states, soft targets or a teacher")
+        if not soft and not data.labelled:
+            place, count = (data.states or data.features).path, len(data.utterances)
+            raise UserError(
+                f"{place}: nothing to learn: no frame of {count:,} utterances has a label; give states, soft targets or"
+                " a teacher"
+            )
         keep, precision = config.keep or ("last" if soft else "best"), settle_precision(config.precision, device)
         config = dataclasses.replace(config, keep=keep, precision=precision)
         config = fit_to_data(config, data, opened)

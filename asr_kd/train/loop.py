@@ -83,8 +83,7 @@ def train(
     optimiser = make_optimiser(model, config)
     reader = make_reader(data, config, model, device, lesson.context, group)
     objective = lesson.objective(reader, device)
-    labelled = data.states is not None and data.state_counts(config.net.states).any()
-    sample = data.sample(SAMPLE_FRAMES, config.seed, labelled=True) if labelled else None
+    sample = data.sample(SAMPLE_FRAMES, config.seed, labelled=True) if data.labelled else None
     position = resume(experiment, model, optimiser, group)
 
     def save() -> None:

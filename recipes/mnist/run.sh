@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MNIST (section 3 of the paper): a network of 2 x 1200 units with dropout, limited norms and moving images teaches one
 # of 2 x 800; a transfer set without any "3", or of 7s and 8s only; which temperature suits which width. Each seed is a
-# repetition of all of it, teacher included. An hour and a half on 2 cores; --small shows in a minute that all works.
+# repetition of all of it, teacher included. An hour and a quarter on 2 cores; --small shows in a minute that all works.
 #   recipes/mnist/run.sh --corpus-dir CORPORA/mnist     (without --corpus-dir the files are downloaded)
 corpus_dir="" seeds="1 2 3" widths="30 300 800" temperatures="1 2.5 4 8 20" options="seeds widths temperatures"
 quickly="seeds=1 widths=30 temperatures=4"

@@ -99,6 +99,13 @@ def test_labels_must_be_as_many_as_images_and_digits(release: Path, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_images_to_test_on_have_the_size_of_those_to_train_on(release: Path, tmp_path: Path) -> None:
+    (release / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(IMAGES.reshape(12, 2, 3))))
+    with pytest.raises(UserError, match=r"release: images of 3 x 2 to train on, of 2 x 3 to test on; expected one"):
+        prepare_mnist(release, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("file", ["train", "t10k"])
 def test_a_class_without_an_image_is_named(release: Path, tmp_path: Path, file: str) -> None:
     labels = np.where(np.isin(LABELS, [3, 7]), np.uint8(1), LABELS)

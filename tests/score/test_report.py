@@ -124,7 +124,7 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
         "| yes |",
         "normaliser: none",
         "2 min 10 s",
-        "- stages 0, 1: commit ab12\n- stages 2: commit cd34\n",
+        "- stages 0, 1: commit ab12\n- stage 2: commit cd34\n",
     ):
         assert part in text
 

@@ -151,11 +151,15 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "training_step", lambda *_: pytest.fail("a step was made"))
+    assert school.data.states is not None
     wide = network(tmp_path / "wide", 3, states=STATES, bins=BINS + 1)
     more = network(tmp_path / "more", 3, states=STATES + 1, bins=BINS)
+    gone = without_labels({u: school.data.states.read(u)["state"] for u in school.data.utterances})
+    silent = TrainingData(school.data.features, write_states(tmp_path / "gone", gone))
     cases: list[tuple[dict[str, Any], TrainingData, dict[str, Any], str]] = [
         ({}, school.with_targets(), {"teacher": school.teacher}, "a live teacher or from stored targets, not both"),
-        ({}, school.unlabelled, {}, "nothing to learn; give states, soft targets or a teacher"),
+        ({}, school.unlabelled, {}, "nothing to learn: .*; give states, soft targets or a teacher"),
+        ({}, silent, {}, f"gone: nothing to learn: no frame of {len(gone)} utterances has a label; give"),
         ({"hard_weight": 0.0}, school.with_targets(labels=False), {}, "no labels to count .* priors; give --priors"),
         ({}, school.with_targets(labels=False), {"priors": school.teacher}, "hard_weight is 0.5, but .* no labels"),
         ({"label_smoothing": 0.1}, school.with_targets(), {}, "label_smoothing is for training on labels"),
