@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from asr_kd.cli import add_action
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from asr_kd.hmm.states import StateSpace
     from asr_kd.specialists import Clusters
 
 CLUSTERS = "clusters.yaml"
@@ -118,57 +121,58 @@ def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _cluster(options: argparse.Namespace) -> None:
-    import numpy as np
-
     from asr_kd.config import save_config
     from asr_kd.errors import UserError
     from asr_kd.files import write_text
     from asr_kd.frames import FrameStore
     from asr_kd.hmm.states import StateSpace
     from asr_kd.nets import model_hash
-    from asr_kd.score.table import Column, percent, plain, render
-    from asr_kd.specialists import (
-        Clusters,
-        Confusion,
-        check_sizes,
-        cluster_states,
-        load_generalist,
-        state_names,
-        summaries,
-    )
+    from asr_kd.specialists import Clusters, Confusion, check_sizes, cluster_states, load_generalist, state_names
     from asr_kd.train import TrainingData, probabilities
 
     model = load_generalist(options.network)
     check_sizes(model.num_states, options.k, options.size)
     if options.frames < 2:
         raise UserError(f"--frames {options.frames}: expected at least 2 frames to predict")
-    data = TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)
-    confusion, mass = Confusion(), np.zeros(model.num_states)
-    for prob in probabilities(model, data):
-        confusion.add(prob)
-        mass += prob.sum(0)
-    clusters = cluster_states(confusion.covariance(), options.k, options.seed, options.scale, size=options.size)
     space = StateSpace.load(options.states_dir) if options.states_dir else None
+    if space and space.num_states != model.num_states:
+        raise UserError(
+            f"{options.states_dir}: {space.num_states} states, but {options.network} predicts {model.num_states}; give"
+            " the folder of those that it was trained on"
+        )
+    confusion = Confusion()
+    for prob in probabilities(model, TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)):
+        confusion.add(prob)
+    clusters = cluster_states(confusion.covariance(), options.k, options.seed, options.scale, size=options.size)
     names = state_names(space) if space else [str(state) for state in range(model.num_states)]
-    texts = summaries(space, clusters) if space else [" ".join(map(str, own)) for own in clusters]
-    rows = [
-        {"cluster": number, "states": len(own), "share": float(mass[own].sum() / mass.sum()), "text": text}
-        for number, (own, text) in enumerate(zip(clusters, texts, strict=True))
-    ]
-    columns = (
-        Column("cluster", plain("cluster")), Column("states", plain("states")),
-        Column("of the mass %", percent("share", 1)), Column("phones (states)", plain("text"), left=True),
-    )  # fmt: skip
-    table = render(rows, columns)
+    lines = [f"{number}\t{state}\t{names[state]}" for number, own in enumerate(clusters) for state in own]
+    table = _table_of(clusters, confusion.mean, space)
     content = Clusters(
         model_hash(options.network), confusion.frames, options.seed, options.scale, options.size,
         tuple(tuple(own.tolist()) for own in clusters),
     )  # fmt: skip
-    lines = [f"{number}\t{state}\t{names[state]}" for number, own in enumerate(clusters) for state in own]
     write_text(Path(options.out) / "states.tsv", "\n".join(["cluster\tstate\tname", *lines]) + "\n")
     write_text(Path(options.out) / "table.txt", table)
     save_config(content, Path(options.out) / CLUSTERS)
     print(table, end="")
+
+
+def _table_of(clusters: "list[np.ndarray]", mean: "np.ndarray", space: "StateSpace | None") -> str:
+    """The clusters for people to read, and which part of the ``mean`` prediction each has."""
+    from asr_kd.score.table import Column, percent, plain, render
+    from asr_kd.specialists import summaries
+
+    texts = summaries(space, clusters) if space else [" ".join(map(str, own)) for own in clusters]
+    rows = [
+        {"cluster": number, "states": len(own), "share": float(mean[own].sum()), "text": text}
+        for number, (own, text) in enumerate(zip(clusters, texts, strict=True))
+    ]
+    columns = (
+        Column("cluster", plain("cluster")), Column("states", plain("states")),
+        Column("of the mass %", percent("share", 1)),
+        Column("phones (states)" if space else "which", plain("text"), left=True),
+    )  # fmt: skip
+    return render(rows, columns)
 
 
 def _prepare(options: argparse.Namespace) -> None:

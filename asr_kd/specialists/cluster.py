@@ -75,6 +75,11 @@ class Confusion:
                 self._products += self._waiting.T @ self._waiting
                 self._held = 0
 
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean prediction of the frames so far, float64 ``[states]``."""
+        return self._total() / self.frames
+
     def covariance(self) -> np.ndarray:
         """The sample covariance (its divisor is frames - 1) of the frames so far, float64 ``[states, states]``.
 
@@ -82,12 +87,16 @@ class Confusion:
         """
         if self.frames < 2:
             raise UserError(f"predictions of {self.frames} frames were added; a covariance is of at least 2")
-        rows = self._waiting[: self._held]
-        total, products = self._sum + rows.sum(0), rows.T @ rows
+        rows, total = self._waiting[: self._held], self._total()
+        products = rows.T @ rows
         products += self._products
         products -= np.outer(total, total) / self.frames
         products /= self.frames - 1
         return products
+
+    def _total(self) -> np.ndarray:
+        total: np.ndarray = self._sum + self._waiting[: self._held].sum(0)
+        return total
 
 
 def cluster_states(

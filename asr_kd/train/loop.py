@@ -281,7 +281,10 @@ def begin_with(model: AcousticModel, folder: str | Path) -> None:
     for name, own in model.state_dict().items():
         if name not in weights or weights[name].shape != own.shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
-            raise UserError(f"{folder}: {name} is {found} there and {tuple(own.shape)} in the network to train")
+            raise UserError(
+                f"{folder}: {name} is {found} there and {tuple(own.shape)} in the network to train; give it the net of"
+                f" {Path(folder) / 'config.yaml'} (--config, --set net.KEY=VALUE)"
+            )
     model.load_state_dict(weights)
 
 

@@ -42,6 +42,7 @@ def test_the_covariance_is_numpys(frames: int) -> None:
     assert counted.frames == frames
     expected = np.cov(prob.astype(np.float64).T)
     np.testing.assert_allclose(counted.covariance(), expected, rtol=0, atol=1e-13 * expected.max())
+    np.testing.assert_allclose(counted.mean, prob.mean(0, dtype=np.float64), rtol=1e-13)
 
 
 def test_the_way_frames_are_divided_and_looking_between_change_no_bit() -> None:

@@ -228,7 +228,8 @@ def test_a_network_begins_with_the_weights_of_another(tmp_path: Path, corpus: Co
     with pytest.raises(UserError, match=r"begin is .* and None now"):
         train(still, *corpus, tmp_path / "second")
     wide = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, width=17))
-    with pytest.raises(UserError, match=r"first: network.hidden.0.0.weight is \(16, 20\) there and \(17, 20\)"):
+    message = r"first: network.hidden.0.0.weight is \(16, 20\) there and \(17, 20\) .*first/config.yaml \(--config"
+    with pytest.raises(UserError, match=message):
         train(wide, *corpus, tmp_path / "third", begin=tmp_path / "first")
 
 
