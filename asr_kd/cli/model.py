@@ -33,6 +33,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ensemble.add_argument("--weights", default="", metavar="W,W,...", help="one for each member (default: equal)")
     ensemble.set_defaults(run=_ensemble)
     _configure_calibrate(verbs)
+    _configure_build(verbs)
+    info = add_action(verbs, "model", "info", "what a model folder holds; checks every file", "exp/model")
+    info.add_argument("model", metavar="MODEL_DIR")
+    info.set_defaults(run=_info)
+
+
+def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    calibrate = add_action(
+        verbs,
+        "model",
+        "calibrate",
+        "biases of classes that a student never saw, from its teacher's opinion of unlabelled frames",
+        "exp/without3 exp/without3_calibrated --classes 3 --teacher exp/teacher --feats feats/train",
+    )
+    calibrate.add_argument("network", metavar="NETWORK", help="folder of the student")
+    calibrate.add_argument("out", metavar="OUT", help="folder to write: the same network with other biases")
+    classes = "the states whose biases are to be found"
+    calibrate.add_argument("--classes", metavar="N,N,...", required=True, help=classes)
+    calibrate.add_argument("--feats", metavar="STORE", required=True, help="features to look at")
+    calibrate.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
+    source = calibrate.add_mutually_exclusive_group(required=True)
+    source.add_argument("--teacher", metavar="MODEL", help="be as certain of each class as this network or ensemble is")
+    oracle = "ORACLE: the one shift that leaves the fewest errors on these labels; on test data, the paper's correction"
+    source.add_argument("--states", metavar="STORE", help=oracle)
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _configure_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     build = add_action(
         verbs,
         "model",
@@ -63,30 +91,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--max-active", type=int, help="tokens that the search keeps for each frame")
     build.add_argument("model", metavar="OUT", help="the model folder to write")
     build.set_defaults(run=_build)
-    info = add_action(verbs, "model", "info", "what a model folder holds; checks every file", "exp/model")
-    info.add_argument("model", metavar="MODEL_DIR")
-    info.set_defaults(run=_info)
-
-
-def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    calibrate = add_action(
-        verbs,
-        "model",
-        "calibrate",
-        "biases of classes that a student never saw, from its teacher's opinion of unlabelled frames",
-        "exp/without3 exp/without3_calibrated --classes 3 --teacher exp/teacher --feats feats/train",
-    )
-    calibrate.add_argument("network", metavar="NETWORK", help="folder of the student")
-    calibrate.add_argument("out", metavar="OUT", help="folder to write: the same network with other biases")
-    classes = "the states whose biases are to be found"
-    calibrate.add_argument("--classes", metavar="N,N,...", required=True, help=classes)
-    calibrate.add_argument("--feats", metavar="STORE", required=True, help="features to look at")
-    calibrate.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
-    source = calibrate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--teacher", metavar="MODEL", help="be as certain of each class as this network or ensemble is")
-    oracle = "ORACLE: the one shift that leaves the fewest errors on these labels; on test data, the paper's correction"
-    source.add_argument("--states", metavar="STORE", help=oracle)
-    calibrate.set_defaults(run=_calibrate)
 
 
 def search_options(options: argparse.Namespace) -> dict[str, float]:

@@ -56,6 +56,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="YAML", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
     parser.add_argument("--seed", type=int, help="the same as --set seed=SEED")
+    _configure_members(parser)
+    _configure_evaluate(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
+    parser.set_defaults(run=run)
+
+
+def _configure_members(parser: argparse.ArgumentParser) -> None:
     members = (
         "train N networks of seeds from --seed on (or the configuration's, or 1) into DIR/seedSEED, and average them"
     )
@@ -69,10 +77,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " each of which takes the memory of one training"
     )
     parser.add_argument("--threads", type=int, metavar="T", help=threads)
-    _configure_evaluate(parser)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
-    parser.set_defaults(run=run)
 
 
 def _configure_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,9 @@
-"""The processes that train one network together: those that torchrun started, or this one alone."""
+"""The processes that train one network together: those that torchrun started, or this one alone.
+
+Each has its share of every batch, and the whole pool of frames in memory. Loss, gradient, batch statistics and metrics
+are those of one process up to the order of sums; only what dropout and augmentation draw differs, since each process
+draws for its own share, from (seed, step, rank). Process 0 writes the folder.
+"""
 
 import contextlib
 import dataclasses

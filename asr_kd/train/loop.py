@@ -62,12 +62,8 @@ def train(
     run was killed. Raises ``UserError`` for a folder of another run, data that does not fit the network, and a loss
     that is not finite; ``KeyboardInterrupt``, after a checkpoint, on Ctrl-C or a request to terminate.
 
-    Processes inside ``asr_kd.train.group.joined`` train one network together, each on its share of every batch, and
-    may go on in another number than they began. Loss, gradient, batch statistics and metrics are those of one process
-    up to the order of sums; only what dropout and augmentation draw differs, since each process draws for its own
-    share, from (seed, step, rank). Each has the whole pool of frames in memory. Process 0 writes ``folder``.
-
-    On a CPU the process keeps from then on what it frees (``keep_freed_memory``).
+    Processes inside ``asr_kd.train.group.joined`` train one network together, and may go on in another number than
+    they began. On a CPU the process keeps from then on what it frees (``keep_freed_memory``).
     """
     if device.type == "cpu":
         keep_freed_memory()
