@@ -283,6 +283,22 @@ def test_what_prepare_refuses_leaves_nothing(tmp_path: Path, capsys: pytest.Capt
     assert "clusters.yaml: not valid YAML" in capsys.readouterr().err
 
 
+def test_states_that_the_speech_never_shows_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = prepared(tmp_path, "--dev-states", f"{tmp_path}/st")
+    rows = [line.split() for line in (tmp_path / "clusters" / "states.tsv").read_text().splitlines()[1:]]
+    own = [int(state) for number, state, _ in rows if number == "0"]
+    assert len(own) > 2
+    rare = {u: np.where(a == own[1], -1, a.astype(np.int32)) for u, a in speech([100] * 8)[1].items()}
+    write_states(tmp_path / "rare", rare)
+    assert main([*command, "--states", f"{tmp_path}/rare"]) == 0
+    told = capsys.readouterr()
+    assert f"/s: no frame of states {own[1]}, which stay with the generalist ({len(own) - 1} left)" in told.err
+    assert FrameStore(tmp_path / "s" / "states").config["own"] == own[:1] + own[2:]
+    assert load_model(tmp_path / "s" / "begin").num_states == len(own)
+
+
 def test_what_cluster_refuses_it_refuses_before_it_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(generalist(), tmp_path / "g")
     write_features(tmp_path / "feats", speech([10])[0])
