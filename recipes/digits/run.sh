@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The built-in corpus: digit strings and commands spoken by a synthesiser, with noise and echo; voices of train, dev and
 # test are disjoint. From audio to the paper's two tables: an ensemble teaches students of two sizes, and students that
-# hear 3 % of the speech. It needs neither data nor network. --small is what `make demo` runs, in about 8 minutes on
+# hear 3 % of the speech. It needs neither data nor network. --small is what `make demo` runs, in about 5 minutes on
 # 2 cores; all of it takes about half an hour.
 #   recipes/digits/run.sh --hours 2 --seeds "1 2 3"
 hours=2 seeds="1 2 3" members=4 options="hours seeds members" quickly="hours=0.5 seeds=1 members=2"
