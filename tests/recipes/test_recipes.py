@@ -179,7 +179,7 @@ run_stage 1 results rows RESULTS.md results
     marker, results = tmp_path / "my-exp" / ".stages" / "0-one", tmp_path / "toy" / "RESULTS.md"
     command = ["bash", str(tmp_path / "toy" / "run.sh"), "--work", str(tmp_path / "my-exp")]
     subprocess.run(command, check=True)
-    assert "- stages" not in results.read_text()
+    assert "- stage" not in results.read_text()
     marker.write_text(f"{marker.read_text().splitlines()[0]}\nab12cd3\n")
     subprocess.run([*command, "--stage", "1", "--force"], check=True)
-    assert "- stages 0: commit ab12cd3\n" in results.read_text()
+    assert "- stage 0: commit ab12cd3\n" in results.read_text()
