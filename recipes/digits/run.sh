@@ -73,8 +73,9 @@ results() {
   report "Built-in digits" \
     --remark "$hours hours of synthesised training speech; the voices of test are in neither train nor dev. Scale, penalty
       and beam of each system are tuned on dev with its first seed. Also on dev, with one seed: the epochs of the networks
-      of table 1 (10; before, 6 for teachers and 4 for others), and the dropout (0 or 0.1) and temperature (2 or 5) of the student, after a run of fewer epochs
-      had been scored on test (teachers 79.4 %, student 78.7 % of frames); all else is as first tried." \
+      of table 1 (10; before, 6 for teachers and 4 for others), and the dropout (0 or 0.1) and temperature (2 or 5) of
+      the student, after a run of fewer epochs had been scored on test (teachers 79.4 %, student 78.7 % of frames); all
+      else is as first tried." \
     --table "Table 1: an ensemble and its students" \
     --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
     --system "labels, 3x256: teachers" $(decoded teacher) \

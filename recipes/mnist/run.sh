@@ -140,6 +140,7 @@ results() {
       is as good as 2.5 and 4. Part of it is that a high temperature needs longer training: on the last 10,000 training
       images (3 seeds, one teacher) T = 1, 2.5, 4, 8 and 20 leave 327, 348, 355, 383 and 437 errors after 20 epochs, as
       here, and 289, 288, 288, 314 and 360 after 60; at four times the learning rate 1, 2.5, 4 and 20 leave 272, 267, 284
-      and 348, and with labels of weight 0.5 beside 333, 349, 351 and 419. In none of these is 1 worse than 2.5 or 4 by more than 5 errors."
+      and 348, and with labels of weight 0.5 beside 333, 349, 351 and 419. In none of these is 1 worse than 2.5 or 4 by
+      more than 5 errors."
 }
 run_stage 6 "tables" "$work/*/seed*/frames_*" "$recipe/RESULTS.md" results
