@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ import yaml
 
 from asr_kd.errors import UserError
 from asr_kd.files import read_text, write_text
+from asr_kd.limits import CONFIG_BYTES
 
 Config = TypeVar("Config")
 
@@ -29,13 +32,33 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The keys and values of a YAML file; ``UserError`` where it holds something else."""
-    try:
-        values = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    values = parse_yaml(read_text(path, CONFIG_BYTES), str(path))
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys to values; found {type(values).__name__}")
     return values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; ``where`` opens the ``UserError`` of one that is malformed or uses an alias.
+
+    Aliases (``*name``) are refused: a few lines of them stand for gigabytes.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML: nested too deeply") from None
+    # Besides YAMLError: what the constructors of dates, numbers and explicit tags raise for an impossible value.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise UserError(f"{where}: not valid YAML: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"{self.peek_event().start_mark}: aliases (*name) are not supported; write it out")
+        return super().compose_node(parent, index)
 
 
 def save_config(config: Any, path: str | Path) -> None:
@@ -73,11 +96,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     for name in outer:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise UserError(f"override {override!r}: {name!r} is {values!r}, which has no keys of its own")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+            raise UserError(f"override {override!r}: {name!r} is {shown(values)}, which has no keys of its own")
+    values[last] = parse_yaml(text, f"override {override!r}")
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -88,28 +108,44 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return _convert(value, next(kind for kind in inner if kind is not type(None)), where)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping, found {value!r}")
+            raise UserError(f"{where}: expected a mapping, found {shown(value)}")
         return from_dict(typing.cast(type, hint), value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: expected a list, found {value!r}")
+            raise UserError(f"{where}: expected a list, found {shown(value)}")
         return tuple(_convert(item, inner[0], where) for item in value)
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping, found {value!r}")
+            raise UserError(f"{where}: expected a mapping, found {shown(value)}")
+        for key in value:
+            if not isinstance(key, inner[0]):
+                raise UserError(f"{where}: expected keys of type {inner[0].__name__}, found {shown(key)}")
         return {key: _convert(item, inner[1], f"{where}.{key}") for key, item in value.items()}
     if origin is typing.Literal:
-        if value not in inner:
-            raise UserError(f"{where}: {value!r} is none of {', '.join(map(repr, inner))}")
+        if not isinstance(value, str | int | float | bool | None) or value not in inner:
+            raise UserError(f"{where}: {shown(value)} is none of {', '.join(map(repr, inner))}")
         return value
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-3 as a string
-        except ValueError:
-            raise UserError(f"{where}: expected a number, found {value!r}") from None
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        return _number(value, where)
     if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+        raise UserError(f"{where}: expected {hint.__name__}, found {shown(value)}")
     return value
+
+
+def _number(value: float | str, where: str) -> float:
+    try:
+        number = float(value)  # YAML reads 1e-3 as a string
+    except (ValueError, OverflowError):
+        raise UserError(f"{where}: expected a number, found {shown(value)}") from None
+    if not math.isfinite(number):
+        raise UserError(f"{where}: expected a finite number, found {shown(value)}")
+    return number
+
+
+def shown(value: Any) -> str:
+    """``repr(value)`` for an error message, cut to one short line whatever the value holds."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _plain(value: Any) -> Any:

@@ -1,28 +1,38 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that appear whole or not at all, text and JSON read in one way, names made from ids, and checksums."""
 
+import codecs
 import contextlib
 import errno
 import hashlib
+import io
+import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from asr_kd.errors import UserError
+from asr_kd.limits import JSON_BYTES, NAME_BYTES, TEXT_BYTES
+
+_GIVEN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")  # how a shell names a pipe that it opened: <(command)
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file beside ``path`` for writing; flush it to disk and rename it to ``path`` when the block ends well.
+    """Open a temporary file beside ``path``; when the block ends well, flush it to disk and rename it to ``path``.
 
-    After an exception or a kill the old file, or none, is at ``path``. A full disk raises ``UserError``.
+    After an exception or a kill the old file, or none, is at ``path``. A full disk raises ``UserError``; any other
+    ``OSError`` names ``path``, never the temporary file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    partial = ""
     try:
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             stream.flush()
@@ -33,6 +43,8 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent).free
             raise UserError(f"{path}: the disk is full ({free:,} bytes free); free some space and run again") from error
+        if error.errno is not None and error.filename in (None, partial):
+            raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -51,22 +63,107 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         stream.write(content)
 
 
-def read_text(path: str | Path) -> str:
-    """The UTF-8 text at ``path``; ``UserError`` if it is missing or is not UTF-8."""
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading in binary; ``UserError`` if it is missing, a folder, a device or a named pipe.
+
+    A pipe that the shell opened for this command (``<(...)``) is allowed.
+    """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not block here
+    except ValueError as error:  # a NUL in the path
+        raise UserError(f"{path!r}: not a possible file name ({error})") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; a text file was expected") from None
+    except PermissionError:
+        raise UserError(f"{path}: permission to read it was denied") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise UserError(f"{path}: is a folder; a file was expected")
+        if not stat.S_ISREG(mode) and not str(path).startswith(_GIVEN_STREAMS):
+            raise UserError(f"{path}: is a device or a named pipe; a regular file was expected")
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: str | Path, limit: int = TEXT_BYTES) -> bytes:
+    """The content of the file at ``path``; ``UserError`` as ``open_regular``, or if it is longer than ``limit``."""
+    with open_regular(path) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path}: longer than {limit:,} bytes, the most that is read from such a file")
+    return content
+
+
+def read_text(path: str | Path, limit: int = TEXT_BYTES) -> str:
+    """The UTF-8 text at ``path`` without a byte-order mark; ``UserError`` as ``read_bytes``, or if it is not UTF-8."""
+    content = read_bytes(path, limit)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path}: UTF-16 text; convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from None
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: not UTF-8 text (line {line}, byte {error.start}); convert it to UTF-8") from None
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of ``text``: ``\n`` or ``\r\n`` ends a line, and nothing else does.
+
+    ``str.splitlines`` would also break a transcript at a form feed, U+0085 or U+2028.
+    """
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of the UTF-8 text at ``path``, as ``read_text`` and ``lines_of`` give them."""
+    return lines_of(read_text(path))
+
+
+def read_json(path: str | Path, limit: int = JSON_BYTES) -> Any:
+    """The JSON value at ``path``; ``UserError`` as ``read_text``, or if it is not JSON or is nested too deeply."""
+    return parse_json(read_text(path, limit), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The JSON value of ``text``; ``where`` opens the ``UserError`` of what is not JSON or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply to be JSON of this project") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or an integer of too many digits
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+
+
+def file_name(identifier: str) -> str:
+    """A file name for an utterance, speaker or recording id: it has no path separator and differs between ids.
+
+    Letters, digits and ``_ . @ + = , ~ -`` stay; any other character, and a leading dot, become ``%`` and the
+    hexadecimal bytes of its UTF-8 form. A name that would be too long is cut and ends with a hash of the id.
+    """
+    name = re.sub(r"[^\w.@+=,~-]|^\.", lambda found: "".join(f"%{byte:02X}" for byte in _utf8(found[0])), identifier)
+    if len(_utf8(name)) <= NAME_BYTES:
+        return name
+    digest = hashlib.sha256(_utf8(identifier)).hexdigest()[:32]
+    return _utf8(name)[: NAME_BYTES - 33].decode("utf-8", "ignore") + "%" + digest
 
 
 def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content, read in blocks."""
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _umask() -> int:

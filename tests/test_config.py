@@ -57,6 +57,15 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("shuffle: 1", "expected bool, found 1"),
         ("[1, 2]", "found list"),
         ("kind: [", "not valid YAML"),
+        ("kind: 2024-99-99", "not valid YAML"),
+        ("kind: !!timestamp x", "not valid YAML"),
+        ("kind: " + "1" * 5000, "not valid YAML"),
+        ("kind: " + "[" * 5000, "nested too deeply"),
+        ("kind: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("a: &a [1]\nb: *a", "aliases"),
+        ("inner: {rate: .nan}", "expected a finite number, found nan"),
+        ("inner: {rate: -.inf}", "expected a finite number, found -inf"),
+        ("false", "found bool"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -72,7 +81,7 @@ def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -
     [
         ("limit", "expected key=value"),
         ("limit.low=3", "has no keys of its own"),
-        ("layers=[1", "not a YAML value"),
+        ("layers=[1", "not valid YAML"),
         ("inner.depth=3", "unknown key 'depth'"),
     ],
 )

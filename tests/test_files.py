@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.files import atomic_write, read_text, sha256, write_bytes, write_text
+from asr_kd.files import (
+    atomic_write,
+    file_name,
+    lines_of,
+    parse_json,
+    read_bytes,
+    read_lines,
+    read_text,
+    sha256,
+    write_bytes,
+    write_text,
+)
 
 
 def test_a_file_appears_with_its_content_and_folders(tmp_path: Path) -> None:
@@ -75,7 +86,7 @@ def test_another_error_of_the_system_stays_what_it_is(tmp_path: Path, monkeypatc
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin1").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match=r"latin1: not UTF-8 text \(byte 3\)"):
+    with pytest.raises(UserError, match=r"latin1: not UTF-8 text \(line 1, byte 3\)"):
         read_text(tmp_path / "latin1")
     with pytest.raises(UserError, match="absent: no such file"):
         read_text(tmp_path / "absent")
@@ -86,3 +97,88 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     write_bytes(tmp_path / "f", b"abc" * 1000)
     assert sha256(tmp_path / "f") == hashlib.sha256(b"abc" * 1000).hexdigest()
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\f", "\v", "\x1c", "\r"])
+def test_only_a_line_feed_ends_a_line(separator: str) -> None:
+    assert lines_of(f"utt-a ONE{separator}TWO\nutt-b\r\n\n") == [f"utt-a ONE{separator}TWO", "utt-b", ""]
+
+
+def test_a_last_line_needs_no_line_feed(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"a\nb")
+    assert read_lines(tmp_path / "f") == ["a", "b"]
+    (tmp_path / "f").write_bytes(b"")
+    assert read_lines(tmp_path / "f") == []
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbfONE W AH N\n")
+    assert read_text(tmp_path / "f") == "ONE W AH N\n"
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes("ONE".encode("utf-16"))
+    with pytest.raises(UserError, match="UTF-16"):
+        read_text(tmp_path / "f")
+
+
+def test_a_pipe_or_device_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        with pytest.raises(UserError, match="device or a named pipe"):
+            read_text(path)
+
+
+def test_a_pipe_of_the_shell_is_read(tmp_path: Path) -> None:
+    code = "import sys; from asr_kd.files import read_lines; print(read_lines(sys.argv[1]))"
+    script = f"{sys.executable} -c '{code}' <(sleep 0.2; echo one; echo two)"
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout == "['one', 'two']\n"
+
+
+def test_a_file_above_the_limit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "f", limit=5) == b"12345"
+    with pytest.raises(UserError, match="longer than 4 bytes"):
+        read_bytes(tmp_path / "f", limit=4)
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "1" * 5000, b"\xff"])
+def test_what_is_not_json_is_refused_by_name(text: str | bytes) -> None:
+    with pytest.raises(UserError, match="index.json"):
+        parse_json(text, "index.json")
+
+
+def test_an_id_becomes_a_file_name_inside_the_folder() -> None:
+    ids = [
+        "a",
+        "A",
+        "x/y",
+        "x%2Fy",
+        "../up",
+        "..",
+        ".",
+        ".x",
+        "",
+        "a b",
+        "a\nb",
+        "ü",
+        "a" * 300,
+        "a" * 299,
+        "\x00",
+        "%",
+    ]
+    names = [file_name(each) for each in ids]
+    assert len(set(names)) == len(ids)
+    assert not any("/" in name or name in (".", "..") or len(name.encode()) > 200 for name in names)
+    assert file_name("spk1-utt_2.x@+=") == "spk1-utt_2.x@+="
+
+
+def test_an_error_of_the_machine_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys\nfrom asr_kd.files import write_bytes\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "try: write_bytes(sys.argv[1], bytes(100))\nexcept OSError as error: print(error.errno, error.filename)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "f")], capture_output=True, text=True)
+    assert run.stdout == f"{errno.EFBIG} {tmp_path / 'f'}\n"
+    assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare and print."""
-    from asr_kd.score.compare import COLUMNS, compare, notes, records
+    from asr_kd.score.compare_systems import COLUMNS, compare, notes, records
     from asr_kd.score.table import render
 
     comparison = compare(options.folders)

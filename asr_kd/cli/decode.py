@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from asr_kd.errors import UserError
 
 if TYPE_CHECKING:
-    from asr_kd.decode.model import Model
+    from asr_kd.decode.model_folder import Model
     from asr_kd.decode.recognise import Bad, Hypothesis
     from asr_kd.decode.sources import Source
 
@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Decode or tune, as the options say."""
-    from asr_kd.decode.model import load_model_folder
+    from asr_kd.decode.model_folder import load_model_folder
 
     if options.nbest < 0:
         raise UserError(f"--nbest {options.nbest}: expected 0 or more")
@@ -107,8 +107,8 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
 
 def _write_frames(options: argparse.Namespace, good: "list[Hypothesis]") -> None:
     """The frame errors of each utterance whose states are known, beside its words."""
-    from asr_kd.score.files import FILES, read_speakers, save_score
     from asr_kd.score.frames import score_counts
+    from asr_kd.score.score_files import FILES, read_speakers, save_score
 
     judged = {
         item.name: (item.frames, item.frames - item.right_frames) for item in good if item.right_frames is not None
@@ -163,10 +163,10 @@ def _names(sources: Iterable["Source"]) -> list[str]:
 
 
 def _lines(path: str) -> list[str]:
-    from asr_kd.files import read_text
+    from asr_kd.files import read_lines
 
-    text = sys.stdin.read() if path == "-" else read_text(path)
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    lines = read_lines("/dev/stdin" if path == "-" else path)
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _tune(model: "Model", options: argparse.Namespace) -> None:

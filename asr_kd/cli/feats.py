@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.errors import UserError
     from asr_kd.features.config import FRAME_SHIFT, FeatureConfig
-    from asr_kd.features.store import write_features
+    from asr_kd.features.feature_store import write_features
     from asr_kd.frames import FrameStore
 
     if options.like and options.set:

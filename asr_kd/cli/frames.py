@@ -88,14 +88,14 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _copy(options: argparse.Namespace) -> None:
-    from asr_kd.files import read_text
+    from asr_kd.files import read_lines
     from asr_kd.frames import FrameStore
     from asr_kd.frames.copy import copy_store
     from asr_kd.frames.plan import SHARD_FRAMES
 
     names = None
     if options.utterances:
-        names = [line.split()[0] for line in read_text(options.utterances).splitlines() if line.strip()]
+        names = [line.split()[0] for line in read_lines(options.utterances) if line.strip()]
     frames = SHARD_FRAMES if options.shard_frames is None else options.shard_frames
     store = copy_store(FrameStore(options.store), options.out, names, frames, options.force)
     print(f"{options.out}: {len(store):,} utterances, {store.total_frames:,} frames, {len(store.headers):,} shards")
@@ -103,7 +103,7 @@ def _copy(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     from asr_kd.frames import FrameStore
-    from asr_kd.frames.kaldi import export_kaldi
+    from asr_kd.frames.kaldi_archives import export_kaldi
 
     store = FrameStore(options.store)
     scp = export_kaldi(store, options.ark, options.tensor)
@@ -111,7 +111,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from asr_kd.frames.kaldi import import_kaldi
+    from asr_kd.frames.kaldi_archives import import_kaldi
 
     store = import_kaldi(
         options.archive, options.store, options.kind, options.tensor, skip_bad=options.skip_bad, force=options.force

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from asr_kd.hmm.alignment_store import Score
     from asr_kd.hmm.states import StateSpace
-    from asr_kd.hmm.store import Score
 
 _TRAIN = """\
 Train Gaussian mixture HMMs from a flat start: monophones, then triphones tied by a decision tree, then the same on
@@ -105,9 +105,9 @@ def run_train(options: argparse.Namespace) -> None:
     from asr_kd.config import load_config
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.frames import FrameStore
-    from asr_kd.hmm.data import load_utterances
     from asr_kd.hmm.lexicon import read_lexicon, with_unknown
     from asr_kd.hmm.train import HmmConfig, train
+    from asr_kd.hmm.training_data import load_utterances
     from asr_kd.progress import duration
 
     began = time.monotonic()
@@ -129,10 +129,10 @@ def run_align(options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.files import sha256
     from asr_kd.frames import FrameStore
-    from asr_kd.hmm.data import load_utterances
+    from asr_kd.hmm.alignment_store import write_alignments
     from asr_kd.hmm.lexicon import read_lexicon
     from asr_kd.hmm.states import StateSpace
-    from asr_kd.hmm.store import write_alignments
+    from asr_kd.hmm.training_data import load_utterances
 
     began = time.monotonic()
     space = StateSpace.load(options.model)
@@ -184,7 +184,7 @@ def _network_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":
 def run_import(options: argparse.Namespace) -> None:
     """Import, and print how much."""
     from asr_kd.frames import FrameStore
-    from asr_kd.hmm.kaldi import import_alignment, read_transitions
+    from asr_kd.hmm.kaldi_alignments import import_alignment, read_transitions
 
     states = import_alignment(
         options.archives,

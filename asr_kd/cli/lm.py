@@ -58,13 +58,13 @@ def _add(
 
 
 def _estimate(options: argparse.Namespace) -> None:
-    from asr_kd.files import read_text
+    from asr_kd.files import read_lines
     from asr_kd.graph.arpa import write_arpa
     from asr_kd.graph.ngram import estimate, read_sentences
 
     vocabulary = None
     if options.vocabulary:
-        vocabulary = [line.split()[0] for line in read_text(options.vocabulary).splitlines() if line.strip()]
+        vocabulary = [line.split()[0] for line in read_lines(options.vocabulary) if line.strip()]
     sentences = read_sentences(options.text, options.ids)
     model = estimate(sentences, options.order, vocabulary, options.unknown)
     write_arpa(model, options.out)

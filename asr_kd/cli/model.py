@@ -143,7 +143,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     import dataclasses
 
-    from asr_kd.decode.model import build_model, describe, read_feature_config, read_model_config
+    from asr_kd.decode.model_folder import build_model, describe, read_feature_config, read_model_config
     from asr_kd.decode.search import SearchOptions
     from asr_kd.errors import UserError
 
@@ -155,7 +155,7 @@ def _build(options: argparse.Namespace) -> None:
     log_prior = None
     if options.priors:
         from asr_kd.nets import is_ensemble, load_model
-        from asr_kd.train.lesson import read_priors
+        from asr_kd.train.transfer_set import read_priors
 
         if not options.network or is_ensemble(options.network):
             raise UserError(f"--priors {options.priors} are for a network (--network), not for a GMM or an ensemble")
@@ -164,7 +164,7 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from asr_kd.decode.model import describe, load_model_folder
+    from asr_kd.decode.model_folder import describe, load_model_folder
 
     _show(describe(load_model_folder(options.model)))
 

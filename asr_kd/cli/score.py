@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from asr_kd.score.normalise import NORMALISERS
+from asr_kd.score.normalise_text import NORMALISERS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Score, store and print."""
-    from asr_kd.score.files import read_speakers, read_transcripts, save_score
+    from asr_kd.score.score_files import read_speakers, read_transcripts, save_score
     from asr_kd.score.summary import summary
     from asr_kd.score.wer import score
 

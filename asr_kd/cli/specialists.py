@@ -230,7 +230,7 @@ def _compare(options: argparse.Namespace) -> None:
     from asr_kd.nets import Ensemble, open_model
     from asr_kd.score.cover import count_by_cover, cover_records, cover_row
     from asr_kd.score.figures import plot_gains
-    from asr_kd.score.files import read_speakers
+    from asr_kd.score.score_files import read_speakers
     from asr_kd.score.table import Column, p_value, percent, percent_range, plain, render
     from asr_kd.train import TrainingData
 

@@ -132,7 +132,7 @@ def _write(options: argparse.Namespace) -> None:
 
     from asr_kd.frames import FrameStore, Unfinished
     from asr_kd.targets import estimate, write_targets
-    from asr_kd.train.data import read_utterance_list
+    from asr_kd.train.frame_data import read_utterance_list
 
     config, device = _config(options), _device(options.device)
     features = FrameStore(options.feats)
@@ -206,9 +206,9 @@ def _compare(options: argparse.Namespace) -> None:
 
     from asr_kd.cli import whole_numbers
     from asr_kd.frames import FrameStore
-    from asr_kd.targets.compare import compare_forms
+    from asr_kd.targets.compare_forms import compare_forms
     from asr_kd.targets.teacher import Teacher
-    from asr_kd.train.data import read_utterance_list
+    from asr_kd.train.frame_data import read_utterance_list
 
     comparison = compare_forms(
         Teacher(Path(options.teacher), FrameStore(options.feats), device=_device(options.device)),

@@ -145,8 +145,8 @@ def _evaluate(folder: str, options: argparse.Namespace) -> tuple[dict[str, Any],
     from pathlib import Path
 
     from asr_kd.nets import open_model
-    from asr_kd.score.files import FILES, read_speakers, save_score
     from asr_kd.score.frames import score_frames
+    from asr_kd.score.score_files import FILES, read_speakers, save_score
     from asr_kd.train import evaluate, predict
     from asr_kd.train.evaluate import check_fits
 

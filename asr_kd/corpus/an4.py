@@ -10,7 +10,7 @@ from asr_kd.corpus.datadir import DataDir, write_data_dir
 from asr_kd.corpus.download import Archive
 from asr_kd.corpus.splits import find_root, hold_out
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
+from asr_kd.files import read_lines, read_text, write_text
 from asr_kd.progress import progress
 
 RELEASE = (Archive("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"),)  # CMU states no checksum
@@ -38,7 +38,7 @@ def prepare_an4(corpus_dir: str | Path, out: str | Path, seed: int = 0) -> dict[
         "dev": {utt: entry for utt, entry in train.items() if entry[0] in dev_speakers},
         "test": _read_part(root, "test", out),
     }
-    lines = (line.split() for line in read_text(root / "etc" / "an4.dic").splitlines())
+    lines = (line.split() for line in read_lines(root / "etc" / "an4.dic"))
     write_text(out / "lexicon.txt", "".join(" ".join(line) + "\n" for line in lines if line))
     return {part: _write(out / part, entries) for part, entries in parts.items()}
 
@@ -59,7 +59,7 @@ def _read_part(root: Path, part: str, out: Path) -> Entries:
     """The utterances of ``etc/an4_PART.fileids`` with their lines of ``etc/an4_PART.transcription``."""
     fileids = read_text(root / "etc" / f"an4_{part}.fileids").split()
     transcription = root / "etc" / f"an4_{part}.transcription"
-    lines = read_text(transcription).splitlines()
+    lines = read_lines(transcription)
     if len(lines) != len(fileids):
         raise UserError(f"{transcription}: {len(lines)} transcripts for {len(fileids)} files")
     entries: Entries = {}

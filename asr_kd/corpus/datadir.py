@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
+from asr_kd.files import read_lines, write_text
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
@@ -164,14 +164,12 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
 def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Table:
     """``KEY REST`` lines; what is wrong goes to ``problems``. ``values``: each key must have something after it."""
     try:
-        lines = read_text(path).split("\n")
+        lines = read_lines(path)
     except UserError as error:
         problems.append(Problem(path, 0, str(error).removeprefix(f"{path}: ")))
         return {}
     table: Table = {}
     previous = ""
-    if lines[-1] == "":
-        lines.pop()
     if not lines:
         problems.append(Problem(path, 0, "the file is empty"))
     for number, line in enumerate(lines, 1):

@@ -6,7 +6,7 @@ from asr_kd.corpus.datadir import DataDir, write_data_dir
 from asr_kd.corpus.download import Archive
 from asr_kd.corpus.splits import find_root, shuffled
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_bytes, write_text
+from asr_kd.files import read_lines, write_bytes, write_text
 
 RELEASE = (  # sums: md5sum.txt of the two resource pages
     Archive("https://www.openslr.org/resources/31/train-clean-5.tar.gz", "5df7d4e78065366204ca6845bb08f490"),
@@ -45,7 +45,7 @@ def prepare_language(lm_dir: str | Path, out: str | Path) -> None:
     Stress is taken off the phones (``AH0`` -> ``AH``): five hours of speech do not bear three of each vowel.
     """
     lexicon, model = (_only(Path(lm_dir), pattern) for pattern in ("*lexicon*.txt", "*.arpa.gz"))
-    lines = (line.split() for line in read_text(lexicon).splitlines() if line.strip())
+    lines = (line.split() for line in read_lines(lexicon) if line.strip())
     bare = dict.fromkeys(" ".join([word, *(phone.rstrip("012") for phone in phones)]) for word, *phones in lines)
     write_text(Path(out) / "lexicon.txt", "".join(f"{entry}\n" for entry in bare))
     write_bytes(Path(out) / "lm.arpa.gz", model.read_bytes())
@@ -62,7 +62,7 @@ def _only(folder: Path, pattern: str) -> Path:
 def _dev_speakers(root: Path, part: str, count: int, seed: int) -> list[str]:
     """``count`` speakers of ``part`` in shuffled order, the sexes in turn."""
     sex = {}
-    for number, line in enumerate(read_text(root / "SPEAKERS.TXT").splitlines(), 1):
+    for number, line in enumerate(read_lines(root / "SPEAKERS.TXT"), 1):
         if line.strip() and not line.startswith(";"):
             speaker, letter = [field.strip() for field in (line + "|").split("|")[:2]]
             if letter not in ("F", "M"):
@@ -86,7 +86,7 @@ def _write(part: Path, speakers: set[str], path: Path) -> DataDir:
         if transcript.parts[-3] not in speakers:
             continue
         audio = {file.stem: file.resolve() for file in transcript.parent.iterdir() if file.suffix in SUFFIXES}
-        lines = [line.split() or [""] for line in read_text(transcript).splitlines()]
+        lines = [line.split() or [""] for line in read_lines(transcript)]
         for number, (utt, *words) in enumerate(lines, 1):
             if not utt:
                 raise UserError(f"{transcript}:{number}: the line is empty; expected UTTERANCE WORD ...")

@@ -10,7 +10,7 @@ import numpy as np
 from asr_kd.corpus.audio import audio_info, load_audio
 from asr_kd.corpus.datadir import DataDir, Problem, scan
 from asr_kd.errors import UserError
-from asr_kd.files import read_text
+from asr_kd.files import read_lines
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
 
@@ -99,6 +99,6 @@ def _audio_problems(datadir: DataDir, heard: list[Heard]) -> list[Problem]:
 def _lines(path: Path) -> dict[str, int]:
     """The line on which each id stands first."""
     lines: dict[str, int] = {}
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         lines.setdefault((line.split(maxsplit=1) or [""])[0], number)
     return lines

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from asr_kd.decode.model import Model
+from asr_kd.decode.model_folder import Model
 from asr_kd.decode.recognise import Bad, Hypothesis
 from asr_kd.decode.search import SearchOptions
 from asr_kd.files import write_text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from asr_kd.decode.kernels import ARC, STATE, Graph
+from asr_kd.decode.search_kernels import ARC, STATE, Graph
 from asr_kd.errors import UserError
 from asr_kd.files import atomic_write
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from asr_kd.decode.model import Model, load_model_folder
+from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.decode.scorer import frames_right
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.decode.sources import Source

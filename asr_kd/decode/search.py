@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from asr_kd.decode import kernels
-from asr_kd.decode.kernels import BEGIN, END, FRAMES, LIMIT, LINKS, Graph, Limits
+from asr_kd.decode import search_kernels
 from asr_kd.decode.lattice import Lattice
+from asr_kd.decode.search_kernels import BEGIN, END, FRAMES, LIMIT, LINKS, Graph, Limits
 from asr_kd.errors import UserError
 
 COMPACT_AT = 1 << 20  # tokens or links in memory before those that lead nowhere are first dropped
@@ -70,8 +70,8 @@ class Decoder:
             float(options.lattice_beam) if lattice else -1.0,
         )
         self._slot = np.empty(len(graph.states), np.int32)
-        self._pool = np.empty(1 << 14, kernels.TOKEN)
-        self._links = np.empty(1 << 14, kernels.LINK)
+        self._pool = np.empty(1 << 14, search_kernels.TOKEN)
+        self._links = np.empty(1 << 14, search_kernels.LINK)
         self._stack = np.empty(1 << 10, np.int32)
         self.start()
 
@@ -84,9 +84,11 @@ class Decoder:
         self._spans[END], self._spans[LIMIT] = 1, COMPACT_AT
         penalty = self._limits.word_penalty
         rest = (self._spans, np.inf)
-        self._pool, self._stack = kernels.close(self.graph, penalty, self._slot, self._pool, self._stack, *rest)
+        self._pool, self._stack = search_kernels.close(self.graph, penalty, self._slot, self._pool, self._stack, *rest)
         if self._limits.lattice_beam >= 0:
-            self._links = kernels.link_closure(self.graph, self._limits, self._slot, self._pool, self._links, *rest)
+            self._links = search_kernels.link_closure(
+                self.graph, self._limits, self._slot, self._pool, self._links, *rest
+            )
 
     def advance(self, scores: np.ndarray) -> None:
         """Consume log-likelihoods ``[frames, states]``, natural log; -inf forbids a state at a frame.
@@ -101,7 +103,7 @@ class Decoder:
         scores = read_only(np.ascontiguousarray(scores, np.float32))
         before = int(self._spans[FRAMES])
         buffers = self._slot, self._pool, self._links, self._stack, self._spans
-        self._pool, self._links, self._stack = kernels.advance(self.graph, self._limits, *buffers, scores)
+        self._pool, self._links, self._stack = search_kernels.advance(self.graph, self._limits, *buffers, scores)
         if self._spans[FRAMES] < before + len(scores):
             raise UserError(f"no path through the graph has a likelihood above zero at frame {self._spans[FRAMES]}")
 
@@ -113,7 +115,7 @@ class Decoder:
         last = self._pool[self._spans[BEGIN] : self._spans[END]]
         costs = last["cost"] + final
         best = int(np.argmin(costs))
-        arcs = self.graph.arcs[kernels.trace(self._pool, int(self._spans[BEGIN]) + best)]
+        arcs = self.graph.arcs[search_kernels.trace(self._pool, int(self._spans[BEGIN]) + best)]
         return self._path(arcs, float(costs[best]), complete)
 
     def _path(self, arcs: np.ndarray, cost: float, complete: bool) -> Path:
@@ -136,7 +138,7 @@ class Decoder:
         assert self._spans[FRAMES], "path() has refused an utterance without frames"
         final, _ = self._final()
         costs = self._pool["cost"][self._spans[BEGIN] : self._spans[END]] + final
-        kernels.compact(self._pool, self._links, self._spans, costs - costs.min(), self._limits.lattice_beam)
+        search_kernels.compact(self._pool, self._links, self._spans, costs - costs.min(), self._limits.lattice_beam)
         final, _ = self._final()
         links = self._links[: self._spans[LINKS]]
         arcs = self.graph.arcs[links["arc"]]

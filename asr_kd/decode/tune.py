@@ -10,7 +10,7 @@ import numpy as np
 import scipy.ndimage
 
 from asr_kd.config import save_config
-from asr_kd.decode.model import CONFIG, TUNING, Model, load_model_folder, read_model_config
+from asr_kd.decode.model_folder import CONFIG, TUNING, Model, load_model_folder, read_model_config
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.decode.sources import Source
 from asr_kd.errors import UserError

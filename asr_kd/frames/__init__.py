@@ -3,7 +3,7 @@
 from asr_kd.frames.description import TensorSpec
 from asr_kd.frames.shard import Shard
 from asr_kd.frames.store import FrameStore, JoinedStore, open_joined
-from asr_kd.frames.write import Unfinished, find_store, one_by_one, write_arrays, write_store
+from asr_kd.frames.writer import Unfinished, find_store, one_by_one, write_arrays, write_store
 
 __all__ = [
     "FrameStore",

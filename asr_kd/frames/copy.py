@@ -9,7 +9,7 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.store import FrameStore
-from asr_kd.frames.write import write_store
+from asr_kd.frames.writer import write_store
 
 
 def copy_store(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text
+from asr_kd.files import read_lines
 from asr_kd.graph.arpa import BEGIN, END, LOG_ZERO, UNKNOWN, Arpa, Grams
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # as in KenLM's lmplz
@@ -53,7 +53,7 @@ def read_sentences(path: str | Path, ids: bool = False) -> list[list[str]]:
     if Path(path).is_dir():
         path, ids = Path(path) / "text", True
     sentences = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()[1:] if ids else line.split()
         if BEGIN in words or END in words:
             raise UserError(f"{path}:{number}: {BEGIN} or {END} in the text; they are added, one sentence is one line")

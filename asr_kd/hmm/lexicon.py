@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
+from asr_kd.files import read_lines, write_text
 
 SILENCE = "SIL"
 UNKNOWN_WORD = "<unk>"
@@ -39,7 +39,7 @@ def read_lexicon(path: str | Path) -> Lexicon:
     Raises ``UserError`` with the line number for a word without phones, and for a file without entries.
     """
     entries: dict[str, list[tuple[str, ...]]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip() or line.startswith(";;;"):
             continue
         word, *phones = line.split()

@@ -12,7 +12,6 @@ from asr_kd.config import to_dict
 from asr_kd.errors import UserError
 from asr_kd.files import read_text, write_text
 from asr_kd.hmm.corpus import Corpus
-from asr_kd.hmm.data import Utterances
 from asr_kd.hmm.em import single_gaussians
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.graphs import build_graphs
@@ -20,6 +19,7 @@ from asr_kd.hmm.lexicon import Lexicon, write_lexicon
 from asr_kd.hmm.stage import Estimation, Iteration, StageConfig, run_stage, space_states
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.topology import monophone_space
+from asr_kd.hmm.training_data import Utterances
 from asr_kd.hmm.transform import WindowTransform, delta_transform, lda_transform
 from asr_kd.hmm.tree import build_tree, context_statistics
 

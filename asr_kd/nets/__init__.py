@@ -1,5 +1,15 @@
 """Acoustic networks and ensembles of them: features -> a score for each state."""
 
+from asr_kd.nets.acoustic_model import (
+    AcousticModel,
+    StateModel,
+    log_posteriors,
+    log_prob_by_chunk,
+    logits_by_chunk,
+    num_parameters,
+    outputs_within,
+    pad_edges,
+)
 from asr_kd.nets.config import NetConfig
 from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
 from asr_kd.nets.folder import (
@@ -11,16 +21,6 @@ from asr_kd.nets.folder import (
     open_model,
     save_ensemble,
     save_model,
-)
-from asr_kd.nets.model import (
-    AcousticModel,
-    StateModel,
-    log_posteriors,
-    log_prob_by_chunk,
-    logits_by_chunk,
-    num_parameters,
-    outputs_within,
-    pad_edges,
 )
 from asr_kd.nets.precision import Precision, autocast, hold_weights, settle_precision
 

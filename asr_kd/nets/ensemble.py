@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from asr_kd.errors import UserError
 from asr_kd.kernels import bits_of, compiled, exponentials, greatest_of, in_threads, load
+from asr_kd.nets.acoustic_model import AcousticModel, outputs_within
 from asr_kd.nets.joint import active_specialists, check_members, joint, own_and_dustbin
-from asr_kd.nets.model import AcousticModel, outputs_within
 
 
 @dataclasses.dataclass(frozen=True)

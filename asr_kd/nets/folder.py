@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save
 from asr_kd.config import from_dict, load_config, save_config
 from asr_kd.errors import UserError
 from asr_kd.files import sha256, write_bytes
+from asr_kd.nets.acoustic_model import AcousticModel
 from asr_kd.nets.config import NetConfig
 from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
-from asr_kd.nets.model import AcousticModel
 
 CONFIG, WEIGHTS, ENSEMBLE = "config.yaml", "model.safetensors", "ensemble.yaml"
 

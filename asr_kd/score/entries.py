@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text
+from asr_kd.files import read_lines
 from asr_kd.score.bootstrap import permutation_p
-from asr_kd.score.compare import compare, records
-from asr_kd.score.files import FILES, load_score
+from asr_kd.score.compare_systems import compare, records
+from asr_kd.score.score_files import FILES, load_score
 from asr_kd.score.table import Record
 from asr_kd.score.wer import Score
 
@@ -58,7 +58,7 @@ def scored_entries(table: str, system: str, folders: Sequence[str | Path]) -> li
 def read_rows(path: str | Path, table: str) -> list[Entry]:
     """Rows from a file of JSON objects, one a line; ``table`` where a row names none."""
     entries = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

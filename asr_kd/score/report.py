@@ -13,11 +13,11 @@ from urllib.parse import quote
 from asr_kd.errors import UserError
 from asr_kd.files import write_text
 from asr_kd.progress import duration
-from asr_kd.score.compare import describe, tuning_notes
+from asr_kd.score.compare_systems import describe, tuning_notes
 from asr_kd.score.difference import Difference, difference_table, differences
 from asr_kd.score.entries import Entry, summarise
-from asr_kd.score.files import TUNING
 from asr_kd.score.recovery import UNBOUNDED, Recovery, recoveries
+from asr_kd.score.score_files import TUNING
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain, render
 
 

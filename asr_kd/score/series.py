@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text
+from asr_kd.files import read_lines
 from asr_kd.score.entries import scored_entries, summarise
 from asr_kd.score.table import Record
 
@@ -100,7 +100,7 @@ def results_against(name: str, points: Sequence[tuple[float, str | Path]]) -> Re
 def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:
     """The evaluations in ``metrics.jsonl``, by epoch."""
     found: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             entry = json.loads(line)
             found[int(entry["epoch"])] = entry

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from asr_kd.score.compare import describe
+from asr_kd.score.compare_systems import describe
 from asr_kd.score.table import Column, percent, plain, render
 from asr_kd.score.wer import Score
 

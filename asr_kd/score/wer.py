@@ -11,7 +11,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import Interval, rate_interval
-from asr_kd.score.normalise import normalise
+from asr_kd.score.normalise_text import normalise
 
 WORDS, SUBSTITUTIONS, DELETIONS, INSERTIONS = range(4)  # the columns of the counts
 

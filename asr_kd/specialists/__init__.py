@@ -9,8 +9,9 @@
 """
 
 from asr_kd.specialists.cluster import Clusters, Confusion, check_sizes, cluster_states
+from asr_kd.specialists.gain_table import state_names, summaries
 from asr_kd.specialists.join import join_specialists
-from asr_kd.specialists.lesson import (
+from asr_kd.specialists.labels import (
     KEPT,
     begin_specialist,
     correct_dustbin,
@@ -20,7 +21,6 @@ from asr_kd.specialists.lesson import (
     own_share,
     write_labels,
 )
-from asr_kd.specialists.table import state_names, summaries
 
 __all__ = [
     "KEPT",

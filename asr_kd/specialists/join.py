@@ -10,7 +10,7 @@ from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, Ensemble, EnsembleConfig, load_model, model_hash, save_ensemble, save_model
 from asr_kd.nets.folder import ENSEMBLE, check_no_network
-from asr_kd.specialists.lesson import KEPT, KNOWN, correct_dustbin, correct_own, load_generalist, own_share
+from asr_kd.specialists.labels import KEPT, KNOWN, correct_dustbin, correct_own, load_generalist, own_share
 
 
 def join_specialists(out: str | Path, network: str, folders: Sequence[str], active: int = 1) -> Ensemble:

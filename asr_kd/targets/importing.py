@@ -14,11 +14,11 @@ from torch import Tensor
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, write_store
-from asr_kd.frames.kaldi import Entry, ReadTensor, scan
+from asr_kd.frames.kaldi_archives import Entry, ReadTensor, scan
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
-from asr_kd.targets.store import TargetStore
+from asr_kd.targets.target_store import TargetStore
 
 Values = Literal["logits", "log-prob", "prob"]
 TOLERANCE = 0.02  # by which the log of a frame's probabilities, added up, may differ from 0: digits of a text archive

@@ -5,7 +5,7 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.frames import Shard
 from asr_kd.targets.config import TargetConfig
-from asr_kd.targets.store import TargetStore
+from asr_kd.targets.target_store import TargetStore
 
 TOLERANCE = 0.02  # float16 keeps a log-probability of -8 to 0.004
 

@@ -1,8 +1,8 @@
 """Objectives and the training loop."""
 
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import TrainingData, read_utterance_list
 from asr_kd.train.evaluate import Evaluation, evaluate, outputs, predict, probabilities
+from asr_kd.train.frame_data import TrainingData, read_utterance_list
 from asr_kd.train.loop import train
 
 __all__ = [

@@ -11,8 +11,8 @@ import torch
 
 from asr_kd.errors import UserError
 from asr_kd.nets import AcousticModel, Ensemble
-from asr_kd.train.data import TrainingData
 from asr_kd.train.evaluate import outputs
+from asr_kd.train.frame_data import TrainingData
 
 LEAST_FRAMES = 0.5  # that a teacher must expect of a class, its probabilities added up: what is less rounds to none
 CLOSE = 0.01  # of the teacher's belief in a class, by which a shifted student's may miss it; usual is 1e-6

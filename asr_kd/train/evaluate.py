@@ -13,7 +13,7 @@ from asr_kd.errors import UserError
 from asr_kd.frames.plan import alike
 from asr_kd.nets import AcousticModel, Ensemble, autocast, logits_by_chunk
 from asr_kd.targets.teacher import TOGETHER, check_features, check_labels
-from asr_kd.train.data import TrainingData
+from asr_kd.train.frame_data import TrainingData
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from asr_kd.errors import UserError
 from asr_kd.files import read_text, write_text
 from asr_kd.nets.folder import WEIGHTS
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import TrainingData
+from asr_kd.train.frame_data import TrainingData
 
 
 class Experiment:

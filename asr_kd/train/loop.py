@@ -26,16 +26,16 @@ from asr_kd.progress import Progress
 from asr_kd.train.augment import augment
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import TrainingData
 from asr_kd.train.evaluate import check_fits, evaluate
 from asr_kd.train.experiment import Experiment
+from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
-from asr_kd.train.lesson import Lesson
 from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.objective import Objective
 from asr_kd.train.optimiser import learning_rate, limit_norms, make_optimiser
 from asr_kd.train.reader import Batch, Reader
+from asr_kd.train.transfer_set import Lesson
 
 SAMPLE_FRAMES = 20_000  # of the training data, evaluated beside dev
 COUNTED = 8  # of so many outputs one is looked at for the running accuracy, since argmax is slow

@@ -14,11 +14,11 @@ from asr_kd.nets import save_ensemble
 from asr_kd.nets.folder import WEIGHTS
 from asr_kd.parallel import in_processes
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import TrainingData
 from asr_kd.train.evaluate import Evaluation, check_fits, evaluate
 from asr_kd.train.experiment import Experiment
-from asr_kd.train.lesson import Lesson
+from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.loop import train
+from asr_kd.train.transfer_set import Lesson
 
 
 @dataclasses.dataclass(frozen=True)

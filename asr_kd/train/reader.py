@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import TrainingData
+from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.group import ALONE, Group
 
 

@@ -15,11 +15,11 @@ from asr_kd.nets import NetConfig, settle_precision
 from asr_kd.targets import TargetConfig, TargetStore
 from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
-from asr_kd.train.lesson import Lesson
 from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Reader
+from asr_kd.train.transfer_set import Lesson
 
 STEPS, FRAMES = 10, 500_000
 MOST = {"top-20": 1.10, "dense": 1.5}

@@ -11,10 +11,10 @@ from measuring import row, run
 
 from asr_kd.corpus.datadir import read_data_dir
 from asr_kd.frames import FrameStore
-from asr_kd.hmm.data import Utterances, load_utterances
 from asr_kd.hmm.lexicon import Lexicon, read_lexicon
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.train import HmmConfig, train_monophones
+from asr_kd.hmm.training_data import Utterances, load_utterances
 from asr_kd.hmm.transform import delta_transform
 
 

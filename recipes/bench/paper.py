@@ -13,10 +13,10 @@ from asr_kd.nets import NetConfig
 from asr_kd.targets import TargetConfig, TargetStore
 from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
-from asr_kd.train.lesson import Lesson
 from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.optimiser import make_optimiser
+from asr_kd.train.transfer_set import Lesson
 
 LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
 # Frames of a batch: enough for the products to take longer than AdamW takes for 85 million weights.

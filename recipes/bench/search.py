@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from measuring import row
 
-from asr_kd.decode.model import Model, load_model_folder
+from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.frames import FrameStore
 

@@ -16,12 +16,12 @@ from asr_kd.nets import NetConfig, fused
 from asr_kd.train import TrainConfig, TrainingData
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.evaluate import autocast
-from asr_kd.train.lesson import fit_to_data
 from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Batch
+from asr_kd.train.transfer_set import fit_to_data
 
 STEPS, PRODUCTS = 100, 8  # in one turn
 

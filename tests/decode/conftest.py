@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from asr_kd.corpus.datadir import write_data_dir
-from asr_kd.decode.model import Model, build_model
+from asr_kd.decode.model_folder import Model, build_model
 from asr_kd.features.config import FeatureConfig
 from asr_kd.graph.fst import Fst
 from asr_kd.hmm.lexicon import Lexicon, write_lexicon

@@ -12,12 +12,12 @@ import yaml
 from asr_kd.cli import main
 from asr_kd.corpus.audio import read_audio
 from asr_kd.decode import formats
-from asr_kd.decode.model import Model, load_model_folder
+from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
 from asr_kd.nets import load_model
-from asr_kd.score.files import score_in
+from asr_kd.score.score_files import score_in
 from tests.decode.conftest import FORMATS
 from tests.killing import Killed, killed_at
 

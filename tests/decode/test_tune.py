@@ -6,7 +6,7 @@ import pytest
 
 from asr_kd.corpus.datadir import read_data_dir
 from asr_kd.decode import tune
-from asr_kd.decode.model import Model, load_model_folder
+from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.decode.search import SearchOptions
 from asr_kd.decode.sources import datadir_sources
 from asr_kd.decode.tune import FINE_PENALTIES, FINE_SCALES, Point, _grid, _smoothed

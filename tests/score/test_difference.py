@@ -10,8 +10,8 @@ from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import permutation_p
 from asr_kd.score.difference import Difference, differences, welch_interval
 from asr_kd.score.entries import Entry
-from asr_kd.score.files import save_score
 from asr_kd.score.frames import score_counts
+from asr_kd.score.score_files import save_score
 from asr_kd.score.wer import score
 
 BASE, OTHER = [0.441, 0.447, 0.448], [0.452, 0.450, 0.457, 0.455]

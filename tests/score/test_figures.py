@@ -11,7 +11,7 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.entries import scored_entries, summarise
 from asr_kd.score.figures import COLOURS
-from asr_kd.score.files import save_score
+from asr_kd.score.score_files import save_score
 from asr_kd.score.series import results_against, training_curves
 from asr_kd.score.wer import score
 

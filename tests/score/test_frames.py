@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.score.compare import compare, notes, records
+from asr_kd.score.compare_systems import compare, notes, records
 from asr_kd.score.entries import scored_entries, summarise
-from asr_kd.score.files import save_score, score_in
 from asr_kd.score.frames import score_frames
 from asr_kd.score.report import write_report
+from asr_kd.score.score_files import save_score, score_in
 from asr_kd.score.wer import Score
 
 LABELS = np.array([0, 1, 2, 3, 4])

@@ -9,9 +9,9 @@ from scipy import optimize, stats
 from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.entries import Entry
-from asr_kd.score.files import save_score
 from asr_kd.score.frames import score_counts
 from asr_kd.score.recovery import Recovery, ratio_interval, recoveries, speaker_interval
+from asr_kd.score.score_files import save_score
 from asr_kd.score.wer import Score, score
 
 HARD, SOFT, FULL = [0.441, 0.447, 0.448], [0.568, 0.571, 0.570], [0.588, 0.591, 0.587]

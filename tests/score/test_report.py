@@ -9,9 +9,9 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import rate_interval
 from asr_kd.score.entries import Entry, read_rows, scored_entries, summarise
-from asr_kd.score.files import save_score
 from asr_kd.score.provenance import provenance
 from asr_kd.score.report import write_report
+from asr_kd.score.score_files import save_score
 from asr_kd.score.wer import score
 
 REFERENCES = {f"s{n % 5}-u{n:02d}": ["A", "B", "C", "D"] for n in range(20)}

@@ -12,7 +12,7 @@ import torch
 
 from asr_kd.cli import main
 from asr_kd.frames import Unfinished
-from asr_kd.frames.kaldi import export_kaldi
+from asr_kd.frames.kaldi_archives import export_kaldi
 from asr_kd.nets import num_parameters, open_model
 from asr_kd.targets import TargetStore, write_targets
 from asr_kd.targets.config import TargetConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.frames.kaldi import _kaldi_io
+from asr_kd.frames.kaldi_archives import _kaldi_io
 from asr_kd.nets import log_posteriors, open_model
 from asr_kd.targets import TargetConfig, TargetStore, import_targets, write_targets
 from asr_kd.targets.importing import log_probabilities
@@ -82,7 +82,7 @@ def test_order_file_form_and_jobs_change_nothing_but_other_numbers_do(
 def test_a_killed_import_goes_on_to_the_same_bytes(
     scene: Scene, said: Matrices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asr_kd.frames import write as write_module
+    from asr_kd.frames import writer as write_module
 
     ark, _ = write_archive(tmp_path / "a", said)
 

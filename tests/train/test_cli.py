@@ -7,7 +7,7 @@ import pytest
 
 from asr_kd.cli import main
 from asr_kd.config import save_config
-from asr_kd.score.files import score_in
+from asr_kd.score.score_files import score_in
 from tests.train.conftest import CONFIG, STATES, MakeData, speech, write_states
 
 

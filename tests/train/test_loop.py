@@ -22,7 +22,7 @@ import yaml
 from asr_kd.config import save_config
 from asr_kd.errors import UserError
 from asr_kd.nets import NetConfig, load_model, log_posteriors, settle_precision
-from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, lesson, loop, train
+from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, loop, train, transfer_set
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import out_of_patience
 from asr_kd.train.objective import HardTargets
@@ -64,7 +64,7 @@ def test_it_records_which_precision_auto_was(tmp_path: Path, corpus: Corpus, mon
     train(config, *corpus, tmp_path)
     recorded = yaml.safe_load((tmp_path / "train.yaml").read_text())["precision"]
     assert recorded == settle_precision("auto", "cpu")
-    monkeypatch.setattr(lesson, "settle_precision", lambda *_: "bf16" if recorded == "fp32" else "fp32")
+    monkeypatch.setattr(transfer_set, "settle_precision", lambda *_: "bf16" if recorded == "fp32" else "fp32")
     with pytest.raises(UserError, match="precision is .* there and .* now"):  # as on another kind of processor
         train(config, *corpus, tmp_path)
 

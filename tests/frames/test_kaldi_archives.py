@@ -9,7 +9,7 @@ import pytest
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
-from asr_kd.frames.kaldi import _kaldi_io, export_kaldi, import_kaldi, read_kaldi
+from asr_kd.frames.kaldi_archives import _kaldi_io, export_kaldi, import_kaldi, read_kaldi
 from tests.frames.conftest import STATES, Arrays, make_states
 
 kaldi_io = pytest.importorskip("kaldi_io") if "KALDI_ROOT" in os.environ else _kaldi_io()

@@ -9,8 +9,8 @@ import pytest
 from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import permutation_p
-from asr_kd.score.compare import compare, notes
-from asr_kd.score.files import save_score
+from asr_kd.score.compare_systems import compare, notes
+from asr_kd.score.score_files import save_score
 from asr_kd.score.wer import score
 
 REFERENCES = {f"s{n % 6}-u{n:02d}": ["A", "B", "C", "D"] for n in range(24)}

@@ -16,11 +16,11 @@ from asr_kd.config import to_dict
 from asr_kd.corpus.audio import load_audio
 from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
 from asr_kd.errors import UserError
-from asr_kd.features import store as store_module
+from asr_kd.features import feature_store as store_module
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
+from asr_kd.features.feature_store import write_features
 from asr_kd.features.normalise import normalise, speaker_means
-from asr_kd.features.store import write_features
 from asr_kd.frames import FrameStore
 
 
@@ -88,7 +88,7 @@ def test_killed_run_goes_on_to_the_same_bytes(datadir: DataDir, tmp_path: Path, 
     script = f"""
 import os, signal, sys
 from asr_kd.corpus.datadir import read_data_dir
-from asr_kd.features import store
+from asr_kd.features import feature_store
 from asr_kd.features.config import FeatureConfig
 compute = store.{target}.__call__
 def killed(self, utterances):

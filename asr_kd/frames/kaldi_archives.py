@@ -18,11 +18,11 @@ from typing import IO
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import atomic_write, read_text
+from asr_kd.files import atomic_write, read_lines
 from asr_kd.frames.description import TensorSpec
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.store import FrameStore
-from asr_kd.frames.write import write_store
+from asr_kd.frames.writer import write_store
 
 TENSORS = {"features": "fbank", "states": "state", "targets": "log_prob"}  # what an imported tensor is called
 
@@ -140,7 +140,7 @@ def _refuse_pipe(name: str, source: str) -> None:
 
 
 def _read_scp(path: str) -> Iterator[Entry]:
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         where = f"{path}:{number}"
         utterance, _, place = line.strip().partition(" ")
         _refuse_pipe(place, where)

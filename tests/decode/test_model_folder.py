@@ -9,9 +9,9 @@ import yaml
 from safetensors.numpy import load_file
 
 from asr_kd.cli import main
-from asr_kd.decode import model as model_module
+from asr_kd.decode import model_folder as model_module
 from asr_kd.decode.formats import summarise
-from asr_kd.decode.model import Model, build_model, describe, load_model_folder, read_words
+from asr_kd.decode.model_folder import Model, build_model, describe, load_model_folder, read_words
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig

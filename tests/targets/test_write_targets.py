@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, Unfinished
 from asr_kd.frames import shard as shard_module
-from asr_kd.frames import write as write_module
+from asr_kd.frames import writer as write_module
 from asr_kd.nets import StateModel, log_posteriors, log_prob_by_chunk, model_hash, open_model, settle_precision
 from asr_kd.targets import TargetConfig, TargetStore, estimate, write_targets
 from asr_kd.targets import teacher as teacher_module

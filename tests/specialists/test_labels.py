@@ -23,7 +23,7 @@ from asr_kd.nets import (
     save_model,
 )
 from asr_kd.specialists import begin_specialist, correct_dustbin, correct_own, own_share, write_labels
-from asr_kd.specialists.lesson import KEPT, KNOWN
+from asr_kd.specialists.labels import KEPT, KNOWN
 from asr_kd.targets import Dense
 from asr_kd.train import TrainingData, evaluate, train
 from asr_kd.train.distillation import distillation_loss

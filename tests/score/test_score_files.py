@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.score.files import load_score, read_speakers, read_told, read_transcripts, save_score
+from asr_kd.score.score_files import load_score, read_speakers, read_told, read_transcripts, save_score
 from asr_kd.score.wer import score
 
 

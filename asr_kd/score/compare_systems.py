@@ -9,7 +9,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import Interval, least_p, permutation_p, rate_interval
-from asr_kd.score.files import TUNING, read_told, score_in
+from asr_kd.score.score_files import TUNING, read_told, score_in
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain
 from asr_kd.score.wer import WORDS, Score
 

@@ -8,8 +8,8 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, find_store, write_arrays
 from asr_kd.hmm.align import Aligner, align_all
-from asr_kd.hmm.data import Utterances
 from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.training_data import Utterances
 from asr_kd.progress import Progress
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -12,7 +12,7 @@ from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, one_by_one, write_store
 from asr_kd.nets import AcousticModel, is_ensemble, load_model
 from asr_kd.targets.teacher import check_labels
-from asr_kd.train.data import count_states
+from asr_kd.train.frame_data import count_states
 
 # In the configuration of a store of labels: the fraction of others' frames that have one, and that of all frames whose
 # state is known.

@@ -17,7 +17,7 @@ from asr_kd.frames.remote import local_folder
 from asr_kd.nets import Ensemble, model_hash, num_parameters, settle_precision
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
-from asr_kd.targets.store import TargetStore
+from asr_kd.targets.target_store import TargetStore
 from asr_kd.targets.teacher import Teacher
 
 SAMPLE = 20_000  # frames of the transfer set that the estimate looks at

@@ -12,7 +12,7 @@ from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, Ensemble, hold_weights, model_hash, open_model, settle_precision
 from asr_kd.train.augment import changes
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.data import TrainingData, prior_of
+from asr_kd.train.frame_data import TrainingData, prior_of
 from asr_kd.train.objective import HardTargets, LiveTeacher, Objective, StoredTargets
 from asr_kd.train.reader import Reader
 

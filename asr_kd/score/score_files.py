@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
+from asr_kd.files import read_lines, read_text, write_text
 from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
 
@@ -25,7 +25,7 @@ def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:
     if path.is_dir():
         path = path / "text"
     transcripts: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line and number == 1:
             break  # an empty file holds nothing
         utt, *words = line.split() or [""]

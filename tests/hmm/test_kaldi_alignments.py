@@ -7,8 +7,8 @@ import pytest
 from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
-from asr_kd.frames.kaldi import _kaldi_io
-from asr_kd.hmm.kaldi import import_alignment, read_transitions
+from asr_kd.frames.kaldi_archives import _kaldi_io
+from asr_kd.hmm.kaldi_alignments import import_alignment, read_transitions
 from tests.hmm.kaldi_model import LOOP_PDFS, PDFS, write_model
 
 ALIGNMENTS = {"u1": [1, 1, 2, 4, 15], "u2": [5, 6, 9], "u3": [16]}

@@ -30,7 +30,7 @@ from asr_kd.frames import FrameStore
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.forms import Dense, Sampled, SoftTargets
-from asr_kd.targets.store import soft_targets
+from asr_kd.targets.target_store import soft_targets
 from asr_kd.targets.teacher import Teacher
 
 KS = (5, 10, 20, 50)

@@ -11,7 +11,7 @@ from asr_kd.config import to_dict
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
 from asr_kd.targets import Dense, Sampled, TargetConfig, TargetStore, write_targets
-from asr_kd.targets.store import unsigned
+from asr_kd.targets.target_store import unsigned
 from asr_kd.targets.verify import check_values
 from tests.targets.conftest import LENGTHS, STATES, Scene, network
 from tests.train.conftest import write_features

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text
+from asr_kd.files import read_lines
 from asr_kd.frames import FrameStore, TensorSpec, write_arrays
-from asr_kd.frames.kaldi import read_kaldi
+from asr_kd.frames.kaldi_archives import read_kaldi
 
 Topology = dict[int, list[list[int]]]  # of each phone, for each HMM state, where its transitions lead
 
@@ -114,7 +114,7 @@ def _read_archive(source: str | Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def _read_table(path: str | Path) -> np.ndarray:
     pdfs: dict[int, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
         if len(fields) != 2 or not all(field.isdigit() for field in fields) or int(fields[0]) in pdfs:
             raise UserError(f"{path}:{number}: expected TRANSITION-ID PDF, each id once; found {line!r}")

@@ -11,13 +11,13 @@ import numpy as np
 from asr_kd import __version__
 from asr_kd.config import from_dict, load_config, save_config
 from asr_kd.decode.graph import map_graph, search_graph, write_graph
-from asr_kd.decode.kernels import Graph
 from asr_kd.decode.scorer import Scorer, load_scorer
 from asr_kd.decode.search import SearchOptions
+from asr_kd.decode.search_kernels import Graph
 from asr_kd.decode.times import WordAligner
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
-from asr_kd.files import read_text, sha256, write_text
+from asr_kd.files import read_lines, read_text, sha256, write_text
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, read_lexicon, write_lexicon
 from asr_kd.hmm.states import StateSpace
 
@@ -173,7 +173,7 @@ def describe(model: Model) -> dict[str, Any]:
 def read_words(path: str | Path) -> tuple[str, ...]:
     """``WORD ID`` lines, ids from 0 in any order, as a tuple from id to word; ids may be absent."""
     words: dict[int, str] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
         if len(fields) != 2 or not fields[1].isdecimal():
             raise UserError(f"{path}:{number}: expected WORD ID, found {line!r}")

@@ -80,7 +80,7 @@ def test_only_the_damaged_shard_is_computed_again(tmp_path: Path, reference: dic
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_writer_goes_on_to_the_same_bytes(tmp_path: Path, reference: dict[str, bytes], jobs: int) -> None:
     script = (
-        "import sys; from pathlib import Path; from tests.frames.test_write import *\n"
+        "import sys; from pathlib import Path; from tests.frames.test_writer import *\n"
         f"if __name__ == '__main__': write(Path(sys.argv[1]), Count(Path(sys.argv[2]), 'u25'), jobs={jobs})"
     )
     (tmp_path / "killed.py").write_text(script)
@@ -111,7 +111,7 @@ def test_what_a_killed_writer_left_half_written_is_cleaned_up_later(tmp_path: Pa
 
 def test_two_writers_at_once_give_the_same_bytes(tmp_path: Path, reference: dict[str, bytes]) -> None:
     script = (
-        "import sys; from pathlib import Path; from tests.frames.test_write import *\n"
+        "import sys; from pathlib import Path; from tests.frames.test_writer import *\n"
         "write(Path(sys.argv[1]), Count(Path(sys.argv[2])))"
     )
     root = Path(__file__).parents[2]
@@ -236,7 +236,7 @@ def test_really_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.M
         arrays = {f"u{i:03d}": {"fbank": np.ones((100, 4), np.float32)} for i in range(200)}
         with pytest.raises(UserError, match="more bytes"):
             write_arrays(disk / "s", "features", FEATURES, arrays, shard_frames=1000)
-        monkeypatch.setattr("asr_kd.frames.write._check_space", lambda *_: None)  # as if another program took it
+        monkeypatch.setattr("asr_kd.frames.writer._check_space", lambda *_: None)  # as if another program took it
         with pytest.raises(UserError, match="disk is full"):
             write_arrays(disk / "s", "features", FEATURES, arrays, shard_frames=1000)
     finally:

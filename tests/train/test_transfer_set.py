@@ -16,9 +16,9 @@ from asr_kd.nets import load_model, log_posteriors, open_model, save_ensemble
 from asr_kd.targets import TargetConfig, TargetStore, write_targets
 from asr_kd.train import TrainingData, loop, probabilities, train
 from asr_kd.train.distillation import distillation_loss
-from asr_kd.train.lesson import Lesson, read_priors
 from asr_kd.train.objective import LiveTeacher, StoredTargets
 from asr_kd.train.reader import Batch, Reader
+from asr_kd.train.transfer_set import Lesson, read_priors
 from tests.killing import Killed
 from tests.targets.conftest import network
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData, without_labels, write_features, write_states

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
+from asr_kd.files import read_lines, read_text, write_text
 from asr_kd.graph.compile import GRAPH, INFO, WORDS
 from asr_kd.graph.fst import Fst
 
@@ -13,9 +13,9 @@ from asr_kd.graph.fst import Fst
 def import_graph(graph: str | Path, words: str | Path, out: str | Path, transitions: np.ndarray | None = None) -> Fst:
     """Write the folder ``out`` with Kaldi's ``HCLG.fst`` and ``words.txt``, input labels made state + 1.
 
-    ``transitions`` ``[transition-ids + 1]`` (``asr_kd.hmm.kaldi.read_transitions``) is the pdf of each transition-id;
-    without it, the labels are pdf-ids + 1 already. Costs stay as they are. Raises ``UserError`` for a graph that is
-    damaged or empty, and for labels that the transitions or ``words`` do not have.
+    ``transitions`` ``[transition-ids + 1]`` (``asr_kd.hmm.kaldi_alignments.read_transitions``) is the pdf of each
+    transition-id; without it, the labels are pdf-ids + 1 already. Costs stay as they are.
+    Raises ``UserError`` for a graph that is damaged or empty, and for labels that the transitions or ``words`` lack.
     """
     fst = Fst.read(graph)
     highest = max(_read_ids(words))
@@ -32,7 +32,7 @@ def import_graph(graph: str | Path, words: str | Path, out: str | Path, transiti
 
 def _read_ids(path: str | Path) -> list[int]:
     ids = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
         if len(fields) != 2 or not fields[1].isdigit():
             raise UserError(f"{path}:{number}: expected WORD ID, found {line!r}")

@@ -11,8 +11,8 @@ import torch
 
 from asr_kd.errors import UserError
 from asr_kd.nets import log_posteriors, open_model
-from asr_kd.targets import compare as compare_module
-from asr_kd.targets.compare import Comparison, FormQuality, calibration_error, compare_forms
+from asr_kd.targets import compare_forms as compare_module
+from asr_kd.targets.compare_forms import Comparison, FormQuality, calibration_error, compare_forms
 from asr_kd.targets.teacher import Teacher
 from tests.targets.conftest import LENGTHS, STATES, Scene, network
 from tests.train.conftest import without_labels, write_features, write_states
