@@ -1,5 +1,8 @@
 import sys
 
-from asr_kd.cli import main
+try:
+    from asr_kd.cli import main
+except KeyboardInterrupt:
+    sys.exit(130)
 
 sys.exit(main())

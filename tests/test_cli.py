@@ -1,6 +1,7 @@
 import argparse
 import errno
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -27,6 +28,11 @@ def _raise(error: BaseException) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(importlib, "import_module", lambda _: Verb)
         return cli.main(["score"])
+
+
+def _caused_by(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
 
 
 def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
@@ -96,7 +102,9 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ("error", "status", "message"),
     [
         (UserError("f.wav: empty"), 1, "asr-kd score: error: f.wav: empty\n"),
-        (KeyboardInterrupt(), 130, "run the same command again"),
+        (KeyboardInterrupt(), 130, "asr-kd score: interrupted\n"),
+        (_caused_by(SystemError("returned a result with an exception set"), KeyboardInterrupt()), 130, "interrupted\n"),
+        (MemoryError(), 1, "not enough memory"),
         (PermissionError(errno.EACCES, "Permission denied", "out/wer.json"), 1, "out/wer.json: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "No space left"),
     ],
@@ -122,10 +130,47 @@ def test_wrong_options_end_with_status_2(capsys: pytest.CaptureFixture[str]) -> 
     assert "invalid choice: 'transcribe'" in capsys.readouterr().err
 
 
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("resumes", "hint"), [(True, "; run the same command again to resume"), (False, "")])
+def test_only_a_verb_that_resumes_says_so(resumes: bool, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    class Verb:
+        @staticmethod
+        def configure(parser: argparse.ArgumentParser) -> None:
+            parser.set_defaults(run=run, resumes=resumes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib, "import_module", lambda _: Verb)
+        assert cli.main(["score"]) == 130
+    assert capsys.readouterr().err == f"asr-kd score: interrupted{hint}\n"
+
+
+def test_output_is_utf_8_in_any_locale(tmp_path: Path) -> None:
+    (tmp_path / "ref").write_text("u1 हिन्दी\n")
+    (tmp_path / "hyp").write_text("u1 हिन्दी\n")
+    command = [sys.executable, "-m", "asr_kd", "score", "--ref", "ref", "--hyp", "ठीक"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment)
+    assert done.returncode == 1
+    assert "ठीक: no such file" in done.stderr.decode()
+
+
+def test_a_full_output_is_named_and_fails() -> None:
+    command = [sys.executable, "-m", "asr_kd", "train", "--print-config"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "asr-kd train: error: No space left on device\n"
+
+
+def test_a_reader_that_leaves_early_ends_the_command_quietly_with_its_own_status(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("".join(f"u{n:05d} WORD\n" for n in range(3000)))
     (tmp_path / "utt2spk").write_text("".join(f"u{n:05d} s{n:05d}\n" for n in range(3000)))
-    command = f"{sys.executable} -m asr_kd score --ref {tmp_path} --hyp {tmp_path}/text | head -n 1"
+    command = (
+        f"{sys.executable} -m asr_kd score --ref {tmp_path} --hyp {tmp_path}/text | head -n 1; echo ${{PIPESTATUS[0]}}"
+    )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("WER 0.00 %")
+    assert done.stdout.splitlines()[-1] in ("0", "141")  # 0: all fitted into the pipe
     assert done.stderr == ""

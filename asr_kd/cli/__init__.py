@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
 VERBS = {
     "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, combine",
     "feats": "data directory -> feature store (log-mel frames or cepstra)",
-    "frames": "look into, check and convert frame stores: info, verify, copy, export, import",
+    "frames": "inspect, check and convert frame stores: info, verify, copy, export, import",
     "hmm": "GMM-HMM training and alignment: features and words -> a tied state for each frame",
     "lm": "n-gram language models: estimate, perplexity",
     "graph": "language model, lexicon and states -> decoding graph",
     "targets": "teacher and features -> soft targets: write, compare, import, info, verify",
-    "train": "features, with states or soft targets -> acoustic network",
-    "specialists": "networks for confusable states: cluster, prepare, join",
-    "model": "network, states and graph -> one deployable folder",
+    "train": "features with states or soft targets -> acoustic network",
+    "specialists": "networks for confusable states: cluster, prepare, join, compare",
+    "model": "network, states and graph -> one deployable folder: build, info, ensemble, calibrate",
     "decode": "audio or a data directory -> words",
     "score": "words against a reference -> WER",
     "compare": "several scored systems -> one table with significance",
-    "plot": "curves of training, results against a quantity -> figures",
-    "report": "what a recipe measured -> RESULTS.md and results.json",
+    "plot": "training curves, or results against a quantity -> figures",
+    "report": "a recipe's measurements -> RESULTS.md and results.json",
 }
 
 
@@ -42,23 +43,23 @@ def add_action(
 
 
 def numbers(option: str, text: str) -> list[float]:
-    """The numbers of a list such as ``1,2,0.5``; ``UserError`` naming the ``option`` for anything else."""
+    """The numbers in a list such as ``1,2,0.5``; anything else is a ``UserError`` that names the ``option``."""
     try:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"{option} {text}: expected numbers with commas between them, such as 1,2,0.5") from None
+        raise UserError(f"{option} {text}: expected numbers separated by commas, such as 1,2,0.5") from None
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
-    """As ``numbers``, of a list such as ``5,10,20``; ``UserError`` for a fraction too."""
+    """As ``numbers``, for a list such as ``5,10,20``; a fraction is a ``UserError`` too."""
     found = numbers(option, text)
     if not all(number.is_integer() for number in found):
-        raise UserError(f"{option} {text}: expected whole numbers with commas between them, such as 5,10,20")
+        raise UserError(f"{option} {text}: expected whole numbers separated by commas, such as 5,10,20")
     return [int(number) for number in found]
 
 
 def torch_device(name: str) -> "torch.device":
-    """What ``--device`` names, ``auto`` a GPU where there is one; ``UserError`` where this machine has no such."""
+    """The device that ``--device`` names; ``auto`` is a GPU if there is one. ``UserError`` if this machine lacks it."""
     import torch
 
     if name == "auto":
@@ -70,38 +71,73 @@ def torch_device(name: str) -> "torch.device":
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run ``asr-kd``; returns the exit status: 0, 1 after a user's mistake, 2 for wrong options, 130 interrupted."""
+    """Run ``asr-kd``; returns the exit status.
+
+    0; 1 after a user's mistake; 2 for wrong options; 130 when interrupted; 141 when the reader of the output has gone
+    (``| head``), as a program that SIGPIPE ends.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _write_utf8()
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    name = f"asr-kd {verb}" if verb in VERBS else "asr-kd"
+    options = argparse.Namespace()
+    try:
+        _parser(verb).parse_args(arguments, options)
+        options.run(options)
+        sys.stdout.flush()  # here, where what goes wrong is still reported
+    except UserError as error:
+        return _fail(name, str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
+        return 141
+    except MemoryError:
+        return _fail(name, "not enough memory; use a machine with more, fewer --jobs, or a smaller input")
+    except OSError as error:  # no permission, no space, no such folder: the machine's state, not ours
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(name, f"{place}{error.strerror}")
+    except (KeyboardInterrupt, SystemError) as error:
+        if not _is_interrupt(error):
+            raise
+        resume = "; run the same command again to resume" if getattr(options, "resumes", False) else ""
+        print(f"{name}: interrupted{resume}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    """The parser of all verbs; of these only ``verb`` has its options, so that the other libraries stay unloaded."""
     parser = argparse.ArgumentParser(
         prog="asr-kd",
-        description="Distil acoustic models for hybrid HMM speech recognition. The verbs, in the order of the data:",
+        description="Distil acoustic models for hybrid HMM speech recognition. The verbs follow the data:",
         epilog="example:\n  asr-kd decode exp/model speech.flac\n\n"
-        "Each verb explains itself with an example: asr-kd VERB --help. Whole experiments: recipes/*/run.sh.",
+        "Each verb explains itself with an example: asr-kd VERB --help. Complete experiments: recipes/*/run.sh.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"asr-kd {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    wanted = next((word for word in arguments if not word.startswith("-")), None)
-    for verb, purpose in VERBS.items():
-        child = verbs.add_parser(verb, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
-        if verb == wanted:  # the other verbs' libraries stay unloaded
+    for each, purpose in VERBS.items():
+        child = verbs.add_parser(each, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if each == verb:
             importlib.import_module(f"asr_kd.cli.{verb}").configure(child)
-    options = parser.parse_args(arguments)
-    try:
-        options.run(options)
-    except UserError as error:
-        print(f"asr-kd {options.verb}: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"asr-kd {options.verb}: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output has gone: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # no permission, no space, no such folder: the machine's state, not ours
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"asr-kd {options.verb}: error: {place}{error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+    return parser
+
+
+def _fail(name: str, message: str) -> int:
+    print(f"{name}: error: {message}", file=sys.stderr)
+    return 1
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind ``error``: compiled code turns the ``KeyboardInterrupt`` inside it into SystemError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _write_utf8() -> None:
+    """Write UTF-8 whatever the locale, as every file here is UTF-8; a file name that is not keeps its bytes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")

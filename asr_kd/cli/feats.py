@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list unreadable audio")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
     parser.add_argument("--force", action="store_true", help="replace a store of another configuration")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resumes=True)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -62,7 +62,7 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
                         help="words outside the lexicon: an error (default), or spoken noise")  # fmt: skip
     parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
     parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
-    parser.set_defaults(run=run_train)
+    parser.set_defaults(run=run_train, resumes=True)
 
 
 def _configure_align(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
     parser.add_argument("--force", action="store_true", help="replace a store of other alignments")
     parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
-    parser.set_defaults(run=run_align)
+    parser.set_defaults(run=run_align, resumes=True)
 
 
 def _configure_import(parser: argparse.ArgumentParser) -> None:

@@ -70,6 +70,7 @@ def _add_transfer_set(action: argparse.ArgumentParser) -> None:
 
 
 def _configure_write(write: argparse.ArgumentParser) -> None:
+    write.set_defaults(resumes=True)
     write.description = (
         "Write what the teacher says of each frame. Killed or interrupted, the same command goes on; several\n"
         "processes or machines may share the work (--part, or torchrun); the store has the same bytes. Before the\n"

@@ -60,7 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_evaluate(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, resumes=True)
 
 
 def _configure_members(parser: argparse.ArgumentParser) -> None:
