@@ -171,13 +171,13 @@ def _lines(path: str) -> list[str]:
 
 def _tune(model: "Model", options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
-    from asr_kd.decode.tune import tune
+    from asr_kd.decode.tune import listed, tune
 
     (dev,) = options.inputs
     sources, _ = _sources(model, options)
     count = sum(len(source.names) for source in sources)
-    tuned_on = f"{Path(dev).resolve().name} ({count} utterances)"  # a shipped model names no path of this machine
-    tuning = tune(model, sources, read_data_dir(dev, options.allow_pipes).text, tuned_on, options.jobs)
+    dev_set = f"{Path(dev).resolve().name} ({count} utterances)"  # a shipped model names no path of this machine
+    tuning = tune(model, sources, read_data_dir(dev, options.allow_pipes).text, dev_set, options.jobs)
     for number, points in enumerate(tuning.rounds, 1):
         print(f"round {number}: dev WER around scale {points[0].acoustic_scale:g}, penalty {points[0].word_penalty:g}")
         for scale in sorted({point.acoustic_scale for point in points}):
@@ -187,3 +187,5 @@ def _tune(model: "Model", options: argparse.Namespace) -> None:
     best = tuning.best
     chosen = f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}, beam {best.beam:g}"
     print(f"{chosen}: dev WER {best.wer:.2f} %")
+    if tuning.at_edge:
+        print(f"at the edge of the searched range, so a better value may lie outside: {listed(tuning.at_edge)}")

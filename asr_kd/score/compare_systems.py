@@ -114,12 +114,13 @@ def tuning_notes(told: Sequence[tuple[str, Record]]) -> list[str]:
     for name, values in told:
         groups.setdefault(tuple(values.get(key) for key in TUNING), []).append(name)
     lines = []
-    for (scale, penalty, beam, tuned_on), names in groups.items():
+    for (scale, penalty, beam, max_active, tuned_on), names in groups.items():
         if scale is None and penalty is None:
             lines.append(f"Scale and penalty of {', '.join(names)}: not known (no decode.json).")
         else:
             origin = f"tuned on {tuned_on}" if tuned_on else "not tuned"
-            search = f"acoustic scale {scale}, word insertion penalty {penalty}" + (f", beam {beam:g}" if beam else "")
+            search = f"acoustic scale {scale}, word insertion penalty {penalty}"
+            search += (f", beam {beam:g}" if beam else "") + (f", max_active {max_active}" if max_active else "")
             lines.append(f"{', '.join(names)}: {search}, {origin}.")
     return lines
 

@@ -12,7 +12,7 @@ from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
 
 FILES = {"words": "wer.json", "frames": "frames.json"}  # unit of a score -> its file in a folder of results
-TUNING = ("acoustic_scale", "word_penalty", "beam", "tuned_on")
+TUNING = ("acoustic_scale", "word_penalty", "beam", "max_active", "tuned_on")
 TOLD_BY_DECODE = ("train_frame_accuracy", "frame_accuracy", "parameters", "real_time_factor", *TUNING)
 
 

@@ -1,49 +1,18 @@
+import dataclasses
+import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from asr_kd.corpus.datadir import read_data_dir
 from asr_kd.decode import tune
 from asr_kd.decode.model_folder import Model, load_model_folder
-from asr_kd.decode.search import SearchOptions
 from asr_kd.decode.sources import datadir_sources
-from asr_kd.decode.tune import FINE_PENALTIES, FINE_SCALES, Point, _grid, _smoothed
+from asr_kd.decode.tune_search import choose
+from asr_kd.errors import UserError
 from tests.killing import Killed, killed_at
 
-
-def _points(errors: Any) -> list[Point]:
-    grid = _grid(SearchOptions(acoustic_scale=0.1, word_penalty=0.0), FINE_SCALES, FINE_PENALTIES)
-    steps = [(round(8 * np.log2(scale / 0.1)) / 8, penalty) for scale, penalty in grid]  # the grid's scales are rounded
-    return [Point(*setting, 24.0, errors(*step), 1000) for setting, step in zip(grid, steps, strict=True)]
-
-
-def test_smoothing_keeps_the_bottom_of_a_valley() -> None:
-    points = _points(lambda scale, penalty: round(1000 * ((scale - 0.125) ** 2 + (penalty + 0.25) ** 2)))
-    best = points[int(np.argmin(_smoothed(points)))]
-    assert best.acoustic_scale == pytest.approx(0.1 * 2**0.125, rel=1e-3)
-    assert best.word_penalty == -0.25
-
-
-def test_smoothing_passes_over_a_lucky_setting_beside_bad_ones() -> None:
-    def errors(scale: float, penalty: float) -> int:
-        lucky = scale == -0.25 and penalty == 0.75
-        return 95 if lucky else 100 if scale > 0 else 120
-
-    points = _points(errors)
-    assert min(points, key=lambda point: point.errors).word_penalty == 0.75
-    assert points[int(np.argmin(_smoothed(points)))].acoustic_scale > 0.1
-
-
-def test_smoothed_is_the_weighted_mean_of_neighbours_whatever_the_order() -> None:
-    points = _points(lambda scale, penalty: int(scale == 0 and penalty == 0) * 81)
-    smoothed = dict(zip(((p.acoustic_scale, p.word_penalty) for p in points), _smoothed(points), strict=True))
-    assert [smoothed[0.1, penalty] for penalty in (0.0, 0.25, 0.5, 0.75)] == [9, 6, 3, 0]
-    assert smoothed == dict(
-        zip(((p.acoustic_scale, p.word_penalty) for p in points[::-1]), _smoothed(points[::-1]), strict=True)
-    )
-    assert tune.SMOOTHING.sum() == pytest.approx(1)
+EDGE = ("word_penalty", "max_active")
 
 
 @pytest.mark.parametrize("name", ["write_text", "save_config"])
@@ -59,3 +28,34 @@ def test_tuning_that_was_killed_leaves_a_model_that_works_and_the_rerun_tunes_it
     assert load_model_folder(model.path).config == model.config
     best = tune.tune(model, sources, data.text, "dev").best
     assert load_model_folder(model.path).config.search.word_penalty == best.word_penalty
+
+
+def test_silent_utterances_count_the_words_inserted(model: Model, datadir: Path) -> None:
+    data = read_data_dir(datadir)
+    sources = datadir_sources(data, model.config.features)
+    best = tune.tune(model, sources, {**data.text, "u1": ()}, "dev").best
+    assert best.words == sum(len(words) for words in data.text.values()) - 1
+    assert tune._word_errors((), ("GO", "NO")) == 2
+    assert tune._word_errors((), ()) == 0
+    assert tune._word_errors(("GO",), ()) == 1
+
+
+def test_only_silence_cannot_be_tuned_on(model: Model, datadir: Path) -> None:
+    sources = datadir_sources(read_data_dir(datadir), model.config.features)
+    with pytest.raises(UserError, match="the transcripts of all 3 utterances are empty"):
+        tune.tune(model, sources, {"u1": (), "u2": (), "u3": ()}, "dev")
+    with pytest.raises(UserError, match=r"no transcript of 'u2' to tune on; 1 of 3"):
+        tune.tune(model, sources, {"u1": ("GO",), "u3": ()}, "dev")
+
+
+def test_options_at_the_edge_are_named_in_the_model_and_in_tune_json(
+    model: Model, datadir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune, "choose", lambda *given: dataclasses.replace(choose(*given), at_edge=EDGE))
+    data = read_data_dir(datadir)
+    tune.tune(model, datadir_sources(data, model.config.features), data.text, "dev (3 utterances)")
+    said = "dev (3 utterances), at the edge of the searched range: word penalty, max_active"
+    stored = json.loads((model.path / "tune.json").read_text())
+    assert stored["tuned_on"] == load_model_folder(model.path).config.tuned_on == said
+    assert stored["at_edge"] == list(EDGE)
+    assert stored["max_active"] == model.config.search.max_active

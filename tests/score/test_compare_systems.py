@@ -105,3 +105,11 @@ def test_systems_of_another_set_are_refused(
     save_score(make(), tmp_path / "other" / "wer.json")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
         compare([folders[0], tmp_path / "other"])
+
+
+def test_the_footnote_says_how_wide_the_search_was_and_what_tuning_left_open(folders: list[Path]) -> None:
+    edge = "dev (103 utterances), at the edge of the searched range: word penalty"
+    searched = {"acoustic_scale": 0.1, "word_penalty": 24, "beam": 12.0, "max_active": 7000, "tuned_on": edge}
+    (folders[1] / "decode.json").write_text(json.dumps(searched))
+    expected = f"hard: acoustic scale 0.1, word insertion penalty 24, beam 12, max_active 7000, tuned on {edge}."
+    assert expected in notes(compare(folders))
