@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-# NaN and infinity are as elsewhere: without "nnan" and "ninf". Numba keeps compiled code beside each file and does not
-# see that what it calls in another file has changed: `make clean` after a change in here.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
-compiled = njit(cache=True, **OPTIONS)
+from asr_kd.compiling import compiled, inlined
 
-# What compiled code calls becomes a part of each caller. A function of its own would be optimised once alone and once
-# with the caller, and the process that compiles would run the one and those that load from the cache the other: sums in
-# another order, other last bits.
-inlined = njit(forceinline=True, **OPTIONS)
+# NaN and infinity are handled as elsewhere: neither "nnan" nor "ninf".
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+row_kernel = compiled(**_OPTIONS)
+row_inlined = inlined(**_OPTIONS)
 
 
 def in_threads(kernel: Callable[..., None], *arguments: Any) -> None:
@@ -51,7 +47,7 @@ def bits_of(tensor: Tensor) -> np.ndarray:
     return bits
 
 
-@inlined
+@row_inlined
 def load(row, bits):  # type: ignore[no-untyped-def]
     """The bits of float32 or bfloat16 numbers as ``bits`` of float32."""
     if row.itemsize == 4:  # which the compiler knows
@@ -61,7 +57,7 @@ def load(row, bits):  # type: ignore[no-untyped-def]
         bits[j] = np.uint32(row[j]) << np.uint32(16)
 
 
-@inlined
+@row_inlined
 def store(bits, row):  # type: ignore[no-untyped-def]
     """The way back. Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
     if row.itemsize == 4:
@@ -74,7 +70,7 @@ def store(bits, row):  # type: ignore[no-untyped-def]
 LANES = 64  # maxima side by side, which the compiler makes one vector of
 
 
-@inlined
+@row_inlined
 def greatest_of(row):  # type: ignore[no-untyped-def]
     lanes = np.full(LANES, -np.inf, np.float32)
     whole = len(row) // LANES * LANES
@@ -87,7 +83,7 @@ def greatest_of(row):  # type: ignore[no-untyped-def]
     return top
 
 
-@inlined
+@row_inlined
 def exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
     """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87); the sum of it. ``bits``, int32, is of use in here
     alone.
@@ -128,7 +124,7 @@ def transposed(matrix: Tensor) -> Tensor:
     return turned[:, :rows]
 
 
-@compiled
+@row_kernel
 def _transpose(turned, matrix, begin, end):  # type: ignore[no-untyped-def]
     """``turned`` has four numbers of a column in each of its own, which vectors of the processor put together."""
     fours, rest = divmod(len(matrix), 4)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
 
+from asr_kd.compiling import compiled
 from asr_kd.decode.search_kernels import ARC, STATE, Graph
 from asr_kd.errors import UserError
 from asr_kd.files import atomic_write
@@ -71,7 +71,7 @@ def _aligned(position: int) -> int:
     return -(-position // _ALIGNMENT) * _ALIGNMENT
 
 
-@njit(cache=True)
+@compiled()
 def _has_silent_cycle(states, arcs):  # type: ignore[no-untyped-def]
     """Whether the arcs without input have no topological order (Kahn's algorithm)."""
     entering = np.zeros(len(states), np.int32)

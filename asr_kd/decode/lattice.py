@@ -4,7 +4,8 @@ import dataclasses
 import heapq
 
 import numpy as np
-from numba import njit
+
+from asr_kd.compiling import compiled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _by_word(crossed: np.ndarray, costs: np.ndarray) -> list[tuple[int, np.ndarr
     return list(zip(words.tolist(), nodes, totals, strict=False))
 
 
-@njit(cache=True)
+@compiled()
 def _topological(offsets, target):  # type: ignore[no-untyped-def]
     """The nodes in topological order, the start (which no arc enters) first."""
     entering = np.zeros(len(offsets) - 1, np.int64)
@@ -153,7 +154,7 @@ def _topological(offsets, target):  # type: ignore[no-untyped-def]
     return order
 
 
-@njit(cache=True)
+@compiled()
 def _frames(offsets, target, emits):  # type: ignore[no-untyped-def]
     frame = np.zeros(len(offsets) - 1, np.int32)
     for node in range(len(frame)):
@@ -162,7 +163,7 @@ def _frames(offsets, target, emits):  # type: ignore[no-untyped-def]
     return frame
 
 
-@njit(cache=True)
+@compiled()
 def _best_rest(offsets, target, cost, final):  # type: ignore[no-untyped-def]
     """The cost of the best way from each node to an end, ``[nodes]``."""
     rest = final.copy()
@@ -172,7 +173,7 @@ def _best_rest(offsets, target, cost, final):  # type: ignore[no-untyped-def]
     return rest
 
 
-@njit(cache=True)
+@compiled()
 def _best_words(offsets, target, word, cost, final, rest):  # type: ignore[no-untyped-def]
     words = np.empty(len(final), np.int32)
     node, count = 0, 0
@@ -188,7 +189,7 @@ def _best_words(offsets, target, word, cost, final, rest):  # type: ignore[no-un
     return words[:count]
 
 
-@njit(cache=True)
+@compiled()
 def _expand(offsets, target, word, cost, final, reach, crossed, totals, nodes, costs):  # type: ignore[no-untyped-def]
     """From ``nodes`` at ``costs``, the cost of ending without a word, and every arc with a word that can be next.
 
@@ -217,7 +218,7 @@ def _expand(offsets, target, word, cost, final, reach, crossed, totals, nodes, c
     return ended, count
 
 
-@njit(cache=True)
+@compiled()
 def _posteriors(offsets, target, cost, final):  # type: ignore[no-untyped-def]
     forward = np.full(len(final), -np.inf)
     backward = -final

@@ -10,7 +10,8 @@ every arc between surviving tokens is kept as a *link*. ``compact`` drops what n
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from asr_kd.compiling import compiled
 
 STATE = np.dtype([("final", "<f4"), ("first", "<i4"), ("arcs", "<i4"), ("silent", "<i4"), ("wordless", "<i4")])
 ARC = np.dtype([("label", "<i4"), ("word", "<i4"), ("cost", "<f4"), ("next", "<i4")])
@@ -49,7 +50,7 @@ WIDEN = 0.5  # Kaldi's beam_delta: how much wider than the max-active cutoff the
 BINS = 256  # of the histogram that finds the max-active cutoff
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def grown(items, needed):  # type: ignore[no-untyped-def]
     """``items`` with room for ``needed`` elements, at least doubled where it had to grow."""
     if needed <= len(items):
@@ -59,7 +60,7 @@ def grown(items, needed):  # type: ignore[no-untyped-def]
     return larger
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def pruning(pool, begin, end, beam, max_active):  # type: ignore[no-untyped-def]
     """Best token of the frame, the cost above which tokens are dropped, and the beam to use for the next frame."""
     best, worst = begin, begin
@@ -86,7 +87,7 @@ def pruning(pool, begin, end, beam, max_active):  # type: ignore[no-untyped-def]
     return best, lowest + width, min(beam, width + WIDEN)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def emit(graph, limits, slot, pool, links, spans, row):  # type: ignore[no-untyped-def]
     """Pass the tokens of a frame through the arcs that consume ``row``; returns pool, links and the new cutoff."""
     begin, end, count = spans[BEGIN], spans[END], spans[LINKS]
@@ -141,7 +142,7 @@ def emit(graph, limits, slot, pool, links, spans, row):  # type: ignore[no-untyp
     return pool, links, bound
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-untyped-def]
     """Pass the tokens of a frame through the arcs without input until no cost improves; returns pool and stack."""
     begin, end = spans[BEGIN], spans[END]
@@ -189,7 +190,7 @@ def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-u
     return pool, stack
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def link_closure(graph, limits, slot, pool, links, spans, bound):  # type: ignore[no-untyped-def]
     """Record the arcs without input between the tokens of a frame, whose costs are final by now."""
     begin, end, count = spans[BEGIN], spans[END], spans[LINKS]
@@ -216,7 +217,7 @@ def link_closure(graph, limits, slot, pool, links, spans, bound):  # type: ignor
     return links
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def advance(graph, limits, slot, pool, links, stack, spans, scores):  # type: ignore[no-untyped-def]
     """Consume the frames of ``scores`` ``[frames, states]``, or up to where no token is left; returns grown arrays."""
     for frame in range(len(scores)):
@@ -234,7 +235,7 @@ def advance(graph, limits, slot, pool, links, stack, spans, scores):  # type: ig
     return pool, links, stack
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def excess(pool, links, spans, final):  # type: ignore[no-untyped-def]
     """How much costlier than the best the best path through each token is, ``[tokens]``.
 
@@ -257,7 +258,7 @@ def excess(pool, links, spans, final):  # type: ignore[no-untyped-def]
     return extra
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def compact(pool, links, spans, final, lattice_beam):  # type: ignore[no-untyped-def]
     """Keep the tokens (and links) on paths within ``lattice_beam`` of the best and on the best path to each of them."""
     begin, end = spans[BEGIN], spans[END]
@@ -295,7 +296,7 @@ def compact(pool, links, spans, final, lattice_beam):  # type: ignore[no-untyped
     spans[LINKS] = kept
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def trace(pool, index):  # type: ignore[no-untyped-def]
     """The arcs on the best path to token ``index``, first to last."""
     length = 0

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numba import njit
 
+from asr_kd.compiling import compiled
 from asr_kd.errors import UserError
 from asr_kd.hmm.graphs import NO_WORD, UtteranceGraphs, build_graphs
 from asr_kd.hmm.lexicon import Lexicon
@@ -141,7 +141,7 @@ def _segments(labels: np.ndarray, name: Callable[[int, int], str]) -> tuple[Segm
     return tuple(Segment(name(a, int(labels[a])), a, b) for a, b in runs if labels[a] != NO_WORD)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _viterbi(frames, columns, loop, leave, preds, bounds, final, beam):  # type: ignore[no-untyped-def]
     """Nodes are in topological order and visited backwards, so that one array of scores is enough."""
     count, nodes = len(frames), len(columns)

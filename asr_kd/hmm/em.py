@@ -4,8 +4,8 @@ import dataclasses
 import heapq
 
 import numpy as np
-from numba import njit
 
+from asr_kd.compiling import compiled, inlined
 from asr_kd.hmm.align import in_threads
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.transform import WindowTransform
@@ -146,7 +146,7 @@ def mllt_statistics(gmm: Gmm, frames: np.ndarray, states: np.ndarray) -> tuple[n
     return _mllt_statistics(frames, order, bounds, gmm.means, precisions, gmm.constants, gmm.bounds)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _class_sums(frames, labels, classes):  # type: ignore[no-untyped-def]
     dim = frames.shape[1]
     count, first, second = np.zeros(classes), np.zeros((classes, dim)), np.zeros((classes, dim))
@@ -159,7 +159,7 @@ def _class_sums(frames, labels, classes):  # type: ignore[no-untyped-def]
     return count, first, second
 
 
-@njit(forceinline=True, nogil=True, fastmath=True)  # as kernels.inlined
+@inlined(fastmath=True)
 def _posteriors(frame, means, precisions, constants, low, high, posterior):  # type: ignore[no-untyped-def]
     """Fill ``posterior`` with those of the Gaussians ``low:high``; the frame's log-likelihood."""
     top = np.float32(-1e30)
@@ -179,7 +179,7 @@ def _posteriors(frame, means, precisions, constants, low, high, posterior):  # t
     return top + np.log(total)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _accumulate(  # type: ignore[no-untyped-def]
     frames, order, frame_bounds, means, precisions, constants, bounds, state, end, occupancy, first, second, likelihood
 ):
@@ -198,7 +198,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
                         second[g, d] += weight * gap * gap
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _mllt_statistics(frames, order, frame_bounds, means, precisions, constants, bounds):  # type: ignore[no-untyped-def]
     dim = means.shape[1]
     result = np.zeros((dim, dim, dim))

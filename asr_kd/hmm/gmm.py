@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numba import njit
 from safetensors.numpy import load_file, save
 
+from asr_kd.compiling import compiled
 from asr_kd.errors import UserError
 from asr_kd.files import write_bytes
 from asr_kd.hmm.transform import WindowTransform
@@ -134,7 +134,7 @@ def _is_sound(gmm: Gmm) -> bool:
     return bool(positive and all(np.isfinite(value).all() for value in values))
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _subtract_greatest(scores, constants, bounds, tops):  # type: ignore[no-untyped-def]
     """``scores`` ``[gaussians, frames]`` plus constants, less the greatest of the state, which goes to ``tops``."""
     frames = scores.shape[1]
@@ -149,7 +149,7 @@ def _subtract_greatest(scores, constants, bounds, tops):  # type: ignore[no-unty
                 scores[g, t] -= tops[state, t]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@compiled(fastmath=True)
 def _add_up(scores, bounds, sums):  # type: ignore[no-untyped-def]
     """Sums over each state's Gaussians: ``[gaussians, frames]`` -> ``[states, frames]``."""
     for state in range(len(bounds) - 1):

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
 
+from asr_kd.compiling import compiled
 from asr_kd.errors import UserError
 from asr_kd.hmm.lexicon import Lexicon
 from asr_kd.hmm.states import StateSpace
@@ -162,7 +162,7 @@ def _expand(builder: _Builder, lengths: np.ndarray) -> UtteranceGraphs:
     )  # fmt: skip
 
 
-@njit(cache=True)
+@compiled()
 def _shortest(bounds, preds, pred_bounds, final):  # type: ignore[no-untyped-def]
     shortest = np.full(len(bounds) - 1, np.iinfo(np.int32).max, np.int32)
     frames = np.empty(len(final), np.int32)

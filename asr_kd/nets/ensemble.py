@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asr_kd.errors import UserError
-from asr_kd.kernels import bits_of, compiled, exponentials, greatest_of, in_threads, load
+from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_kernel
 from asr_kd.nets.acoustic_model import AcousticModel, outputs_within
 from asr_kd.nets.joint import active_specialists, check_members, joint, own_and_dustbin
 
@@ -158,7 +158,7 @@ def _added(mean: Tensor | None, logits: Tensor, share: float, geometric: bool) -
     return mean
 
 
-@compiled
+@row_kernel
 def _add_softmax(mean, logits, share, begin, end):  # type: ignore[no-untyped-def]
     states = logits.shape[1]
     raw, prob, bits = np.empty(states, np.uint32), np.empty(states, np.float32), np.empty(states, np.int32)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
-from asr_kd.kernels import bits_of, compiled, in_threads, load, store
+from asr_kd.kernels import bits_of, in_threads, load, row_kernel, store
 
 
 def applies(x: Tensor, finish: nn.Sequential) -> bool:
@@ -169,7 +169,7 @@ def _statistics(z: Tensor, norm: nn.BatchNorm1d) -> tuple[np.ndarray, np.ndarray
     return mean, variance
 
 
-@compiled
+@row_kernel
 def _pair(taps, pairs, begin, end):  # type: ignore[no-untyped-def]
     """``taps``: two numbers for each unit of the bottleneck, for the frame itself and for the one ``dilation`` before.
 
@@ -190,7 +190,7 @@ def _pair(taps, pairs, begin, end):  # type: ignore[no-untyped-def]
             store(bits[0], pairs[i, t])
 
 
-@compiled
+@row_kernel
 def _unpair(pairs, taps, begin, end):  # type: ignore[no-untyped-def]
     """From the gradient of ``pairs`` that of ``taps``."""
     half, rows = taps.shape[2] // 2, pairs.shape[1]
@@ -212,7 +212,7 @@ def _unpair(pairs, taps, begin, end):  # type: ignore[no-untyped-def]
             taps[i, t + dilation, half:] = taps[i, t, :half]
 
 
-@compiled
+@row_kernel
 def _sums(z, sums, begin, end):  # type: ignore[no-untyped-def]
     """``sums [examples, 2, width]``: of relu(z), and of its square."""
     width = z.shape[2]
@@ -228,7 +228,7 @@ def _sums(z, sums, begin, end):  # type: ignore[no-untyped-def]
                 sums[i, 1, j] += x * x
 
 
-@compiled
+@row_kernel
 def _finish(z, x, affine, mask, bypass, out, begin, end):  # type: ignore[no-untyped-def]
     width, dilation = z.shape[2], (x.shape[1] - z.shape[1]) // 2
     bits, other = np.empty(width, np.uint32), np.zeros(width, np.uint32)
@@ -247,7 +247,7 @@ def _finish(z, x, affine, mask, bypass, out, begin, end):  # type: ignore[no-unt
             store(bits, out[i, t])
 
 
-@compiled
+@row_kernel
 def _sums_back(gradient, z, mask, sums, begin, end):  # type: ignore[no-untyped-def]
     """``sums [examples, 2, width]``: of the gradient behind the mask, and of its product with relu(z)."""
     width = z.shape[2]
@@ -267,7 +267,7 @@ def _sums_back(gradient, z, mask, sums, begin, end):  # type: ignore[no-untyped-
             sums[i, 1, j] *= kept[j]
 
 
-@compiled
+@row_kernel
 def _finish_back(gradient, z, line, mask, bypass, of_z, of_x, added, begin, end):  # type: ignore[no-untyped-def]
     """``line [3, width]``: what the gradient and relu(z) are multiplied by, and a constant, where z is above 0."""
     width, dilation = z.shape[2], (of_x.shape[1] - z.shape[1]) // 2

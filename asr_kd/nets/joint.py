@@ -34,9 +34,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from asr_kd.compiling import compiled
 from asr_kd.errors import UserError
 
 BLOCK = 1 << 20  # log-probabilities worked on at once: 8 MB in float64
@@ -147,7 +147,7 @@ def _check_status(status: np.ndarray, active: Tensor) -> None:
     )
 
 
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
+_compiled = compiled(error_model="numpy")
 
 
 @_compiled

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from asr_kd.compiling import compiled, inlined
 from asr_kd.kernels import exponentials
 
 LEAST = -60_000.0  # a log-probability of -inf in float16, which stores hold finite
@@ -111,7 +111,7 @@ def _chain(powers: Sequence[int]) -> tuple[list[int], np.ndarray]:
     return chain, np.array(products, np.int64).reshape(-1, 2)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _of_rows(rows, k, temperatures, places, products, best, order, sums):  # type: ignore[no-untyped-def]
     size, highest = rows.shape[1], temperatures.max()
     maxima, candidates = np.empty(size // GROUP, np.float32), np.empty(size + 1, np.int64)
@@ -133,7 +133,7 @@ def _of_rows(rows, k, temperatures, places, products, best, order, sums):  # typ
                 sums[i, e] = totals[places[e]]
 
 
-@njit(forceinline=True, nogil=True)
+@inlined()
 def _sum_outside(row, peak, temperature, chosen, result, bits):  # type: ignore[no-untyped-def]
     """The sum of ``result``, exp((row - peak) / T) but 0 for those that are ``chosen``."""
     scale = np.float32(1 / temperature)
@@ -143,7 +143,7 @@ def _sum_outside(row, peak, temperature, chosen, result, bits):  # type: ignore[
     return _sum(result)
 
 
-@njit(forceinline=True, nogil=True, fastmath={"reassoc", "nsz"})
+@inlined(fastmath={"reassoc", "nsz"})
 def _sum(row):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for j in range(len(row)):
@@ -151,7 +151,7 @@ def _sum(row):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(forceinline=True, nogil=True, fastmath={"nnan", "nsz"})
+@inlined(fastmath={"nnan", "nsz"})
 def _select(row, best, order, maxima, candidates):  # type: ignore[no-untyped-def]
     """The greatest of a row in order, without NaN. A number that as many of the maxima of groups reach is a lower bound
     of them: passes of vector instructions, and few elements that are looked at one by one."""
@@ -173,7 +173,7 @@ def _select(row, best, order, maxima, candidates):  # type: ignore[no-untyped-de
         held = _insert(row[state], state, best, order, held)
 
 
-@njit(forceinline=True, nogil=True, fastmath={"nnan", "nsz"})
+@inlined(fastmath={"nnan", "nsz"})
 def _bound(maxima, k):  # type: ignore[no-untyped-def]
     """A number that at least ``k`` of ``maxima`` reach, and as a rule few more."""
     nothing = np.float32(-np.inf)
@@ -202,7 +202,7 @@ def _bound(maxima, k):  # type: ignore[no-untyped-def]
     return low
 
 
-@njit(forceinline=True, nogil=True)
+@inlined()
 def _reaching(maxima, bound):  # type: ignore[no-untyped-def]
     count = np.int32(0)
     for group in range(len(maxima)):
@@ -210,7 +210,7 @@ def _reaching(maxima, bound):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(forceinline=True, nogil=True)
+@inlined()
 def _insert(value, state, best, order, held):  # type: ignore[no-untyped-def]
     """Put a value, if it is among the greatest, where it belongs in ``best``; the number that is held now."""
     k = len(best)
@@ -224,7 +224,7 @@ def _insert(value, state, best, order, held):  # type: ignore[no-untyped-def]
     return min(held + 1, k)
 
 
-@njit(forceinline=True, nogil=True, fastmath={"reassoc", "nsz"})
+@inlined(fastmath={"reassoc", "nsz"})
 def _sum_powers(base, products, powers, totals):  # type: ignore[no-untyped-def]
     """``totals`` but the first: sums of the powers of ``base`` that ``products`` make, in pieces that stay, with all
     their powers, in the first cache."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.errors import UserError
-from asr_kd.kernels import bits_of, compiled, exponentials, greatest_of, in_threads, inlined, load, store
+from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_inlined, row_kernel, store
 from asr_kd.targets.forms import Dense, SoftTargets, TopK
 
 
@@ -75,7 +75,7 @@ def _check_states(numbers: Tensor, least: int, states: int, what: str) -> None:
         raise UserError(f"a {what} is state {int(wrong)}; the student has states 0 to {states - 1}")
 
 
-@inlined
+@row_inlined
 def _load_targets(row, bits):  # type: ignore[no-untyped-def]
     """As ``_load`` for float32 or float16: an exponent has another bias, infinities and NaN keep theirs."""
     if row.itemsize == 4:
@@ -90,7 +90,7 @@ def _load_targets(row, bits):  # type: ignore[no-untyped-def]
         value[j] *= np.float32(2.0**112)
 
 
-@inlined
+@row_inlined
 def _both(row, greatest, temperature, hard, soft, at_one, bits):  # type: ignore[no-untyped-def]
     """Exponentials of logits less ``greatest``, at T in ``soft`` and, if ``hard`` is not 0, at 1; both sums."""
     scale = np.float32(1 / temperature)
@@ -108,7 +108,7 @@ def _both(row, greatest, temperature, hard, soft, at_one, bits):  # type: ignore
     return total, exponentials(row, np.float32(1), greatest, at_one, bits)
 
 
-@inlined
+@row_inlined
 def _mix(soft, factor, at_one, hard):  # type: ignore[no-untyped-def]
     """The gradient so far, in ``soft``: ``factor`` times the exponentials at T plus ``hard`` times those at 1."""
     factor, other = np.float32(factor), np.float32(hard)
@@ -120,7 +120,7 @@ def _mix(soft, factor, at_one, hard):  # type: ignore[no-untyped-def]
             soft[j] = factor * soft[j] + other * at_one[j]
 
 
-@compiled
+@row_kernel
 def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
     states, k = logits.shape[1], state.shape[1]
     raw, bits = np.empty(states, np.uint32), np.empty(states, np.int32)
@@ -179,7 +179,7 @@ def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, grad
         store(soft.view(np.uint32), gradient[i])
 
 
-@inlined
+@row_inlined
 def _soften(values, temperature, result):  # type: ignore[no-untyped-def]
     """Exponentials of a few values over T, less the greatest value; that value and their sum."""
     greatest, total = values.max(), 0.0
@@ -189,13 +189,13 @@ def _soften(values, temperature, result):  # type: ignore[no-untyped-def]
     return greatest, total
 
 
-@inlined
+@row_inlined
 def _log_add(one, other):  # type: ignore[no-untyped-def]
     low, high = min(one, other), max(one, other)
     return high + np.log1p(np.exp(low - high)) if low > -np.inf else high
 
 
-@compiled
+@row_kernel
 def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
     states = logits.shape[1]
     raw, bits = np.empty(states, np.uint32), np.empty(states, np.int32)
@@ -223,7 +223,7 @@ def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost
         store(soft.view(np.uint32), gradient[i])
 
 
-@compiled
+@row_kernel
 def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
     states = logits.shape[1]
     raw, told, bits = np.empty(states, np.uint32), np.empty(states, np.uint32), np.empty(states, np.int32)
