@@ -50,7 +50,7 @@ def inlined(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorator
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
+class _Cache(FunctionCache):
     """numba's cache, but a damaged file is compiled again, and a disk that is full costs only time."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -69,11 +69,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 @contextlib.contextmanager
 def _numba_caches_in(folder: Path) -> Iterator[None]:
     """Other packages that use numba keep their own cache folder."""
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    settings = vars(numba.config)
+    before = settings["CACHE_DIR"]
+    settings["CACHE_DIR"] = str(folder)
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        settings["CACHE_DIR"] = before
 
 
 def cache_folder(package: Path) -> Path | None:
@@ -112,8 +114,8 @@ def compiled_sources(package: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _parents(package: Path) -> Iterator[Path]:
-    if numba.config.CACHE_DIR:
-        yield Path(numba.config.CACHE_DIR)
+    if given := vars(numba.config)["CACHE_DIR"]:
+        yield Path(given)
     yield package / "__pycache__"
     if os.path.isabs(given := os.environ.get("XDG_CACHE_HOME", "")):
         yield Path(given) / "asr_kd"

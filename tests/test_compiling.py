@@ -120,9 +120,9 @@ def test_the_folder_that_the_user_names_comes_first_and_long_unused_ones_go(
         folder.mkdir()
         os.utime(folder, (time.time() - 86_400 * days,) * 2)
     monkeypatch.setattr(compiling.numba.config, "CACHE_DIR", str(tmp_path))
-    folder = compiling.cache_folder(PACKAGE)
-    assert folder is not None
-    assert folder.parent == tmp_path
+    found = compiling.cache_folder(PACKAGE)
+    assert found is not None
+    assert found.parent == tmp_path
     assert recent.exists()
     assert not old.exists()
 
