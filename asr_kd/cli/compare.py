@@ -8,9 +8,9 @@ from asr_kd.score.table import FORMATS
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
-        "One table of several systems on the same set, each tested against the first.\n"
-        "A folder has the wer.json of asr-kd score; what decode.json tells (frame accuracy, parameters,\n"
-        "real-time factor, tuning) is shown too. Or each has the frames.json of asr-kd train --evaluate --out."
+        "Compare several systems on the same set in one table; each is tested against the first.\n"
+        "Every folder holds a wer.json of asr-kd score; frame accuracy, parameters, real-time factor and tuning come\n"
+        "from its decode.json, if any. Or every folder holds a frames.json of asr-kd train --evaluate --out."
     )
     parser.epilog = (
         "example:\n"

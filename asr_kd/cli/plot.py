@@ -9,7 +9,9 @@ from asr_kd.cli import add_action
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``curves`` and ``against``."""
-    parser.description = "Draw figures (PNG) of trainings and results; asr-kd report --picture shows them."
+    parser.description = (
+        "Draw figures (PNG) of training runs and results; asr-kd report --picture includes them in a report."
+    )
     parser.epilog = (
         "example:\n"
         "  asr-kd plot curves --output curves.png --title 'Hard targets overfit' \\\n"
@@ -23,11 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--title 'Hard targets overfit' --output curves.png \\\n"
         "    --series hard exp/hard/seed* --series soft exp/soft/seed*",
     )
-    text = "a line: its experiment folders, one for each seed, become a mean in the band of their range"
+    text = "add a curve: the mean of its experiment folders, one per seed, in a band of their range"
     curves.add_argument(
         "--series", action="append", nargs="+", required=True, metavar=("NAME", "EXP_FOLDER"), help=text
     )
-    curves.add_argument("--axis", choices=("step", "epoch"), default="step", help="horizontally (default: step)")
+    curves.add_argument("--axis", choices=("step", "epoch"), default="step", help="horizontal axis (default: step)")
     curves.set_defaults(run=_curves)
     against = _action(
         verbs,
@@ -38,15 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --series soft {3=model/soft3,100=model/soft}_seed{1,2,3}/decode_test \\\n"
         "    --level ensemble model/ensemble/decode_test",
     )
-    text = "a line: scored decode folders, each after the number X it belongs to; those of the same X are seeds"
+    text = "add a curve of scored decode folders, each after its number X; folders with the same X are seeds"
     points = ("NAME", "X=DECODE_DIR")
     against.add_argument("--series", action="append", nargs="+", required=True, metavar=points, help=text)
-    text = "a horizontal line: scored decode folders, one for each seed"
+    text = "add a horizontal line: the mean of scored decode folders, one per seed"
     against.add_argument("--level", action="append", nargs="+", default=[], metavar=("NAME", "DECODE_DIR"), help=text)
-    against.add_argument("--x", required=True, metavar="LABEL", help="what X is")
+    against.add_argument("--x", required=True, metavar="LABEL", help="label of the horizontal axis")
     against.set_defaults(run=_against)
     for action in (curves, against):
-        action.add_argument("--log", action="store_true", help="a logarithmic horizontal axis")
+        action.add_argument("--log", action="store_true", help="use a logarithmic horizontal axis")
 
 
 def _action(
@@ -54,7 +56,7 @@ def _action(
 ) -> argparse.ArgumentParser:
     parser = add_action(verbs, "plot", name, purpose, example)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the PNG file to write")
-    parser.add_argument("--title", required=True, help="of the figure")
+    parser.add_argument("--title", required=True, help="title of the figure")
     return parser
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class _InOrder(argparse.Action):
-    """Collects the parts of the report in one list: their order is that of the report."""
+    """Collects the parts of the report in one list, in the order of the command line."""
 
     def __call__(self, parser: object, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
         namespace.parts = [*namespace.parts, (self.dest, values)]
@@ -16,11 +16,11 @@ class _InOrder(argparse.Action):
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
-        "Write RESULTS.md and results.json from what a recipe measured.\n"
-        "Each --system is a line: its decode folders, one for each seed (the N of seedN in the path), become a mean\n"
-        "with intervals. --table begins a table. --rows adds rows of a file of JSON lines. --recovery says how far\n"
-        "each other line of the table has come on the way from one to another, --difference how far each is from one.\n"
-        "--picture shows a figure."
+        "Write RESULTS.md and results.json from the measurements of a recipe, in the order of the options.\n"
+        "--table starts a table. --system adds a line: the mean, with intervals, of its decode folders, one per seed\n"
+        "(the N of seedN in the path). --rows adds lines from a file of JSON objects. --recovery adds a table with the\n"
+        "share of the gap between two systems that each of the others closes, --difference one with the differences\n"
+        "from one system. --picture adds a figure."
     )
     parser.epilog = (
         "example:\n"
@@ -31,19 +31,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --system 'Ensemble' exp/model/ensemble/decode_test --recovery 'DNN 4x512, hard' Ensemble"
     )
     parser.add_argument("--title", required=True, help="the first line of RESULTS.md")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="where both files go")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder of both files")
     parser.add_argument("--remark", action="append", default=[], metavar="TEXT", help="a paragraph under the title")
     parser.add_argument("--seconds", type=float, help="wall time of the run, for the provenance")
-    stages = "the stages (1,2,7) that were finished at this commit, where it is not the same for all; may be repeated"
+    stages = (
+        "the stages (such as 1,2,7) finished at COMMIT, where not all were finished at the same one; may be repeated"
+    )
     parser.add_argument("--stages-at", action="append", default=[], nargs=2, metavar=("COMMIT", "STAGES"), help=stages)
-    parser.add_argument("--table", action=_InOrder, help="title of the table of the systems and rows that follow")
-    parser.add_argument("--system", action=_InOrder, nargs="+", metavar=("NAME", "FOLDER"), help="a line of the table")
-    parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="rows measured otherwise")
-    recovery = "below the table another: (system - LOW) / (HIGH - LOW), in frame accuracy and WER, of its other systems"
+    parser.add_argument(
+        "--table", action=_InOrder, help="start a table with this title; the systems and rows that follow belong to it"
+    )
+    parser.add_argument(
+        "--system", action=_InOrder, nargs="+", metavar=("NAME", "FOLDER"), help="add a line to the table"
+    )
+    parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="add rows measured by other means")
+    recovery = "add the share of the gap from LOW to HIGH that each other system closes, in frame accuracy and WER"
     parser.add_argument("--recovery", action=_InOrder, nargs=2, metavar=("LOW", "HIGH"), help=recovery)
-    difference = "below the table another: its other systems less BASE, with intervals and tests"
+    difference = "add the differences of the other systems from BASE, with intervals and tests"
     parser.add_argument("--difference", action=_InOrder, metavar="BASE", help=difference)
-    picture = "a figure (asr-kd plot) in or below the --output folder, and the words under it"
+    picture = "add a figure (asr-kd plot), which lies in or below the --output folder, with its caption"
     parser.add_argument("--picture", action=_InOrder, nargs=2, metavar=("FILE", "CAPTION"), help=picture)
     parser.set_defaults(run=run, parts=[])
 
@@ -55,8 +61,8 @@ def run(options: argparse.Namespace) -> None:
 
     parts = _parts(options.parts)
     remarks = [_one_line(remark) for remark in options.remark]
-    told = provenance(options.seconds, dict(options.stages_at))
-    print(write_report(options.output, options.title, parts, told, remarks), end="")
+    origin = provenance(options.seconds, dict(options.stages_at))
+    print(write_report(options.output, options.title, parts, origin, remarks), end="")
 
 
 def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
@@ -89,5 +95,5 @@ def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
 
 
 def _one_line(text: str) -> str:
-    """A text that a shell script broke into lines."""
+    """Join a text that a shell script broke into lines."""
     return " ".join(text.split())

@@ -10,21 +10,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
         "Word error rate of hypotheses against references, matched by utterance id.\n"
-        "An utterance without a hypothesis counts as all deletions; a hypothesis without a reference is an error."
+        "All words of an utterance without a hypothesis count as deleted; a hypothesis without a reference is an error."
     )
     parser.epilog = (
         "example:\n"
         "  asr-kd score --ref data/test --hyp exp/hard/decode_test\n"
-        "writes exp/hard/decode_test/wer.json, which asr-kd compare reads. Any two files of lines\n"
-        "UTTERANCE WORD WORD ... will do as well:\n"
+        "writes exp/hard/decode_test/wer.json, which asr-kd compare reads. Any two files with lines\n"
+        "UTTERANCE WORD WORD ... can be scored as well:\n"
         "  asr-kd score --ref reference.txt --hyp hypothesis.txt -o wer.json"
     )
-    parser.add_argument("--ref", required=True, type=Path, help="data directory, or a file like its text")
-    parser.add_argument("--hyp", required=True, type=Path, help="decode folder, or a file like its text")
-    parser.add_argument("--utt2spk", type=Path, help="speakers; default: the file of that name in the data directory")
-    parser.add_argument("--normaliser", default="none", choices=NORMALISERS, help="default: none, words as they are")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="how many confused words to show (10)")
-    parser.add_argument("-o", "--output", type=Path, help="default: wer.json in the decode folder, nowhere for a file")
+    parser.add_argument("--ref", required=True, type=Path, help="data directory, or a file in the format of its text")
+    parser.add_argument("--hyp", required=True, type=Path, help="decode folder, or a file in the format of its text")
+    parser.add_argument(
+        "--utt2spk", type=Path, help="speaker of each utterance; default: utt2spk of the data directory"
+    )
+    parser.add_argument("--normaliser", default="none", choices=NORMALISERS, help="default: none, words unchanged")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="show the N most frequent errors (10)")
+    parser.add_argument("-o", "--output", type=Path, help="default: wer.json in the decode folder; none for a file")
     parser.set_defaults(run=run)
 
 

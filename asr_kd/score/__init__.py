@@ -1,1 +1,1 @@
-"""Words against a reference: error rates, their uncertainty, comparisons, and the reports of recipes."""
+"""Words against a reference: error rates and their uncertainty, comparisons of systems, reports of recipes."""

@@ -1,8 +1,8 @@
 """Confidence intervals and paired tests for error rates, with whole speakers as the unit of sampling.
 
-Utterances of one speaker err together, so what is resampled, or exchanged, is the speaker (Liu et al., "Statistical
-testing on ASR performance via blockwise bootstrap", 2019; Bisani and Ney, "Bootstrap estimates for confidence
-intervals in ASR performance evaluation", ICASSP 2004).
+The errors of one speaker's utterances are correlated, so whole speakers are resampled or exchanged (Liu et al.,
+"Statistical testing on ASR performance via blockwise bootstrap", 2019; Bisani and Ney, "Bootstrap estimates for
+confidence intervals in ASR performance evaluation", ICASSP 2004).
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def rate_interval(errors: np.ndarray, words: np.ndarray, clusters: Sequence[str]
     """
     from scipy.special import ndtr, stdtrit
 
-    # Clusters of the same totals are one row, drawn as often as they are together: thousands of images have two rows.
+    # Clusters with equal totals share a row, drawn as often as all of them: thousands of images have two distinct rows.
     totals, alike = np.unique(_sum_by_cluster(np.stack([errors, words], axis=1), clusters), axis=0, return_counts=True)
     number = int(alike.sum())
     drawn = np.random.default_rng(seed).multinomial(number, alike / number, DRAWS) @ totals
@@ -47,12 +47,12 @@ def rate_interval(errors: np.ndarray, words: np.ndarray, clusters: Sequence[str]
 
 
 def permutation_p(difference: np.ndarray, clusters: Sequence[str], seed: int = 0) -> float:
-    """Two-sided p-value of the hypothesis that two systems err alike; ``difference`` ``[utterances]`` of their errors.
+    """Two-sided p-value of the hypothesis that two systems are equally good; ``difference`` is of errors, by utterance.
 
-    The paired permutation test: were the systems alike, exchanging them on any speaker would not matter, so the total
-    difference is compared with that under all exchanges (all 2^n for up to 14 clusters, else ``DRAWS`` random ones,
-    the observed one counted too). It assumes no distribution, and few clusters bound p from below: ``least_p``. The
-    matched-pairs test of Gillick and Cox (ICASSP 1989) would take segments of one speaker as independent.
+    The paired permutation test: if the systems were equally good, exchanging them on any speaker would not matter. So
+    the total difference is compared with that under all exchanges: all 2^n for up to 14 clusters, else ``DRAWS`` random
+    ones and the observed one. It assumes no distribution. Few clusters bound p from below (``least_p``). The
+    matched-pairs test of Gillick and Cox (ICASSP 1989) would treat segments of one speaker as independent.
     """
     totals = _sum_by_cluster(difference[:, None], clusters)[:, 0]
     number = len(totals)
@@ -65,7 +65,7 @@ def permutation_p(difference: np.ndarray, clusters: Sequence[str], seed: int = 0
 
 
 def least_p(clusters: int) -> float:
-    """The smallest value that ``permutation_p`` can have: that of a system better for every cluster."""
+    """The smallest value that ``permutation_p`` can return: that of a system that is better on every cluster."""
     return 2.0 ** (1 - clusters) if clusters <= _EXACT else 1 / (1 + DRAWS)
 
 

@@ -9,30 +9,34 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import Interval, least_p, permutation_p, rate_interval
-from asr_kd.score.score_files import TUNING, read_told, score_in
+from asr_kd.score.score_files import TUNING, read_decode_summary, score_in
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain
 from asr_kd.score.wer import WORDS, Score
 
 
 @dataclasses.dataclass(frozen=True)
-class System:
-    """One scored system; ``told`` is from its ``decode.json``; ``difference`` (of the word error rate) and ``p`` are
-    against the first system, None for the first."""
+class ScoredSystem:
+    """One scored system.
+
+    - ``decoding``: what its ``decode.json`` says (``read_decode_summary``).
+    - ``difference`` (of the word error rate) and ``p``: against the first system; None for the first.
+    """
 
     name: str
     score: Score
-    told: dict[str, Any]
+    decoding: dict[str, Any]
     difference: Interval | None = None
     p: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Systems scored on the same words; ``systems[0]`` is what the others are compared with."""
+class SystemComparison:
+    """Systems scored on the same words; the others are compared with ``systems[0]``."""
 
-    systems: tuple[System, ...]
+    systems: tuple[ScoredSystem, ...]
 
 
+_ORIGINS = {"features": "from stored features", "audio": "from audio"}  # of real_time_factor_from
 COLUMNS = (
     Column("system", plain("system"), left=True),
     Column("WER %", percent("wer")),
@@ -52,53 +56,57 @@ COLUMNS = (
 )
 
 
-def compare(folders: Sequence[str | Path]) -> Comparison:
-    """Compare decode folders, each with the ``wer.json`` of ``asr-kd score`` (or all with the ``frames.json`` of
-    ``asr-kd train --evaluate``), with the first of them.
+def compare(folders: Sequence[str | Path]) -> SystemComparison:
+    """Compare decode folders with the first of them.
 
-    Raises ``UserError`` where the folders were not scored on the same utterances, words and normaliser.
+    Each has the ``wer.json`` of ``asr-kd score``, or each the ``frames.json`` of ``asr-kd train --evaluate``. Raises
+    ``UserError`` where the folders were not scored on the same utterances, words and normaliser.
     """
     scores = [score_in(folder) for folder in folders]
     first = scores[0]
-    systems: list[System] = []
+    systems: list[ScoredSystem] = []
     for folder, name, score in zip(folders, _names([Path(folder) for folder in folders]), scores, strict=True):
         _check_same(folders[0], first, folder, score)
-        system = System(name, score, read_told(folder))
+        system = ScoredSystem(name, score, read_decode_summary(folder))
         if systems:
             change = score.errors - first.errors
             interval = rate_interval(change, first.counts[:, WORDS], first.clusters)
             system = dataclasses.replace(system, difference=interval, p=permutation_p(change, first.clusters))
         systems.append(system)
-    return Comparison(tuple(systems))
+    return SystemComparison(tuple(systems))
 
 
-def records(comparison: Comparison) -> list[dict[str, Any]]:
+def records(comparison: SystemComparison) -> list[dict[str, Any]]:
     """One flat record for each system, rates as fractions; ``COLUMNS`` shows them."""
     return [_record(system) for system in comparison.systems]
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What a reader must know to trust the table."""
+def notes(comparison: SystemComparison) -> list[str]:
+    """The footnotes of the table."""
     first = comparison.systems[0]
     score, count = first.score, first.score.interval.clusters
     lines = [describe(score)]
     if len(comparison.systems) > 1:
         lines.append(
             f"Change and p against {first.name}: paired bootstrap and two-sided paired permutation test over"
-            f" {count} {score.cluster_unit}s (least possible p: {least_p(count):.2g}); not corrected for"
-            " the number of systems."
+            f" {count} {score.cluster_unit}s (smallest possible p: {least_p(count):.2g}); not corrected for"
+            " multiple comparisons."
         )
     if score.unit == "frames":
         return lines
     for system in comparison.systems:
         if system.score.missing:
             missing, total = len(system.score.missing), len(score.utterances)
-            lines.append(f"{system.name}: {missing} of {total} utterances have no hypothesis: all deletions.")
-    return [*lines, *tuning_notes([(system.name, system.told) for system in comparison.systems])]
+            lines.append(
+                f"{system.name}: {missing} of {total} utterances have no hypothesis; all their words count as deleted."
+            )
+        lines += unicode_note(f"{system.name}: ", system.score)
+    named = [(system.name, system.decoding) for system in comparison.systems]
+    return [*lines, *real_time_notes(named), *tuning_notes(named)]
 
 
 def describe(score: Score) -> str:
-    """The footnote of every error rate: what it is of, how it was normalised, how its interval was made."""
+    """The footnote of every error rate: its words, their normaliser, and the method of its interval."""
     spread = f"95 % CI: bootstrap over {score.interval.clusters} {score.cluster_unit}s."
     if score.unit == "frames":
         return f"Errors in {score.total.words:,} frames of {len(score.utterances):,} utterances; {spread}"
@@ -108,15 +116,42 @@ def describe(score: Score) -> str:
     )
 
 
-def tuning_notes(told: Sequence[tuple[str, Record]]) -> list[str]:
-    """Where each system's acoustic scale, word penalty and beam come from, systems of the same values in one line."""
+def unicode_note(prefix: str, score: Score) -> list[str]:
+    """A warning where substitutions are only another Unicode form of the same word; ``prefix`` opens it."""
+    if not (count := score.unicode_form_only):
+        return []
+    return [
+        f"{prefix}warning: {count:,} of {score.total.substitutions:,} substitutions differ only in Unicode form (NFC"
+        " and NFD); convert both sides to one form, or score with --normaliser upper-strip-punct."
+    ]
+
+
+def real_time_notes(systems: Sequence[tuple[str, Record]]) -> list[str]:
+    """What the real-time factor of each named system measures: from audio, or from stored features."""
+    origins: dict[str, list[str]] = {}
+    for name, record in systems:
+        if record.get("real_time_factor") is not None:
+            origins.setdefault(_ORIGINS.get(str(record.get("real_time_factor_from")), ""), []).append(name)
+    if not origins:
+        return []
+    note = "RTF: CPU time of decoding divided by the duration of the audio"
+    if len(origins) == 1:
+        return [f"{note}{''.join(f', {origin}' for origin in origins if origin)}."]
+    parts = [
+        f"{origin or 'input not recorded'}: {', '.join(dict.fromkeys(names))}" for origin, names in origins.items()
+    ]
+    return [f"{note}; {'; '.join(parts)}."]
+
+
+def tuning_notes(systems: Sequence[tuple[str, Record]]) -> list[str]:
+    """Where the search options of each named system come from; systems with the same values share a line."""
     groups: dict[tuple[Any, ...], list[str]] = {}
-    for name, values in told:
-        groups.setdefault(tuple(values.get(key) for key in TUNING), []).append(name)
+    for name, record in systems:
+        groups.setdefault(tuple(record.get(key) for key in TUNING), []).append(name)
     lines = []
     for (scale, penalty, beam, max_active, tuned_on), names in groups.items():
         if scale is None and penalty is None:
-            lines.append(f"Scale and penalty of {', '.join(names)}: not known (no decode.json).")
+            lines.append(f"{', '.join(names)}: acoustic scale and word insertion penalty unknown (no decode.json).")
         else:
             origin = f"tuned on {tuned_on}" if tuned_on else "not tuned"
             search = f"acoustic scale {scale}, word insertion penalty {penalty}"
@@ -126,19 +161,21 @@ def tuning_notes(told: Sequence[tuple[str, Record]]) -> list[str]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """``exp/NAME/decode_test`` is NAME; paths as they are where that would not tell the systems apart."""
+    """NAME of ``exp/NAME/decode_test``; the whole paths where two systems would have the same name."""
     names = [folder.absolute().parent.name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
 def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) -> None:
     if a.unit != b.unit:
-        raise UserError(f"{folder_b}: {b.unit} were scored, but {a.unit} in {folder_a}; compare like with like")
+        raise UserError(
+            f"{folder_b}: {b.unit} were scored, but {a.unit} in {folder_a}; compare scores of the same kind"
+        )
     if a.utterances != b.utterances:
         odd = sorted(set(a.utterances) ^ set(b.utterances))[0]
         raise UserError(
             f"{folder_b}: scored on {len(b.utterances)} utterances, but {folder_a} on {len(a.utterances)}; for example"
-            f" {odd!r} is in one only. Compare systems on the same set"
+            f" only one of them has {odd!r}. Compare systems on the same set"
         )
     if a.normaliser != b.normaliser:
         raise UserError(
@@ -152,7 +189,7 @@ def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) 
         )
 
 
-def _record(system: System) -> dict[str, Any]:
+def _record(system: ScoredSystem) -> dict[str, Any]:
     total, interval = system.score.total, system.score.interval
     if system.score.unit == "frames":
         return {
@@ -178,11 +215,11 @@ def _record(system: System) -> dict[str, Any]:
     }
     if system.difference is not None:
         record |= _change(system)
-    return record | system.told | {"normaliser": system.score.normaliser, "jiwer": system.score.jiwer}
+    return record | system.decoding | {"normaliser": system.score.normaliser, "jiwer": system.score.jiwer}
 
 
-def _change(system: System, sign: int = 1) -> dict[str, Any]:
-    """The difference to the first system, of the error rate, or with ``sign`` -1 of the accuracy."""
+def _change(system: ScoredSystem, sign: int = 1) -> dict[str, Any]:
+    """The change from the first system: of the error rate, or with ``sign`` -1 of the accuracy."""
     assert system.difference is not None
     low, high = sorted((sign * system.difference.low, sign * system.difference.high))
     return {"difference_low": low, "difference_high": high, "p": system.p}

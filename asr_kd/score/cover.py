@@ -1,7 +1,7 @@
-"""What specialists add to a generalist: tables 3 and 4 of Hinton et al. 2015.
+"""The gain of specialists over a generalist: tables 3 and 4 of Hinton et al. 2015.
 
-Table 3 has the accuracy on all frames, and the conditional one: on frames whose state some specialist owns, where only
-such states may be answered. Table 4 divides the frames by how many specialists cover, that is own, their state.
+Table 3 has two accuracies: on all frames, and the conditional one, on frames whose state some specialist covers, when
+only such states may be predicted. Table 4 divides the frames by the number of specialists that cover their state.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from asr_kd.train import TrainingData, outputs
 from asr_kd.train.evaluate import check_fits
 
 ALL, CONDITIONAL = -2, -1  # in place of a number of specialists
-RARE = 0.01  # covers from the first one on that has a smaller part of the frames count as one
+RARE = 0.01  # from the first group with a smaller share of the frames on, groups are merged
 
 
 @dataclasses.dataclass(frozen=True)
 class CoverCounts:
-    """Frames of each utterance, and how many of them the generalist and the joint inference get right.
+    """Frames of each utterance, and how many of them the generalist and the joint model classify correctly.
 
     ``groups``: ``ALL`` frames, ``CONDITIONAL``, and each number of specialists that cover a state. ``counts``
-    ``[utterances, groups, 3]``: frames, right by the generalist, right by both together.
+    ``[utterances, groups, 3]``: frames, correct by the generalist, correct by the joint model.
     """
 
     utterances: tuple[str, ...]
@@ -36,13 +36,13 @@ class CoverCounts:
 
 @torch.inference_mode()
 def count_by_cover(joint: Ensemble, data: TrainingData) -> CoverCounts:
-    """Ask ``joint`` and its generalist about every labelled frame of ``data``.
+    """Classify every labelled frame of ``data`` with ``joint`` and with its generalist alone.
 
-    Raises ``UserError`` for an ensemble of another kind, and data that does not fit it, or has no labels.
+    Raises ``UserError`` for an ensemble of another kind, and for data that does not fit it or has no labels.
     """
     if joint.mean_kind != "joint":
         raise UserError(
-            f"an ensemble by {joint.mean_kind} mean; expected a generalist and specialists (specialists join)"
+            f"an ensemble by {joint.mean_kind} mean; expected a generalist with specialists (asr-kd specialists join)"
         )
     check_fits(data, joint.bins, joint.num_states, "the ensemble")
     cover = np.zeros(joint.num_states, np.int64)
@@ -50,8 +50,8 @@ def count_by_cover(joint: Ensemble, data: TrainingData) -> CoverCounts:
         cover[own] += 1
     groups = (ALL, CONDITIONAL, *np.unique(cover).tolist())
     found: dict[str, np.ndarray] = {}
-    asked = zip(outputs(joint.members[0], data), outputs(joint, data), strict=True)
-    for (utterances, general, truth), (_, both, _) in asked:
+    batches = zip(outputs(joint.members[0], data), outputs(joint, data), strict=True)
+    for (utterances, general, truth), (_, both, _) in batches:
         assert truth is not None
         labels = truth.numpy()
         answers = [(logits.argmax(-1).numpy(), _restricted(logits.numpy(), cover)) for logits in (general, both)]
@@ -62,7 +62,7 @@ def count_by_cover(joint: Ensemble, data: TrainingData) -> CoverCounts:
 
 
 def _restricted(logits: np.ndarray, cover: np.ndarray) -> np.ndarray:
-    """The best answer among states that have a specialist."""
+    """The best state among those that some specialist covers."""
     covered = np.flatnonzero(cover)
     return covered[logits[..., covered].argmax(-1)]
 
@@ -83,13 +83,13 @@ def _count(
 def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None) -> list[Record]:
     """A record for each group: accuracies as fractions, and the ``gain`` with its 95 % interval and paired ``p``.
 
-    The unit of intervals and tests is the speaker, or without ``speakers`` the utterance. ``relative``: the gain
-    divided by the generalist's accuracy, the paper's measure (4.4 % on all of its images). Covers from the first on
-    that fewer than ``RARE`` of the frames have are one record, ``more``. Records without a frame are left out. Raises
-    ``UserError`` for an utterance without a speaker.
+    The unit of intervals and tests is the speaker, or without ``speakers`` the utterance. ``relative`` is the gain
+    divided by the generalist's accuracy, the paper's measure (4.4 % on all of its images). From the first group with
+    less than ``RARE`` of the frames on, groups are merged into one record, ``more``. Groups without a frame are left
+    out. Raises ``UserError`` for an utterance without a speaker.
     """
     if speakers is not None and (unknown := [each for each in found.utterances if each not in speakers]):
-        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} in all)")
+        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} such utterances)")
     clusters = [each if speakers is None else speakers[each] for each in found.utterances]
     counts, last = _rare_as_one(found)
     records: list[Record] = []
@@ -109,7 +109,7 @@ def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None)
 
 
 def _rare_as_one(found: CoverCounts) -> tuple[np.ndarray, int | None]:
-    """Counts ``[utterances, groups, 3]`` in which the last group stands for all from it on, and this group, if any."""
+    """Counts ``[utterances, groups, 3]`` with rare groups merged into the last one, and this group, if any."""
     frames = found.counts[:, :, 0].sum(0)
     for place, group in enumerate(found.groups[:-1]):
         if group > 0 and frames[place] < RARE * frames[found.groups.index(ALL)]:
@@ -119,7 +119,7 @@ def _rare_as_one(found: CoverCounts) -> tuple[np.ndarray, int | None]:
 
 
 def cover_row(record: Record, table: str, dataset: str) -> Record:
-    """A record as a row of a report, in per cent."""
+    """A record as a row of a report, in percent."""
     shown = {"generalist": "generalist_%", "joint": "with_specialists_%", "gain": "gain", "relative": "relative_gain_%"}
     numbers = {title: round(100 * record[key], 2) for key, title in shown.items()}
     interval = f"{100 * record['gain_low']:.2f} to {100 * record['gain_high']:.2f}"
@@ -132,7 +132,7 @@ def _title(group: int, more: bool) -> str:
         return f"{group} or more specialists cover the state"
     special = {
         ALL: "all frames",
-        CONDITIONAL: "of specialists' states, among these",
+        CONDITIONAL: "covered states only (conditional)",
         1: "1 specialist covers the state",
     }
     return special.get(group, f"{group or 'no'} specialists cover the state")

@@ -1,4 +1,4 @@
-"""How far the systems of a table are from one of them, with intervals over seeds and over speakers."""
+"""Differences between the systems of a table and one of them, with intervals over seeds and over speakers."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import permutation_p, rate_interval
-from asr_kd.score.entries import Entry, grouped, pool
+from asr_kd.score.entries import ReportEntry, grouped, pool
 from asr_kd.score.recovery import Bounds, student
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain, render
 from asr_kd.score.wer import WORDS, Score
@@ -17,38 +17,45 @@ from asr_kd.score.wer import WORDS, Score
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """What is asked for: the other systems of ``table`` less its system ``base``."""
+    """A request: subtract the system ``base`` from the other systems of ``table``."""
 
     table: str
     base: str
 
 
-def differences(entries: Sequence[Entry], asked: Difference) -> list[Record]:
-    """One flat record for each other system of the table on a set that ``base`` has too.
+def differences(entries: Sequence[ReportEntry], request: Difference) -> list[Record]:
+    """One flat record for each other system of the table, on each set that ``base`` has too.
 
-    ``KEY_change`` (a fraction) is of the means over seeds, for ``frame_accuracy`` and ``wer`` where both systems have
-    them. ``KEY_low`` and ``KEY_high`` are ``welch_interval``'s; ``KEY_low_by_speaker``, ``KEY_high_by_speaker`` and
-    ``KEY_p`` are of the errors pooled over seeds: a bootstrap over speakers and a paired permutation test. Raises
-    ``UserError`` where the table lacks ``base``, or has nothing else on its sets.
+    KEY is ``frame_accuracy`` or ``wer``, where both systems have it.
+
+    - ``KEY_change``: the difference of the means over seeds, a fraction.
+    - ``KEY_low``, ``KEY_high``: ``welch_interval``.
+    - ``KEY_low_by_speaker``, ``KEY_high_by_speaker``, ``KEY_p``: a bootstrap over speakers and a paired permutation
+      test of the errors pooled over seeds.
+
+    Raises ``UserError`` where the table lacks ``base``, or has no other system on the same set.
     """
-    groups = grouped([entry for entry in entries if entry.row["table"] == asked.table and "system" in entry.row])
+    groups = grouped([entry for entry in entries if entry.row["table"] == request.table and "system" in entry.row])
     found: list[Record] = [
-        {"table": asked.table, "base": asked.base, "system": system, "set": dataset, **_measure(members, base)}
+        {"table": request.table, "base": request.base, "system": system, "set": dataset, **_measure(members, base)}
         for (system, dataset), members in groups.items()
-        if system != asked.base and (base := groups.get((asked.base, dataset)))
+        if system != request.base and (base := groups.get((request.base, dataset)))
     ]
     if not found:
         names = ", ".join(dict.fromkeys(repr(system) for system, _ in groups))
         raise UserError(
-            f"--difference {asked.base!r}: the table {asked.table!r} has {names or 'no systems'}; expected this one and"
-            " another on the same set"
+            f"--difference {request.base!r}: the table {request.table!r} has {names or 'no systems'}; expected this"
+            " system and another on the same set"
         )
     return found
 
 
 def welch_interval(system: Sequence[float], base: Sequence[float]) -> Bounds | None:
-    """The 95 % interval of the difference of two means, each over independent runs whose variances may differ (Welch,
-    "The generalization of 'Student's' problem", Biometrika 34, 1947). One run counts as exact; None for two such."""
+    """The 95 % interval of the difference of two means, each over independent runs; the variances may differ.
+
+    Welch's ("The generalization of 'Student's' problem", Biometrika 34, 1947). A single run counts as exact; None where
+    both systems have one.
+    """
     counts = len(system), len(base)
     if max(counts) < 2:
         return None
@@ -57,7 +64,7 @@ def welch_interval(system: Sequence[float], base: Sequence[float]) -> Bounds | N
     return change - half, change + half
 
 
-def _measure(members: Sequence[Entry], base: Sequence[Entry]) -> Record:
+def _measure(members: Sequence[ReportEntry], base: Sequence[ReportEntry]) -> Record:
     measured: dict[str, Any] = {}
     for key in ("frame_accuracy", "wer"):
         here, there = ([entry.row[key] for entry in group if key in entry.row] for group in (members, base))
@@ -67,9 +74,9 @@ def _measure(members: Sequence[Entry], base: Sequence[Entry]) -> Record:
         if bounds := welch_interval(here, there):
             measured[f"{key}_low"], measured[f"{key}_high"] = bounds
         scores = [[entry.frames if key == "frame_accuracy" else entry.score for entry in g] for g in (members, base)]
-        told = [[score for score in group if score is not None] for group in scores]
-        if [len(group) for group in told] == [len(members), len(base)]:
-            measured |= _by_speaker(key, *told)
+        known = [[score for score in group if score is not None] for group in scores]
+        if [len(group) for group in known] == [len(members), len(base)]:
+            measured |= _by_speaker(key, *known)
     return measured
 
 
@@ -88,7 +95,7 @@ def _by_speaker(key: str, system: Sequence[Score], base: Sequence[Score]) -> Rec
     }
 
 
-def difference_table(asked: Difference, found: Sequence[Record]) -> str:
+def difference_table(request: Difference, found: Sequence[Record]) -> str:
     """Heading, table and notes in Markdown."""
     columns = [Column("system", plain("system"), left=True), Column("set", plain("set"), left=True)]
     for key, name in (("frame_accuracy", "frame acc."), ("wer", "WER")):
@@ -98,14 +105,14 @@ def difference_table(asked: Difference, found: Sequence[Record]) -> str:
             Column("95 % CI, speakers", percent_range(f"{key}_low_by_speaker", f"{key}_high_by_speaker", 2)),
             Column("p", _p(f"{key}_p")),
         ]
-    over_seeds = "CI, seeds: Welch's interval, the test set held fixed; a system with one run is taken as exact."
+    over_seeds = "CI, seeds: Welch's interval, with the test set held fixed; a system with one run is taken as exact."
     notes = [
-        f"points: system - {asked.base}, of means over seeds.",
+        f"points: percentage points, system - {request.base}, of means over seeds.",
         *([over_seeds] if any(f"{key}_low" in record for record in found for key in ("frame_accuracy", "wer")) else []),
-        "CI, speakers, and p: bootstrap over speakers, and two-sided paired permutation test by speaker, of the errors"
-        " pooled over seeds, the seeds held fixed; not corrected for the number of systems.",
+        "CI, speakers, and p: bootstrap over speakers and two-sided paired permutation test by speaker, of the errors"
+        " pooled over seeds, with the seeds held fixed; not corrected for multiple comparisons.",
     ]
-    return f"### Differences to {asked.base}\n\n{render(found, columns, notes, 'markdown')}"
+    return f"### Differences from {request.base}\n\n{render(found, columns, notes, 'markdown')}"
 
 
 def _p(key: str) -> Callable[[Record], str]:

@@ -1,6 +1,6 @@
-"""Figures as PNG files, of two panels each; the same data gives the same bytes.
+"""Figures as PNG files, mostly of two panels; the same data gives the same bytes.
 
-Colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers tell apart.
+The colours are those of Okabe and Ito ("Color universal design", 2008), which colour-blind readers can distinguish.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.files import write_bytes
-from asr_kd.score.series import Band, Results, TrainingCurves
+from asr_kd.score.series import Band, ResultSeries, TrainingCurves
 from asr_kd.score.table import Record
 
 if TYPE_CHECKING:
@@ -43,13 +43,14 @@ _STYLE = {
 def plot_curves(series: Sequence[TrainingCurves], title: str, output: str | Path, log: bool = False) -> None:
     """Draw frame accuracy on training (dashed) and dev data (solid), and dev cross-entropy, against step or epoch.
 
-    A line is the mean over seeds, the band about it their range, a dot the best of the mean on dev. ``log`` makes the
-    horizontal axis logarithmic. Raises ``UserError`` for more series than there are colours, and an ``output`` that is
-    not a PNG.
+    A line is the mean over seeds, the band around it their range, a dot its best value on dev. ``log`` makes the
+    horizontal axis logarithmic. Raises ``UserError`` for more series than there are colours, for an ``output`` that is
+    not a PNG, and on a logarithmic axis for an ``x`` of 0 or less.
     """
     from matplotlib.lines import Line2D
 
     _check(series, output)
+    _check_positive(series[0].axis, np.concatenate([curves.x for curves in series]), log)
     legend: list[tuple[Any, str]] = []
     with _figure(title, output) as (figure, (accuracy, cross_entropy)):
         for curves, colour in zip(series, COLOURS, strict=False):
@@ -72,21 +73,25 @@ def plot_curves(series: Sequence[TrainingCurves], title: str, output: str | Path
 
 
 def plot_results(
-    series: Sequence[Results], levels: Sequence[Results], label: str, title: str, output: str | Path, log: bool = False
+    series: Sequence[ResultSeries],
+    levels: Sequence[ResultSeries],
+    label: str,
+    title: str,
+    output: str | Path,
+    log: bool = False,
 ) -> None:
-    """Draw frame accuracy, and word error rate where words were scored, against a quantity called ``label``, with 95 %
-    intervals over seeds.
+    """Draw frame accuracy, and WER where words were scored, against a quantity called ``label``.
 
-    Each of ``levels`` (whose ``x`` does not matter) is a horizontal line. Raises ``UserError`` for results on different
-    sets, an ``x`` of 0 or less on a logarithmic axis, too many series or levels, and an ``output`` that is not a PNG.
+    Error bars are 95 % intervals over seeds. Each of ``levels`` (whose ``x`` does not matter) is a horizontal line.
+    Raises ``UserError`` for results on different sets, an ``x`` of 0 or less on a logarithmic axis, too many series or
+    levels, and an ``output`` that is not a PNG.
     """
     _check(series, output)
     if len(levels) > len(_LEVELS):
-        raise UserError(f"{len(levels)} levels; a figure tells at most {len(_LEVELS)} apart")
+        raise UserError(f"{len(levels)} levels; a figure has line styles for {len(_LEVELS)} at most")
     _check_sets([*series, *levels])
     places = np.concatenate([results.x for results in series])
-    if log and places.min() <= 0:
-        raise UserError(f"--log: {label} is {places.min():g} at one point; a logarithmic axis needs numbers above 0")
+    _check_positive(label, places, log)
     keys = ["frame_accuracy", *(["wer"] if all(np.isfinite(results.wer.mean).all() for results in series) else [])]
     with _figure(title, output, len(keys)) as (figure, panels):
         for axes, key in zip(panels, keys, strict=True):
@@ -103,8 +108,11 @@ def plot_results(
 
 
 def plot_gains(records: Sequence[Record], title: str, output: str | Path) -> None:
-    """Draw what specialists add to a generalist's frame accuracy, with 95 % intervals, and on how many of the frames,
-    against the number of specialists that cover the frame's state; ``records`` are those of ``cover_records``."""
+    """Draw the specialists' gain over a generalist against the number of specialists that cover the frame's state.
+
+    The left panel shows the gain in frame accuracy with 95 % intervals, the right one the share of the frames;
+    ``records`` are those of ``cover_records``.
+    """
     _check(records[:1], output)
     chosen = sorted((record for record in records if record["cover"] >= 0), key=lambda record: record["cover"])
     covers = [record["cover"] for record in chosen]
@@ -126,7 +134,7 @@ def plot_gains(records: Sequence[Record], title: str, output: str | Path) -> Non
 
 @contextlib.contextmanager
 def _figure(title: str, output: str | Path, panels: int = 2) -> Iterator[tuple["Figure", Sequence["Axes"]]]:
-    """An empty figure with its panels, written when the block ends well; the user's matplotlibrc has no say."""
+    """An empty figure with its panels, written when the block ends well; the user's matplotlibrc is ignored."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -147,7 +155,7 @@ def _curve(axes: "Axes", x: np.ndarray, band: Band, colour: str, **look: Any) ->
         axes.fill_between(x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _points(axes: "Axes", results: Results, key: str, number: int) -> Any:
+def _points(axes: "Axes", results: ResultSeries, key: str, number: int) -> Any:
     band = _percent(getattr(results, key))
     return axes.errorbar(
         results.x,
@@ -166,7 +174,7 @@ def _percent(band: Band) -> Band:
 
 
 def _horizontal(axes: "Axes", places: np.ndarray, log: bool, own_ticks: bool) -> None:
-    """The scale of the horizontal axis; with ``own_ticks`` a logarithmic one of few ``places`` has its ticks there."""
+    """Set the horizontal scale; with ``own_ticks``, a logarithmic axis has ticks at the ``places`` if these are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if log:
@@ -180,7 +188,7 @@ def _horizontal(axes: "Axes", places: np.ndarray, log: bool, own_ticks: bool) ->
 
 
 def _legend(figure: "Figure", entries: Sequence[tuple[Any, str]]) -> None:
-    """Below the panels: what each entry looks like, and its text; in one row where there is room."""
+    """Draw the legend below the panels, in one row where there is room."""
     handles, texts = zip(*entries, strict=True)
     widths = [len(text) + 8 for text in texts]  # in letters, with the handle
     room = int(14 * figure.get_figwidth())
@@ -190,15 +198,20 @@ def _legend(figure: "Figure", entries: Sequence[tuple[Any, str]]) -> None:
 
 def _check(series: Sequence[Any], output: str | Path) -> None:
     if Path(output).suffix != ".png":
-        raise UserError(f"{output}: figures are PNG files; name one that ends in .png")
+        raise UserError(f"{output}: figures are PNG files; give a name that ends in .png")
     if len(series) > len(COLOURS):
-        raise UserError(f"{len(series)} series; a figure tells at most {len(COLOURS)} apart")
+        raise UserError(f"{len(series)} series; a figure has colours for {len(COLOURS)} at most")
 
 
-def _check_sets(results: Sequence[Results]) -> None:
+def _check_positive(label: str, places: np.ndarray, log: bool) -> None:
+    if log and places.min() <= 0:
+        raise UserError(f"--log: {label} is {places.min():g} at one point; a logarithmic axis needs numbers above 0")
+
+
+def _check_sets(results: Sequence[ResultSeries]) -> None:
     for item in results:
         if item.dataset != results[0].dataset:
             raise UserError(
                 f"{item.name}: results on {item.dataset!r}, but those of {results[0].name} are on"
-                f" {results[0].dataset!r}; a figure is of one set"
+                f" {results[0].dataset!r}; a figure shows one set"
             )

@@ -1,4 +1,4 @@
-"""Frame errors of one system on one set: a score whose words are the states of frames."""
+"""Frame errors of one system on one set: a score whose "words" are the tied states of frames."""
 
 import dataclasses
 from collections import Counter
@@ -9,16 +9,15 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.score.wer import Score
 
-MOST = 1000  # confusions that are kept, the commonest
+MOST = 1000  # the most frequent confusions; the others are not kept
 
 
 def score_frames(
     predicted: Iterable[tuple[str, np.ndarray, np.ndarray]], speakers: Mapping[str, str] | None = None
 ) -> Score:
-    """The score of utterances, each with its labels and the states that were found, ``[frames]`` each; frames whose
-    label is -1, none, do not count.
+    """The score of utterances, each with its labels and the states predicted, ``[frames]`` each.
 
-    Raises what ``score_counts`` does.
+    Frames without a label (-1) do not count. Raises ``UserError`` as ``score_counts`` does.
     """
     counts: dict[str, tuple[int, int]] = {}
     confused: Counter[tuple[int, int]] = Counter()
@@ -33,14 +32,14 @@ def score_frames(
 
 
 def score_counts(counts: Mapping[str, tuple[int, int]], speakers: Mapping[str, str] | None = None) -> Score:
-    """The score of utterances of which the number of frames, and that of wrong ones, is known.
+    """The score of utterances from the numbers of their frames and of the wrong ones among them.
 
-    Intervals and tests then take the speaker as the unit where ``speakers`` are given, else the utterance. Raises
+    The unit of intervals and tests is the speaker where ``speakers`` are given, else the utterance. Raises
     ``UserError`` for an utterance without a speaker.
     """
     utterances = tuple(sorted(counts))
     if speakers is not None and (unknown := [utterance for utterance in utterances if utterance not in speakers]):
-        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} in all)")
+        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} such utterances)")
     return Score(
         utterances=utterances,
         speakers=None if speakers is None else tuple(speakers[utterance] for utterance in utterances),

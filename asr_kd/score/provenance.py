@@ -1,4 +1,4 @@
-"""Where figures come from: code, versions, machine."""
+"""Provenance of results: code, versions, machine."""
 
 import datetime
 import os
@@ -17,7 +17,7 @@ _LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "numba", "kaldifst", "kal
 def provenance(seconds: float | None = None, stages: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Commit (None outside a git checkout), whether files differ from it, versions, machine, date, wall time.
 
-    ``stages``: which were finished at which commit, where that was not the same for all.
+    ``stages``: commit -> stages finished at it, where not all were finished at the same commit.
     """
     commit = _git("rev-parse", "HEAD")
     written = (":!*RESULTS.md", ":!*results.json", ":!*.png")  # by the run itself
@@ -35,13 +35,13 @@ def provenance(seconds: float | None = None, stages: Mapping[str, str] | None = 
 
 def _git(*arguments: str) -> str | None:
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # an installed copy may lie inside somebody else's repository
+    if not (root / ".git").exists():  # an installed copy may lie inside another repository
         return None
     return _output("git", "-C", str(root), *arguments)
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None where it does not exist or fails."""
+    """The standard output of a command; None where it does not exist or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -69,10 +69,10 @@ def _machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name, and the best of the instruction sets that decide a network's speed and its last bits."""
+    """Its name, and the best instruction set that affects a network's speed and the last bits of its outputs."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = told.get("flags", told.get("Features", "")).split()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = fields.get("flags", fields.get("Features", "")).split()
     best = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "sve", "bf16") if name in flags][:1]
-    return " ".join([told.get("model name", platform.processor()), *(f"({name})" for name in best)])
+    return " ".join([fields.get("model name", platform.processor()), *(f"({name})" for name in best)])

@@ -1,7 +1,7 @@
-"""How much of the way from one system to another a third one goes: (system - low) / (high - low).
+"""The share of the gap between two systems that a third one closes: (system - low) / (high - low).
 
 With hard targets for 3 % and for 100 % of the data as ``low`` and ``high``, it is the share of the loss that soft
-targets for 3 % make good: (57.0 - 44.5) / (58.9 - 44.5) = 87 % of frame accuracy in table 5 of Hinton, Vinyals and
+targets for 3 % recover: (57.0 - 44.5) / (58.9 - 44.5) = 87 % of frame accuracy in table 5 of Hinton, Vinyals and
 Dean, "Distilling the knowledge in a neural network", 2015. With a baseline and an ensemble, it is the share of the
 ensemble's gain that one distilled network keeps.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import LEVEL, rate_interval
-from asr_kd.score.entries import Entry, grouped, pool
+from asr_kd.score.entries import ReportEntry, grouped, pool
 from asr_kd.score.table import Record
 from asr_kd.score.wer import WORDS, Score
 
@@ -27,32 +27,35 @@ Bounds = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Recovery:
-    """What is asked for: the other systems of ``table`` between its systems ``low`` (0 %) and ``high`` (100 %)."""
+    """A request: place the other systems of ``table`` between its systems ``low`` (0 %) and ``high`` (100 %)."""
 
     table: str
     low: str
     high: str
 
 
-def recoveries(entries: Sequence[Entry], asked: Recovery) -> list[Record]:
-    """One flat record for each other system of the table and each set that has both ends.
+def recoveries(entries: Sequence[ReportEntry], request: Recovery) -> list[Record]:
+    """One flat record for each other system of the table, on each set that has both ends.
 
-    ``KEY_recovered`` (a fraction) is of the means over seeds, for ``frame_accuracy`` and ``wer`` where all three
-    systems have them, and None where the ends are equal. ``KEY_interval`` is ``ratio_interval``'s,
-    ``KEY_interval_by_speaker`` that of ``speaker_interval``: [low, high], ``UNBOUNDED``, or None where nothing varies.
-    ``runs`` counts the seeds of system, low and high. Raises ``UserError`` where the table lacks an end.
+    - ``KEY_recovered``: the share, a fraction, of the means over seeds; KEY is ``frame_accuracy`` or ``wer``, where all
+      three systems have it. None where the ends are equal.
+    - ``KEY_interval`` (``ratio_interval``) and ``KEY_interval_by_speaker`` (``speaker_interval``): [low, high],
+      ``UNBOUNDED``, or None where nothing varies.
+    - ``runs``: the seeds of system, low and high.
+
+    Raises ``UserError`` where the table lacks an end.
     """
-    groups = grouped([entry for entry in entries if entry.row["table"] == asked.table and "system" in entry.row])
-    _check_ends(groups, asked)
+    groups = grouped([entry for entry in entries if entry.row["table"] == request.table and "system" in entry.row])
+    _check_ends(groups, request)
     found: list[Record] = []
     for (system, dataset), members in groups.items():
-        low, high = groups.get((asked.low, dataset)), groups.get((asked.high, dataset))
-        if low and high and system not in (asked.low, asked.high):
-            labels = {**dataclasses.asdict(asked), "system": system, "set": dataset}
+        low, high = groups.get((request.low, dataset)), groups.get((request.high, dataset))
+        if low and high and system not in (request.low, request.high):
+            labels = {**dataclasses.asdict(request), "system": system, "set": dataset}
             found.append({**labels, **_measure((members, low, high))})
     if not found:
         raise UserError(
-            f"--recovery {asked.low!r} {asked.high!r}: the table {asked.table!r} has no third system on the same set"
+            f"--recovery {request.low!r} {request.high!r}: the table {request.table!r} has no third system on their set"
         )
     return found
 
@@ -65,8 +68,8 @@ def ratio_interval(system: Sequence[float], low: Sequence[float], high: Sequence
     Welch and Satterthwaite at the estimated ratio (Hasler, Vonk and Hothorn, "Assessing non-inferiority of a new
     treatment in a three-arm trial in the presence of heteroscedasticity", Statistics in Medicine 27, 2008).
 
-    The interval is (-inf, inf) unless high - low differs from 0 in Welch's test at the same level: the data then do not
-    bound the ratio. An end with one run counts as exact; a system with one run has no interval (None).
+    The interval is (-inf, inf) unless high - low differs from 0 in Welch's test at the same level: otherwise the data
+    do not bound the ratio. An end with one run counts as exact; a system with one run has no interval (None).
     """
     counts = (len(system), len(low), len(high))
     if counts[0] < 2:
@@ -94,8 +97,8 @@ def ratio_interval(system: Sequence[float], low: Sequence[float], high: Sequence
 def speaker_interval(system: Sequence[Score], low: Sequence[Score], high: Sequence[Score]) -> Bounds | None:
     """The 95 % interval of the ratio of errors, pooled over runs, under resampling of speakers (``rate_interval``).
 
-    The three systems are resampled together. (-inf, inf) where the interval of high - low has 0 in it; None where the
-    systems were not scored on the same utterances.
+    The three systems are resampled together. It is (-inf, inf) where the interval of high - low contains 0, and None
+    where the systems were not scored on the same utterances.
     """
     if len({scores[0].utterances for scores in (system, low, high)}) > 1:
         return None
@@ -111,17 +114,17 @@ def speaker_interval(system: Sequence[Score], low: Sequence[Score], high: Sequen
     return interval.low, interval.high
 
 
-def _check_ends(groups: Mapping[tuple[Any, Any], object], asked: Recovery) -> None:
+def _check_ends(groups: Mapping[tuple[Any, Any], object], request: Recovery) -> None:
     names = list(dict.fromkeys(system for system, _ in groups))
-    for end in (asked.low, asked.high):
+    for end in (request.low, request.high):
         if end not in names:
             has = f"its systems are {', '.join(map(repr, names))}" if names else "it has no systems"
-            raise UserError(f"--recovery: no system {end!r} in the table {asked.table!r}; {has}")
-    if asked.low == asked.high:
-        raise UserError(f"--recovery: {asked.low!r} is both ends; name two systems")
+            raise UserError(f"--recovery: no system {end!r} in the table {request.table!r}; {has}")
+    if request.low == request.high:
+        raise UserError(f"--recovery: {request.low!r} is both LOW and HIGH; name two systems")
 
 
-def _measure(groups: tuple[list[Entry], list[Entry], list[Entry]]) -> Record:
+def _measure(groups: tuple[list[ReportEntry], list[ReportEntry], list[ReportEntry]]) -> Record:
     measured: dict[str, Any] = {"runs": [len(group) for group in groups]}
     for key in ("frame_accuracy", "wer"):
         system, low, high = ([entry.row[key] for entry in group if key in entry.row] for group in groups)
@@ -129,12 +132,12 @@ def _measure(groups: tuple[list[Entry], list[Entry], list[Entry]]) -> Record:
             continue  # not measured for every seed
         start, end = np.mean(low), np.mean(high)
         measured[f"{key}_recovered"] = None if start == end else float((np.mean(system) - start) / (end - start))
-        measured[f"{key}_interval"] = _told(ratio_interval(system, low, high))
+        measured[f"{key}_interval"] = _as_json(ratio_interval(system, low, high))
     words = [[entry.score for entry in group if entry.score and entry.score.unit == "words"] for group in groups]
     frames = [[entry.frames for entry in group if entry.frames] for group in groups]
     for key, scores in (("wer", words), ("frame_accuracy", frames)):
         if [len(scored) for scored in scores] == measured["runs"]:
-            measured[f"{key}_interval_by_speaker"] = _told(speaker_interval(*scores))
+            measured[f"{key}_interval_by_speaker"] = _as_json(speaker_interval(*scores))
     return measured
 
 
@@ -151,6 +154,6 @@ def student(terms: Sequence[float], counts: Sequence[int]) -> float:
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 
-def _told(bounds: Bounds | None) -> list[float] | str | None:
-    """Bounds as JSON can hold them."""
+def _as_json(bounds: Bounds | None) -> list[float] | str | None:
+    """Bounds in a form that JSON can hold."""
     return UNBOUNDED if bounds == _EVERYWHERE else bounds and list(bounds)

@@ -1,6 +1,6 @@
-"""What a recipe measured, as RESULTS.md to read and results.json to compute with.
+"""A recipe's measurements as RESULTS.md, to read, and results.json, to compute with.
 
-Rows that differ in the seed only become one line of RESULTS.md; see ``entries``.
+Rows that differ only in the seed become one line of RESULTS.md; see ``entries``.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from urllib.parse import quote
 from asr_kd.errors import UserError
 from asr_kd.files import write_text
 from asr_kd.progress import duration
-from asr_kd.score.compare_systems import describe, tuning_notes
+from asr_kd.score.compare_systems import describe, real_time_notes, tuning_notes, unicode_note
 from asr_kd.score.difference import Difference, difference_table, differences
-from asr_kd.score.entries import Entry, summarise
+from asr_kd.score.entries import ReportEntry, summarise
 from asr_kd.score.recovery import UNBOUNDED, Recovery, recoveries
 from asr_kd.score.score_files import TUNING
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain, render
@@ -23,7 +23,7 @@ from asr_kd.score.table import Column, Record, p_value, percent, percent_range, 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure of the report: its file, in or below the report's folder, and the words under it."""
+    """A figure of the report: its file, in or below the report's folder, and its caption."""
 
     file: Path
     caption: str
@@ -32,21 +32,21 @@ class Picture:
 def write_report(
     folder: str | Path,
     title: str,
-    parts: Sequence[Entry | Recovery | Difference | Picture],
+    parts: Sequence[ReportEntry | Recovery | Difference | Picture],
     provenance: Record,
     remarks: Sequence[str] = (),
 ) -> str:
     """Write ``results.json`` and ``RESULTS.md`` into ``folder``; returns the text of the latter.
 
-    A table stands where its first entry is, its recoveries and differences follow it; a picture stands where it is.
-    Raises ``UserError`` for a picture that is missing or outside of ``folder``, and what ``recoveries`` and
-    ``differences`` raise.
+    The page follows the order of ``parts``: a table stands where its first entry is, followed by its recoveries and
+    differences. Raises ``UserError`` for a picture that is missing or outside ``folder``, a table that mixes systems
+    and benchmarks, and as ``recoveries`` and ``differences`` do.
     """
-    entries = [part for part in parts if isinstance(part, Entry)]
+    entries = [part for part in parts if isinstance(part, ReportEntry)]
     recovered = {part: recoveries(entries, part) for part in parts if isinstance(part, Recovery)}
     differing = {part: differences(entries, part) for part in parts if isinstance(part, Difference)}
-    below = [(asked.table, _recovery_table(asked, found)) for asked, found in recovered.items()]
-    below += [(apart.table, difference_table(apart, found)) for apart, found in differing.items()]
+    below = [(request.table, _recovery_table(request, found)) for request, found in recovered.items()]
+    below += [(request.table, difference_table(request, found)) for request, found in differing.items()]
     rows = [entry.row for entry in entries]
     seeds = sorted({row["seed"] for row in rows if row.get("seed") is not None})
     provenance = {**provenance, "seeds": seeds}
@@ -55,7 +55,7 @@ def write_report(
     for part in parts:
         if isinstance(part, Picture):
             blocks.append(_picture(part, Path(folder)))
-        elif isinstance(part, Entry) and (table := part.row["table"]) not in tables:
+        elif isinstance(part, ReportEntry) and (table := part.row["table"]) not in tables:
             tables.add(table)
             blocks += _table([entry for entry in entries if entry.row["table"] == table])
             blocks += [text for name, text in below if name == table]
@@ -71,19 +71,24 @@ def write_report(
     return text
 
 
-def _table(entries: Sequence[Entry]) -> list[str]:
+def _table(entries: Sequence[ReportEntry]) -> list[str]:
     """The heading and the table."""
-    first = entries[0].row
-    return [f"## {first['table']}\n", _bench_table(entries) if "name" in first else _system_table(entries)]
+    title = entries[0].row["table"]
+    benchmarks = ["system" not in entry.row for entry in entries]
+    if any(benchmarks) and not all(benchmarks):
+        raise UserError(
+            f"the table {title!r} mixes rows of systems and of benchmarks ('name'); give each its own --table"
+        )
+    return [f"## {title}\n", _bench_table(entries) if benchmarks[0] else _system_table(entries)]
 
 
 def _picture(picture: Picture, folder: Path) -> str:
-    """The figure and its caption in Markdown; the address is relative to ``folder``, so that both can be moved."""
+    """The figure and its caption in Markdown; its path is relative to ``folder``, so both can be moved together."""
     if not picture.file.is_file():
-        raise UserError(f"{picture.file}: no such picture; asr-kd plot makes one")
+        raise UserError(f"{picture.file}: no such picture; make it with asr-kd plot")
     file, folder = picture.file.resolve(), folder.resolve()
     if not file.is_relative_to(folder):
-        raise UserError(f"{picture.file}: not in or below {folder}, where RESULTS.md goes; put the picture there")
+        raise UserError(f"{picture.file}: not in or below {folder}, the folder of RESULTS.md; put the picture there")
     return f"![{file.stem}]({quote(file.relative_to(folder).as_posix())})\n\n{picture.caption}\n"
 
 
@@ -130,13 +135,14 @@ _SYSTEM = (
 _NOT_SHOWN = {
     "table", "system", "set", "seed", "seeds", "wer", "wer_low", "wer_high", "p", "substitutions", "deletions",
     "insertions", "errors", "words", "missing", "sentence_error_rate", "train_frame_accuracy", "frame_accuracy",
-    "accuracy_low", "accuracy_high", "frame_errors", "parameters", "real_time_factor", "normaliser", "jiwer", *TUNING,
+    "accuracy_low", "accuracy_high", "frame_errors", "parameters", "real_time_factor", "real_time_factor_from",
+    "normaliser", "jiwer", *TUNING,
 }  # fmt: skip
 _COLUMN_NOTES = {
-    "train_frame_accuracy": "train frame acc.: on a sample of what the system itself learnt from; rows do not compare.",
-    "p_of_gain": "gain: points of frame accuracy; its 95 % CI is a bootstrap, and its p a paired permutation test,"
-    " over speakers, or over utterances where nobody said who speaks.",
-    "real_time_factor": "RTF: computing time of decoding by the length of the speech, from stored features.",
+    "train_frame_accuracy": "train frame acc.: measured on each system's own training data; not comparable across"
+    " rows.",
+    "p_of_gain": "gain: points of frame accuracy; its 95 % CI is from a bootstrap and its p from a paired permutation"
+    " test, both over speakers, or over utterances where the speakers are unknown.",
 }
 _BENCH = tuple(
     Column(key, plain(key), left=key in ("name", "unit", "against", "bar"))
@@ -155,85 +161,93 @@ def _bounds(key: str) -> Callable[[Record], str]:
 _RECOVERY = (
     Column("system", plain("system"), left=True),
     Column("set", plain("set"), left=True),
-    Column("frame acc. recovered %", percent("frame_accuracy_recovered", 1)),
+    Column("frame acc., share closed %", percent("frame_accuracy_recovered", 1)),
     Column("95 % CI, seeds", _bounds("frame_accuracy_interval")),
     Column("95 % CI, speakers", _bounds("frame_accuracy_interval_by_speaker")),
-    Column("WER recovered %", percent("wer_recovered", 1)),
+    Column("WER, share closed %", percent("wer_recovered", 1)),
     Column("95 % CI, seeds", _bounds("wer_interval")),
     Column("95 % CI, speakers", _bounds("wer_interval_by_speaker")),
 )
 
 
-def _system_table(entries: Sequence[Entry]) -> str:
+def _system_table(entries: Sequence[ReportEntry]) -> str:
     summaries = summarise(entries)
     further = dict.fromkeys(key for entry in entries for key in entry.row if key not in _NOT_SHOWN)
     columns = (*_SYSTEM, *(Column(key.replace("_", " "), plain(key)) for key in further))
     return render(summaries, columns, _notes(entries), "markdown")
 
 
-def _bench_table(entries: Sequence[Entry]) -> str:
+def _bench_table(entries: Sequence[ReportEntry]) -> str:
     return render([entry.row for entry in entries], _BENCH, form="markdown")
 
 
-def _recovery_table(asked: Recovery, found: Sequence[Record]) -> str:
-    title = f"### Recovered of the way from {asked.low} to {asked.high}\n"
-    return f"{title}\n{render(found, _RECOVERY, _recovery_notes(asked, found), 'markdown')}"
+def _recovery_table(request: Recovery, found: Sequence[Record]) -> str:
+    title = f"### Share of the gap from {request.low} to {request.high} that is closed\n"
+    return f"{title}\n{render(found, _RECOVERY, _recovery_notes(request, found), 'markdown')}"
 
 
-def _recovery_notes(asked: Recovery, found: Sequence[Record]) -> list[str]:
-    low, high = asked.low, asked.high
-    notes = [f"recovered: (system - {low}) / ({high} - {low}), of means over seeds."]
+def _recovery_notes(request: Recovery, found: Sequence[Record]) -> list[str]:
+    low, high = request.low, request.high
+    notes = [f"share closed: (system - {low}) / ({high} - {low}), of means over seeds."]
     intervals = [record.get(f"{key}_interval") for record in found for key in ("frame_accuracy", "wer")]
     if any(intervals):
         runs = [min(record["runs"][end] for record in found) for end in (1, 2)]
         exact = [end for end, count in zip((low, high), runs, strict=True) if count == 1]
         notes.append(
-            "CI, seeds: Fieller's interval, for systems with several runs, with Welch's and Satterthwaite's degrees of"
-            " freedom, the test set held fixed"
+            "CI, seeds: Fieller's interval, for systems with several runs, with Welch-Satterthwaite degrees of freedom"
+            " and the test set held fixed"
             + (f". Taken as exact, with one run: {' and '.join(exact)}." if exact else ".")
         )
     by_speaker = [record.get(f"{key}_interval_by_speaker") for record in found for key in ("frame_accuracy", "wer")]
     if any(by_speaker):
-        notes.append("CI, speakers: bootstrap over speakers of the errors pooled over seeds, the seeds held fixed.")
+        notes.append(
+            "CI, speakers: bootstrap over speakers of the errors pooled over seeds, with the seeds held fixed."
+        )
     for bounds, over in ((intervals, "seeds"), (by_speaker, "speakers")):
         if UNBOUNDED in bounds:
-            differ = f"over {over} {high} does not differ significantly from {low}"
-            notes.append(f"{UNBOUNDED}, {over}: {differ}, so nothing bounds the ratio.")
+            notes.append(
+                f"{UNBOUNDED}, {over}: {high} does not differ significantly from {low} over {over}, so the data do not"
+                " bound the ratio."
+            )
     return notes
 
 
-def _notes(entries: Sequence[Entry]) -> list[str]:
+def _notes(entries: Sequence[ReportEntry]) -> list[str]:
     scores = {entry.row["set"]: entry.score for entry in entries if entry.score is not None}
     notes = [f"{name}: {describe(score)}" for name, score in scores.items()]
     if any("p" in summary for summary in summarise(entries)):
         units = " or ".join(sorted({score.cluster_unit for score in scores.values()}))
         notes.append(
-            f"p: two-sided paired permutation test by {units} against the first system of the same set, not"
-            " corrected for the number of systems."
+            f"p: two-sided paired permutation test by {units} against the first system on the same set, not corrected"
+            " for multiple comparisons."
         )
     if any(summary["seeds"] > 1 for summary in summarise(entries)):
-        notes.append("±: 95 % interval of the mean over seeds (Student's t), the test set held fixed.")
+        notes.append("±: 95 % confidence interval of the mean over seeds (Student's t), with the test set held fixed.")
     for column, note in _COLUMN_NOTES.items():
         if any(entry.row.get(column) is not None for entry in entries):
             notes.append(note)
     for entry in entries:
         if entry.score is not None and entry.score.missing:
-            notes.append(f"{_name(entry)}: {len(entry.score.missing)} utterances without hypothesis: all deletions.")
+            count = len(entry.score.missing)
+            notes.append(f"{_name(entry)}: {count} utterances have no hypothesis; all their words count as deleted.")
+        if entry.score is not None and entry.score.unit == "words":
+            notes += unicode_note(f"{_name(entry)}: ", entry.score)
     decoded = [entry for entry in entries if entry.score is not None and entry.score.unit == "words"]
-    return notes + tuning_notes(_tuned(decoded))
+    timed = real_time_notes([(entry.row["system"], entry.row) for entry in entries])
+    return notes + timed + tuning_notes(_searches(decoded))
 
 
-def _tuned(decoded: Sequence[Entry]) -> list[tuple[str, Record]]:
-    """Names and rows for ``tuning_notes``: a system once, where all of its seeds search alike."""
-    told: list[tuple[str, Record]] = []
+def _searches(decoded: Sequence[ReportEntry]) -> list[tuple[str, Record]]:
+    """Names and rows for ``tuning_notes``: one for a system whose seeds all have the same search options."""
+    found: list[tuple[str, Record]] = []
     for system, group in itertools.groupby(decoded, key=lambda entry: entry.row["system"]):
         entries = list(group)
         alike = len({tuple(entry.row.get(key) for key in TUNING) for entry in entries}) == 1
-        told += [(system, entries[0].row)] if alike else [(_name(entry), entry.row) for entry in entries]
-    return told
+        found += [(system, entries[0].row)] if alike else [(_name(entry), entry.row) for entry in entries]
+    return found
 
 
-def _name(entry: Entry) -> str:
+def _name(entry: ReportEntry) -> str:
     seed = entry.row.get("seed")
     return f"{entry.row['system']}" + ("" if seed is None else f" (seed {seed})")
 
@@ -255,4 +269,4 @@ def _provenance_text(provenance: Record) -> str:
         lines.append(f"seeds {', '.join(map(str, provenance['seeds']))}")
     if provenance["seconds"] is not None:
         lines.append(f"wall time {duration(provenance['seconds'])}")
-    return "## Where the figures come from\n\n" + "".join(f"- {line}\n" for line in lines)
+    return "## Where the numbers come from\n\n" + "".join(f"- {line}\n" for line in lines)

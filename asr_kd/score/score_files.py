@@ -1,19 +1,26 @@
-"""What scoring reads and writes: transcripts, ``wer.json``, and what the decoder tells about itself."""
+"""The files of scoring: transcripts, ``wer.json`` or ``frames.json``, and the decoder's summary ``decode.json``."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import read_lines, read_text, write_text
+from asr_kd.files import read_json, read_lines, write_text
 from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
 
 FILES = {"words": "wer.json", "frames": "frames.json"}  # unit of a score -> its file in a folder of results
 TUNING = ("acoustic_scale", "word_penalty", "beam", "max_active", "tuned_on")
-TOLD_BY_DECODE = ("train_frame_accuracy", "frame_accuracy", "parameters", "real_time_factor", *TUNING)
+MOST_COUNTED = 2**31  # words or frames of one utterance: sums over all utterances stay exact
+LARGEST = 2**53  # number that a table shows: beyond it floating point is not exact
+_NUMBERS = (
+    "train_frame_accuracy", "frame_accuracy", "parameters", "real_time_factor",
+    "acoustic_scale", "word_penalty", "beam", "max_active",
+)  # fmt: skip
+_TEXTS = ("tuned_on", "real_time_factor_from")
 
 
 def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:
@@ -26,8 +33,6 @@ def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:
         path = path / "text"
     transcripts: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_lines(path), 1):
-        if not line and number == 1:
-            break  # an empty file holds nothing
         utt, *words = line.split() or [""]
         if not utt:
             raise UserError(f"{path}:{number}: the line is empty; expected UTTERANCE WORD WORD ...")
@@ -47,8 +52,7 @@ def read_speakers(path: str | Path) -> dict[str, str]:
 
 
 def save_score(score: Score, path: str | Path) -> None:
-    """Write ``wer.json``, or ``frames.json`` of frames: totals to read, and each utterance's counts, from which
-    ``load_score`` builds the score."""
+    """Write ``wer.json`` or ``frames.json``: totals to read, and the counts of each utterance for ``load_score``."""
     interval = score.interval
     content = {
         "unit": score.unit,
@@ -75,24 +79,30 @@ def save_score(score: Score, path: str | Path) -> None:
 
 def load_score(path: str | Path) -> Score:
     """Read what ``save_score`` wrote; ``UserError`` for anything else."""
-    content = read_json(path)
+    content = _read_object(path)
     try:
         rows = content["utterances"]
-        speakers = tuple(row[0] for row in rows.values())
+        speakers = tuple(_text(row[0]) for row in rows.values() if row[0] is not None)
+        _expect(len(rows) > 0 and len(speakers) in (0, len(rows)), "no utterances, or a speaker for some of them only")
+        unit = content.get("unit", "words")
+        _expect(unit in FILES, f"unit {shown(unit)}")
         return Score(
-            utterances=tuple(rows),
-            speakers=None if None in speakers else speakers,
-            counts=np.array([row[1:] for row in rows.values()], np.int64).reshape(-1, 4),
-            missing=tuple(content["missing"]),
-            confused=tuple(((said, heard), count) for said, heard, count in content["confused"]),
-            deleted=tuple((word, count) for word, count in content["deleted"]),
-            inserted=tuple((word, count) for word, count in content["inserted"]),
-            normaliser=content["normaliser"],
-            jiwer=content["jiwer"],
-            unit=content.get("unit", "words"),
+            utterances=tuple(map(_text, rows)),
+            speakers=speakers or None,
+            counts=np.array([_counts(row) for row in rows.values()], np.int64),
+            missing=tuple(map(_text, _list(content["missing"]))),
+            confused=tuple(
+                ((_text(said), _text(heard)), _count(count)) for said, heard, count in _list(content["confused"])
+            ),
+            deleted=tuple((_text(word), _count(count)) for word, count in _list(content["deleted"])),
+            inserted=tuple((_text(word), _count(count)) for word, count in _list(content["inserted"])),
+            normaliser=_text(content["normaliser"]),
+            jiwer=_text(content["jiwer"]),
+            unit=unit,
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a wer.json of asr-kd score ({error!r}); score the decode folder again") from None
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{path}: not a wer.json of asr-kd score: {reason}; score the decode folder again") from None
 
 
 def score_in(folder: str | Path) -> Score:
@@ -103,22 +113,64 @@ def score_in(folder: str | Path) -> Score:
     raise UserError(f"{folder}: no wer.json; score it first: asr-kd score --ref DATA_DIR --hyp {folder}")
 
 
-def read_told(folder: str | Path) -> dict[str, Any]:
-    """What ``decode.json`` of a decode folder tells of ``TOLD_BY_DECODE``; nothing where there is no such file."""
+def read_decode_summary(folder: str | Path) -> dict[str, Any]:
+    """What tables show of a decode folder's ``decode.json``: frame accuracies, parameters, real-time factor, tuning.
+
+    Empty where there is no such file. Raises ``UserError`` for a value of another type.
+    """
     path = Path(folder) / "decode.json"
-    content = read_json(path) if path.exists() else {}
-    return {key: content[key] for key in TOLD_BY_DECODE if content.get(key) is not None}
+    content = _read_object(path) if path.exists() else {}
+    found = {key: content[key] for key in (*_NUMBERS, *_TEXTS) if content.get(key) is not None}
+    for key, value in found.items():
+        if not (is_text(value) if key in _TEXTS else is_number(value)):
+            expected = "text" if key in _TEXTS else "a number"
+            raise UserError(f"{path}: {key} is {shown(value)}; expected {expected}. Decode this set again")
+    return found
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file; ``UserError`` for anything else."""
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number that a table can show."""
+    return type(value) in (int, float) and abs(value) <= LARGEST  # false of NaN
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value from JSON is text that UTF-8 can store: JSON itself allows halves of surrogate pairs."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _read_object(path: str | Path) -> dict[str, Any]:
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _text(value: Any) -> str:
+    _expect(is_text(value), f"expected text, found {shown(value)}")
+    return cast(str, value)
+
+
+def _list(value: Any) -> list[Any]:
+    _expect(isinstance(value, list), f"expected a list, found {shown(value)}")
+    return cast(list[Any], value)
+
+
+def _count(value: Any) -> int:
+    _expect(type(value) is int and 0 <= value <= MOST_COUNTED, f"expected a count, found {shown(value)}")
+    return cast(int, value)
+
+
+def _counts(row: Any) -> list[int]:
+    """Words, substitutions, deletions and insertions of one utterance; its speaker comes before them."""
+    counts = list(map(_count, _list(row)[1:]))
+    _expect(len(counts) == 4, f"expected a speaker and 4 counts, found {shown(row)}")
+    _expect(counts[1] + counts[2] <= counts[0], f"more substitutions and deletions than words: {shown(row)}")
+    return counts
 
 
 def _tally(part: Tally) -> dict[str, Any]:
@@ -135,7 +187,7 @@ def _tally(part: Tally) -> dict[str, Any]:
 
 
 def _dump(value: Any) -> str:
-    """JSON with one line for each entry of a mapping of records, so that a person can read it and ``diff`` works."""
+    """JSON with one line for each entry of a mapping of records, so that people can read it and ``diff`` works."""
     if isinstance(value, dict) and any(isinstance(item, dict | list) for item in value.values()):
         entries = (f"  {json.dumps(key, ensure_ascii=False)}: {_dump(item)}" for key, item in value.items())
         return "{\n" + ",\n".join(entries) + "\n}"

@@ -1,7 +1,6 @@
-"""What figures show: curves of training, and results against a quantity, each over several seeds."""
+"""The data of figures: training curves, and results against a quantity, each over several seeds."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import read_lines
+from asr_kd.files import parse_json, read_lines
 from asr_kd.score.entries import scored_entries, summarise
+from asr_kd.score.score_files import is_number
 from asr_kd.score.table import Record
 
 AXES = ("step", "epoch")
@@ -20,7 +21,7 @@ _TRAIN, _DEV, _CROSS_ENTROPY = "train_accuracy", "dev_accuracy", "dev_cross_entr
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """A mean and the range about it, each ``[points]``; the range is NaN where there is none."""
+    """A mean and the range around it, each ``[points]``; the range is NaN where there is none."""
 
     mean: np.ndarray
     low: np.ndarray
@@ -44,10 +45,10 @@ class TrainingCurves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
-    """Frame accuracy and word error rate (fractions) on ``dataset`` at each ``x`` ``[points]``, in rising order.
+class ResultSeries:
+    """Frame accuracy and word error rate (fractions) on ``dataset`` at each ``x`` ``[points]``, in ascending order.
 
-    They are means over seeds with the 95 % interval of ``summarise`` (NaN of one seed), the ± of a report's tables.
+    They are means over seeds with the 95 % interval of ``summarise`` (NaN for one seed), the ± of a report's tables.
     ``wer`` is NaN where frames were scored, not words.
     """
 
@@ -61,8 +62,8 @@ class Results:
 def training_curves(name: str, folders: Sequence[str | Path], axis: str = "step") -> TrainingCurves:
     """The curves of experiment folders that differ in the seed, from their ``metrics.jsonl``.
 
-    Only the epochs that were evaluated in all folders count, so that a mean is always over the same seeds. Raises
-    ``UserError`` where there is none, or for a file that is not what training writes.
+    Only epochs that were evaluated in all folders count, so a mean is always over the same seeds. Raises ``UserError``
+    where there are none, and for a file that training did not write.
     """
     runs = [_read_metrics(Path(folder) / "metrics.jsonl") for folder in folders]
     epochs = sorted(set.intersection(*(set(run) for run in runs)))
@@ -83,32 +84,36 @@ def training_curves(name: str, folders: Sequence[str | Path], axis: str = "step"
     )
 
 
-def results_against(name: str, points: Sequence[tuple[float, str | Path]]) -> Results:
-    """The results of scored decode folders, each at its ``x``; folders of the same ``x`` are seeds.
+def results_against(name: str, points: Sequence[tuple[float, str | Path]]) -> ResultSeries:
+    """The results of scored decode folders, each at its ``x``; folders with the same ``x`` are seeds.
 
-    Raises ``UserError`` for a folder without score or frame accuracy, and for folders of different sets.
+    Raises ``UserError`` for a folder without a score or frame accuracy, and for folders of different sets.
     """
     places = sorted({x for x, _ in points})
     summaries = [_summary(name, [folder for x, folder in points if x == place]) for place in places]
     sets = list(dict.fromkeys(summary["set"] for summary in summaries))
     if len(sets) > 1:
-        raise UserError(f"{name}: results on {' and '.join(map(repr, sets))}; a figure is of one set")
+        raise UserError(f"{name}: results on {' and '.join(map(repr, sets))}; a figure shows one set")
     bands = (_interval(summaries, key) for key in ("frame_accuracy", "wer"))
-    return Results(name, sets[0], np.array(places, float), *bands)
+    return ResultSeries(name, sets[0], np.array(places, float), *bands)
 
 
 def _read_metrics(path: Path) -> dict[int, dict[str, Any]]:
     """The evaluations in ``metrics.jsonl``, by epoch."""
     found: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(read_lines(path), 1):
-        try:
-            entry = json.loads(line)
-            found[int(entry["epoch"])] = entry
-            numbers = [float(entry[key]) for key in (*AXES, _DEV, _CROSS_ENTROPY)]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}:{number}: not an evaluation as `asr-kd train` writes it ({error!r})") from None
-        if not all(map(math.isfinite, numbers)):
-            raise UserError(f"{path}:{number}: a value is not finite; leave this run out")
+        entry = parse_json(line, f"{path}:{number}")
+        keys = [*AXES, _DEV, _CROSS_ENTROPY]
+        if not isinstance(entry, dict) or (missing := [key for key in keys if key not in entry]):
+            lacks = f"it lacks {', '.join(missing)}" if isinstance(entry, dict) else f"found {shown(entry)}"
+            raise UserError(f"{path}:{number}: not an evaluation as `asr-kd train` writes it: {lacks}")
+        keys += [_TRAIN] if entry.get(_TRAIN) is not None else []
+        for key in keys:
+            if not is_number(entry[key]):
+                raise UserError(
+                    f"{path}:{number}: {key} is {shown(entry[key])}, not a finite number; leave this run out"
+                )
+        found[int(entry["epoch"])] = entry
     return found
 
 
@@ -116,7 +121,7 @@ def _summary(name: str, folders: Sequence[str | Path]) -> Record:
     summaries = summarise(scored_entries("", name, folders))
     if len(summaries) > 1:
         sets = " and ".join(repr(summary["set"]) for summary in summaries)
-        raise UserError(f"{name}: {', '.join(map(str, folders))}: results on {sets}; a figure is of one set")
+        raise UserError(f"{name}: {', '.join(map(str, folders))}: results on {sets}; a figure shows one set")
     if "frame_accuracy" not in summaries[0]:
         raise UserError(
             f"{name}: {', '.join(map(str, folders))}: a decode.json has no frame_accuracy; decode with --states"
@@ -125,7 +130,7 @@ def _summary(name: str, folders: Sequence[str | Path]) -> Record:
 
 
 def _extremes(values: np.ndarray) -> Band:
-    """Over seeds, of ``[seeds, points]``."""
+    """Mean, least and greatest over seeds of ``[seeds, points]``."""
     return Band(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 

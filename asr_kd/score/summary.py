@@ -1,8 +1,8 @@
-"""A score as a page to read."""
+"""A score as text for the terminal."""
 
 from collections.abc import Sequence
 
-from asr_kd.score.compare_systems import describe
+from asr_kd.score.compare_systems import describe, unicode_note
 from asr_kd.score.table import Column, percent, plain, render
 from asr_kd.score.wer import Score
 
@@ -16,7 +16,7 @@ _SPEAKER = (
 
 
 def summary(score: Score, top: int = 10) -> str:
-    """The rates, a line for each speaker, the ``top`` most confused words, and the footnote."""
+    """The rates, one line per speaker, the ``top`` most frequent errors, and the footnote."""
     total, interval = score.total, score.interval
     lines = [
         f"WER {100 * total.wer:.2f} % (95 % CI {100 * interval.low:.1f} to {100 * interval.high:.1f}):"
@@ -27,7 +27,7 @@ def summary(score: Score, top: int = 10) -> str:
     ]
     if score.missing:
         lines.append(
-            f"no hypothesis: {len(score.missing):,} utterances, all their words deleted;"
+            f"no hypothesis: {len(score.missing):,} utterances, whose words all count as deleted;"
             f" the first is {score.missing[0]!r}"
         )
     if score.by_speaker:
@@ -42,10 +42,12 @@ def summary(score: Score, top: int = 10) -> str:
             for name, part in score.by_speaker.items()
         ]
         lines += ["", render(records, _SPEAKER)]
-    lines += _most("confused (said > heard)", [(f"{a} > {b}", count) for (a, b), count in score.confused[:top]])
+    lines += _most(
+        "confused (reference > hypothesis)", [(f"{a} > {b}", count) for (a, b), count in score.confused[:top]]
+    )
     lines += _most("deleted", score.deleted[:top])
     lines += _most("inserted", score.inserted[:top])
-    return "\n".join([*lines, describe(score)]) + "\n"
+    return "\n".join([*lines, describe(score), *unicode_note("", score)]) + "\n"
 
 
 def _most(title: str, counted: Sequence[tuple[str, int]]) -> list[str]:

@@ -14,26 +14,27 @@ FORMATS = ("terminal", "markdown", "csv", "json")
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A heading and how it shows a record; ``show`` gives an empty string where the record has nothing."""
+    """A heading and how a record is shown below it; ``show`` returns an empty string where the record has no value."""
 
     heading: str
     show: Callable[[Record], str]
-    left: bool = False  # words stand left, numbers right
+    left: bool = False  # text is aligned left, numbers right
 
 
 def render(
     records: Sequence[Record], columns: Sequence[Column], notes: Sequence[str] = (), form: str = "terminal"
 ) -> str:
-    """The table as text, ``notes`` under it.
+    """The table as text, with ``notes`` below it.
 
-    A column that is empty in every record is left out. CSV and JSON have the records' own values, unrounded; CSV has
+    A column that is empty in every record is left out. CSV and JSON contain the records' own values, unrounded; CSV has
     no place for notes.
     """
     if form == "json":
         return json.dumps({"rows": list(records), "notes": list(notes)}, indent=1, ensure_ascii=False) + "\n"
     if form == "csv":
         return _csv(records)
-    filled = [(column, cells) for column in columns if any(cells := [column.show(record) for record in records])]
+    shown = [(column, [_one_line(column.show(record), form) for record in records]) for column in columns]
+    filled = [(column, cells) for column, cells in shown if any(cells)]
     lines = [[column.heading for column, _ in filled], *zip(*(cells for _, cells in filled), strict=True)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(filled))]
     left = [column.left for column, _ in filled]
@@ -56,6 +57,11 @@ def render(
     return "\n".join([*body, *notes]) + "\n"
 
 
+def _one_line(cell: str, form: str) -> str:
+    """A cell without line breaks, and for Markdown without what would end the cell."""
+    return " ".join(cell.split()).replace("|", "\\|" if form == "markdown" else "|")
+
+
 def percent(key: str, digits: int = 2) -> Callable[[Record], str]:
     """Show a fraction as a percentage."""
     return lambda record: "" if record.get(key) is None else f"{100 * record[key]:.{digits}f}"
@@ -69,7 +75,7 @@ def percent_range(low: str, high: str, digits: int = 1) -> Callable[[Record], st
 
 
 def plain(key: str) -> Callable[[Record], str]:
-    """Show a value as it is: integers with separators of thousands, other numbers with up to four digits."""
+    """Show a value as it is: integers with thousands separators, other numbers with four significant digits."""
 
     def show(record: Record) -> str:
         value = record.get(key)

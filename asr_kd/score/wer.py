@@ -11,7 +11,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import Interval, rate_interval
-from asr_kd.score.normalise_text import normalise
+from asr_kd.score.normalise_text import normalise, same_but_for_unicode_form
 
 WORDS, SUBSTITUTIONS, DELETIONS, INSERTIONS = range(4)  # the columns of the counts
 
@@ -21,7 +21,7 @@ Transcripts = Mapping[str, Sequence[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """Reference words and errors, summed over some utterances."""
+    """Reference words and errors, summed over several utterances."""
 
     utterances: int
     wrong_utterances: int
@@ -32,12 +32,12 @@ class Tally:
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions together."""
+        """Substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def wer(self) -> float:
-        """Errors for each reference word, a fraction; without reference words, the number of insertions (as jiwer)."""
+        """Errors per reference word, a fraction; without reference words, the number of insertions (as in jiwer)."""
         return self.errors / max(self.words, 1)
 
     @property
@@ -50,12 +50,12 @@ class Tally:
 class Score:
     """What ``score`` counted.
 
-    - ``utterances``, ``speakers``: sorted ids, and the speaker of each; ``speakers`` is None where nobody said.
+    - ``utterances``, ``speakers``: sorted ids, and the speaker of each; ``speakers`` is None where they are unknown.
     - ``counts`` ``[utterances, 4]`` int64: reference words, substitutions, deletions, insertions.
-    - ``missing``: utterances without a hypothesis, all of whose words count as deleted.
+    - ``missing``: utterances without a hypothesis; all their words count as deleted.
     - ``confused``, ``deleted``, ``inserted``: how often each (reference, hypothesis) pair or word was, commonest first.
-    - ``normaliser``, ``jiwer``: its name and the library's version, without which a rate cannot be compared.
-    - ``unit``: what is counted as a word; ``frames`` where it is the state of a frame (``score.frames``).
+    - ``normaliser``, ``jiwer``: its name and the library's version; rates compare only where both agree.
+    - ``unit``: what is counted: ``words``, or ``frames``, whose states take the place of words (``score.frames``).
     """
 
     utterances: tuple[str, ...]
@@ -76,7 +76,7 @@ class Score:
 
     @property
     def by_speaker(self) -> dict[str, Tally]:
-        """Each speaker's utterances together, by name; empty where no speakers are known."""
+        """The total of each speaker, by name; empty where the speakers are unknown."""
         rows: dict[str, list[int]] = {}
         for row, speaker in enumerate(self.speakers or ()):
             rows.setdefault(speaker, []).append(row)
@@ -88,8 +88,13 @@ class Score:
         return np.asarray(self.counts[:, SUBSTITUTIONS:].sum(axis=1))
 
     @property
+    def unicode_form_only(self) -> int:
+        """Substitutions of a word by itself in another Unicode form (NFC, NFD)."""
+        return sum(count for (said, heard), count in self.confused if same_but_for_unicode_form(said, heard))
+
+    @property
     def cluster_unit(self) -> str:
-        """What errs as one: ``speaker``, or ``utterance`` where fewer than two speakers are known."""
+        """The unit of resampling: ``speaker``, or ``utterance`` where fewer than two speakers are known."""
         return "speaker" if self.speakers and len(set(self.speakers)) > 1 else "utterance"
 
     @property
@@ -111,8 +116,8 @@ def score(
 ) -> Score:
     """Align each hypothesis with its reference (fewest errors) and count.
 
-    An utterance without a hypothesis counts as all deletions. Raises ``UserError`` for a hypothesis without a
-    reference, an utterance without a speaker, and references without a word.
+    All words of an utterance without a hypothesis count as deleted. Raises ``UserError`` for a hypothesis without a
+    reference, for an utterance without a speaker, and where no reference has a word.
     """
     utterances = tuple(sorted(references))
     _check_ids(references, hypotheses, speakers)
@@ -120,7 +125,7 @@ def score(
         (normalise(references[utt], normaliser), normalise(hypotheses.get(utt, ()), normaliser)) for utt in utterances
     ]
     if not any(reference for reference, _ in pairs):
-        raise UserError(f"the {len(utterances)} reference transcripts hold no word (normaliser {normaliser!r})")
+        raise UserError(f"the {len(utterances)} reference transcripts contain no words (normaliser {normaliser!r})")
     counts, confused, deleted, inserted = _count(pairs)
     return Score(
         utterances=utterances,
@@ -136,7 +141,7 @@ def score(
 
 
 def tally(counts: np.ndarray) -> Tally:
-    """The sum of some utterances' counts ``[utterances, 4]``."""
+    """The sum of the counts ``[utterances, 4]``."""
     words, substitutions, deletions, insertions = (int(column) for column in counts.sum(axis=0))
     wrong = int(counts[:, SUBSTITUTIONS:].any(axis=1).sum())
     return Tally(len(counts), wrong, words, substitutions, deletions, insertions)

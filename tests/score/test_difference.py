@@ -9,7 +9,7 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import permutation_p
 from asr_kd.score.difference import Difference, differences, welch_interval
-from asr_kd.score.entries import Entry
+from asr_kd.score.entries import ReportEntry
 from asr_kd.score.frames import score_counts
 from asr_kd.score.score_files import save_score
 from asr_kd.score.wer import score
@@ -18,9 +18,9 @@ BASE, OTHER = [0.441, 0.447, 0.448], [0.452, 0.450, 0.457, 0.455]
 SPEAKERS = [f"s{n}" for n in range(8)]
 
 
-def entries(**systems: list[float]) -> list[Entry]:
+def entries(**systems: list[float]) -> list[ReportEntry]:
     return [
-        Entry({"table": "t", "system": name, "set": "test", "seed": seed, "frame_accuracy": value})
+        ReportEntry({"table": "t", "system": name, "set": "test", "seed": seed, "frame_accuracy": value})
         for name, values in systems.items()
         for seed, value in enumerate(values)
     ]
@@ -77,5 +77,5 @@ def test_the_report_tells_seeds_speakers_and_p(tmp_path: Path, capsys: pytest.Ca
     assert record["wer_low_by_speaker"] < -0.05 < record["wer_high_by_speaker"]
     assert record["wer_p"] == permutation_p(np.array([0, -1] * 4), SPEAKERS)
     page = capsys.readouterr().out
-    assert page.index("## One") < page.index("### Differences to base") < page.index("## Two")
+    assert page.index("## One") < page.index("### Differences from base") < page.index("## Two")
     assert "| other  | test |" in page

@@ -71,9 +71,13 @@ def test_a_training_without_labels_has_no_curve_of_its_own(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"metrics\.jsonl:2: not an evaluation"),
+        ("{", r"metrics\.jsonl:2: not valid JSON"),
+        ("[2]", r"metrics\.jsonl:2: not an evaluation as `asr-kd train` writes it: found \[2\]"),
         ('{"epoch": 2, "step": 3, "dev_accuracy": 0.5}', r"metrics\.jsonl:2: not an evaluation.*dev_cross_entropy"),
-        ('{"epoch": 2, "step": 3, "dev_accuracy": NaN, "dev_cross_entropy": 1}', r"metrics\.jsonl:2: .* not finite"),
+        (
+            '{"epoch": 2, "step": 3, "dev_accuracy": NaN, "dev_cross_entropy": 1}',
+            r"jsonl:2: .* not a finite number",
+        ),
     ],
 )
 def test_a_line_that_training_did_not_write_is_named(line: str, message: str, tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def test_results_are_those_of_the_report_s_table_in_rising_order(tmp_path: Path)
 def test_a_figure_of_several_sets_or_without_frame_accuracy_is_refused(tmp_path: Path) -> None:
     test, dev = (_decode_folder(tmp_path / "a" / f"decode_{name}", 3, frame_accuracy=0.5) for name in ("test", "dev"))
     for x in (1.0, 2.0):
-        with pytest.raises(UserError, match="results on 'test' and 'dev'; a figure is of one set"):
+        with pytest.raises(UserError, match="results on 'test' and 'dev'; a figure shows one set"):
             results_against("soft", [(1.0, test), (x, dev)])
     with pytest.raises(UserError, match="no frame_accuracy; decode with --states"):
         results_against("GMM", [(1.0, _decode_folder(tmp_path / "gmm" / "decode_test", 3))])
@@ -177,8 +181,8 @@ def test_results_are_drawn_against_their_x_below_a_level(tmp_path: Path) -> None
         (["--series", "soft", "0=DIR", "--log"], "--log: size is 0 at one point"),
         (["--series", "soft", "1=DIR", "--level", "e", "DEV"], "e: results on 'dev', but those of soft are on 'test'"),
         (["--series", "soft", "1=DIR", "--output", "a.pdf"], "a.pdf: figures are PNG files"),
-        (["--series", "s", "1=DIR"] * 8, "8 series; a figure tells at most 7 apart"),
-        (["--series", "s", "1=DIR"] + ["--level", "l", "DIR"] * 5, "5 levels; a figure tells at most 4 apart"),
+        (["--series", "s", "1=DIR"] * 8, "8 series; a figure has colours for 7 at most"),
+        (["--series", "s", "1=DIR"] + ["--level", "l", "DIR"] * 5, "5 levels; a figure has line styles for 4 at most"),
         (["--series", "s", "1=nowhere"], "nowhere: no wer.json; score it first"),
     ],
 )

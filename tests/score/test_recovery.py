@@ -8,7 +8,7 @@ from scipy import optimize, stats
 
 from asr_kd.cli import main
 from asr_kd.errors import UserError
-from asr_kd.score.entries import Entry
+from asr_kd.score.entries import ReportEntry
 from asr_kd.score.frames import score_counts
 from asr_kd.score.recovery import Recovery, ratio_interval, recoveries, speaker_interval
 from asr_kd.score.score_files import save_score
@@ -17,9 +17,9 @@ from asr_kd.score.wer import Score, score
 HARD, SOFT, FULL = [0.441, 0.447, 0.448], [0.568, 0.571, 0.570], [0.588, 0.591, 0.587]
 
 
-def _entries(**systems: list[float]) -> list[Entry]:
+def _entries(**systems: list[float]) -> list[ReportEntry]:
     return [
-        Entry({"table": "t", "system": name, "set": "test", "seed": seed, "frame_accuracy": value})
+        ReportEntry({"table": "t", "system": name, "set": "test", "seed": seed, "frame_accuracy": value})
         for name, values in systems.items()
         for seed, value in enumerate(values)
     ]
@@ -124,8 +124,8 @@ def test_the_interval_by_speaker_covers_the_true_share() -> None:
 
 def test_a_set_without_both_ends_is_left_out() -> None:
     entries = _entries(hard=HARD, soft=SOFT, full=FULL)
-    dev = [Entry({**entry.row, "set": "dev"}) for entry in entries if entry.row["system"] != "full"]
-    elsewhere = [Entry({**entry.row, "table": "u", "system": "other"}) for entry in entries]
+    dev = [ReportEntry({**entry.row, "set": "dev"}) for entry in entries if entry.row["system"] != "full"]
+    elsewhere = [ReportEntry({**entry.row, "table": "u", "system": "other"}) for entry in entries]
     found = recoveries([*entries, *dev, *elsewhere], Recovery("t", "hard", "full"))
     assert [(record["system"], record["set"], record["runs"]) for record in found] == [("soft", "test", [3, 3, 3])]
 
@@ -134,7 +134,7 @@ def test_a_set_without_both_ends_is_left_out() -> None:
     ("low", "high", "message"),
     [
         ("hard", "fool", "no system 'fool' in the table 't'; its systems are 'hard', 'soft'"),
-        ("hard", "hard", "'hard' is both ends"),
+        ("hard", "hard", "'hard' is both LOW and HIGH"),
         ("hard", "soft", "no third system"),
     ],
 )
@@ -176,7 +176,11 @@ def test_the_report_shows_and_keeps_what_is_recovered(tmp_path: Path, capsys: py
     assert low - 0.02 < first["frame_accuracy_recovered"] < high + 0.02  # the frames' errors are rounded
     assert soft["runs"] == [3, 3, 1]
     text = capsys.readouterr().out
-    assert text.index("## Targets") < text.index("### Recovered of the way from hard to full") < text.index("## Again")
+    assert (
+        text.index("## Targets")
+        < text.index("### Share of the gap from hard to full that is closed")
+        < text.index("## Again")
+    )
     low, high = (100 * bound for bound in first["frame_accuracy_interval"])
     assert f"| {100 * first['frame_accuracy_recovered']:.1f} |" in " ".join(text.split())
     assert f"{low:.1f} to {high:.1f}" in text
@@ -188,6 +192,6 @@ def test_an_unbounded_ratio_is_said_to_be_so(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["report", "--title", "T", "--output", str(tmp_path), "--table", "t"]
     assert main([*command, "--rows", str(tmp_path / "rows.jsonl"), "--recovery", "hard", "full"]) == 0
-    assert "unbounded, seeds: over seeds full does not differ significantly from hard" in capsys.readouterr().out
+    assert "unbounded, seeds: full does not differ significantly from hard over seeds" in capsys.readouterr().out
     (record,) = json.loads((tmp_path / "results.json").read_text())["recovery"]
     assert record["frame_accuracy_interval"] == "unbounded"

@@ -8,7 +8,7 @@ from scipy import stats
 from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.score.bootstrap import rate_interval
-from asr_kd.score.entries import Entry, read_rows, scored_entries, summarise
+from asr_kd.score.entries import ReportEntry, read_rows, scored_entries, summarise
 from asr_kd.score.provenance import provenance
 from asr_kd.score.report import write_report
 from asr_kd.score.score_files import save_score
@@ -35,7 +35,7 @@ def folders(tmp_path: Path) -> list[Path]:
     return [gmm, *seeds]
 
 
-def _entries(folders: list[Path]) -> list[Entry]:
+def _entries(folders: list[Path]) -> list[ReportEntry]:
     return scored_entries("WER", "GMM", folders[:1]) + scored_entries("WER", "DNN", folders[1:])
 
 
@@ -91,7 +91,7 @@ def test_sets_are_not_mixed(folders: list[Path], tmp_path: Path) -> None:
 
 def test_rows_without_a_score_are_averaged_too() -> None:
     rows = [{"table": "t", "system": "s", "seed": n, "set": "x", "test_errors": 70 + n, "note": "a"} for n in (1, 2)]
-    (line,) = summarise([Entry(row) for row in rows])
+    (line,) = summarise([ReportEntry(row) for row in rows])
     assert line["test_errors"] == 71.5
     assert "note" not in line
 
@@ -130,7 +130,19 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("{", "rows.jsonl:1: not valid JSON"), ('{"wer": 1}', "expected an object with 'system'")]
+    ("line", "message"),
+    [
+        ("{", "rows.jsonl:1: not valid JSON"),
+        ("[" * 100_000, "rows.jsonl:1: nested too deeply"),
+        ('{"wer": 1}', "expected an object with 'system'"),
+        ('{"system": 3}', "rows.jsonl:1: 'system' is 3; expected text"),
+        ('{"system": "a", "wer": "0.1"}', "'wer' is '0.1'; expected a finite number or null"),
+        ('{"system": "a", "wer": NaN}', "'wer' is nan; expected a finite number or null"),
+        ('{"system": "a", "seed": 1.5}', "'seed' is 1.5; expected a whole number or null"),
+        ('{"system": "a", "gain": {"by": 1}}', "'gain' is {'by': 1}; expected text, a finite number, true, false"),
+        ('{"system": "a", "value": ' + "9" * 400 + "}", "'value' is 9+...9+; expected text, a finite number"),
+        ('{"system": "a\\ud800"}', "expected text"),
+    ],
 )
 def test_a_malformed_row_is_named(line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(line + "\n")
@@ -174,3 +186,48 @@ def test_a_picture_that_would_not_move_with_the_report_is_refused(
         assert main([*command, "--picture", str(tmp_path / file), "Caption"]) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+
+def test_null_is_a_value_that_was_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"system": "a", "set": "x", "wer": null}\n\n{"system": "b", "wer": 0.1}\n')
+    first, second = summarise(read_rows(tmp_path / "rows.jsonl", "t"))
+    assert ("wer" in first, second["wer"]) == (False, 0.1)
+
+
+def test_a_table_holds_systems_or_benchmarks(tmp_path: Path) -> None:
+    entries = [ReportEntry({"table": "t", "name": "speed", "value": 3}), ReportEntry({"table": "t", "system": "a"})]
+    with pytest.raises(UserError, match="the table 't' mixes"):
+        write_report(tmp_path, "T", entries, provenance())
+
+
+def test_the_footnote_says_what_the_real_time_factor_was_measured_from(tmp_path: Path) -> None:
+    def note(**origins: str | None) -> str:
+        entries = []
+        for name, origin in origins.items():
+            folder = _decode_folder(tmp_path / name / "decode_test", 1, real_time_factor=0.1)
+            summary = {"real_time_factor": 0.1} | ({"real_time_factor_from": origin} if origin else {})
+            (folder / "decode.json").write_text(json.dumps(summary))
+            entries += scored_entries("t", name, [folder])
+        page = write_report(tmp_path, "T", entries, provenance())
+        assert "real time factor from" not in page  # no column of its own
+        return next(line for line in page.splitlines() if line.startswith("- RTF"))
+
+    start = "- RTF: CPU time of decoding divided by the duration of the audio"
+    assert note(a="audio", b="audio") == f"{start}, from audio."
+    assert note(a="features") == f"{start}, from stored features."
+    assert note(a="audio", b="features") == f"{start}; from audio: a; from stored features: b."
+    assert note(a=None) == f"{start}."
+    assert note(a=None, b="audio") == f"{start}; input not recorded: a; from audio: b."
+
+
+def test_a_bar_or_a_line_break_in_a_name_does_not_break_the_table(tmp_path: Path) -> None:
+    rows = [ReportEntry({"table": "t", "system": "a|b\nc", "set": "x", "wer": 0.1})]
+    page = write_report(tmp_path, "T", rows, provenance())
+    assert "| a\\|b c | x " in page
+
+
+def test_words_that_differ_in_unicode_form_only_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "decode_test"
+    save_score(score({"u": ["caf\u00e9", "A"]}, {"u": ["cafe\u0301", "B"]}), folder / "wer.json")
+    page = write_report(tmp_path, "T", scored_entries("t", "net", [folder]), provenance())
+    assert "net: warning: 1 of 2 substitutions differ only in Unicode form (NFC and NFD)" in page

@@ -96,7 +96,7 @@ def test_an_utterance_without_speaker_is_an_error() -> None:
 
 @pytest.mark.parametrize("references", [{}, {"u": []}])
 def test_references_without_a_word_are_an_error(references: dict[str, list[str]]) -> None:
-    with pytest.raises(UserError, match="hold no word"):
+    with pytest.raises(UserError, match="contain no words"):
         score(references, {})
 
 
