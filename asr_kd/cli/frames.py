@@ -89,7 +89,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _copy(options: argparse.Namespace) -> None:
     from asr_kd.files import read_lines
-    from asr_kd.frames import FrameStore
+    from asr_kd.frames import FrameStore, WriteOptions
     from asr_kd.frames.copy import copy_store
     from asr_kd.frames.plan import SHARD_FRAMES
 
@@ -97,7 +97,8 @@ def _copy(options: argparse.Namespace) -> None:
     if options.utterances:
         names = [line.split()[0] for line in read_lines(options.utterances) if line.strip()]
     frames = SHARD_FRAMES if options.shard_frames is None else options.shard_frames
-    store = copy_store(FrameStore(options.store), options.out, names, frames, options.force)
+    how = WriteOptions(shard_frames=frames, force=options.force)
+    store = copy_store(FrameStore(options.store), options.out, names, how)
     print(f"{options.out}: {len(store):,} utterances, {store.total_frames:,} frames, {len(store.headers):,} shards")
 
 
@@ -111,11 +112,11 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
+    from asr_kd.frames import WriteOptions
     from asr_kd.frames.kaldi_archives import import_kaldi
 
-    store = import_kaldi(
-        options.archive, options.store, options.kind, options.tensor, skip_bad=options.skip_bad, force=options.force
-    )
+    how = WriteOptions(skip_bad=options.skip_bad, force=options.force)
+    store = import_kaldi(options.archive, options.store, options.kind, options.tensor, how)
     skipped = f", {len(store.skipped):,} skipped" if store.skipped else ""
     print(f"{options.store}: {len(store):,} utterances{skipped}, {store.total_frames:,} frames")
     for utterance, reason in store.skipped.items():

@@ -89,7 +89,8 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
 
 def _add_form(action: argparse.ArgumentParser) -> None:
     action.add_argument("--form", default="topk", choices=("dense", "topk", "sampled"), help="(default: topk)")
-    action.add_argument("--k", type=int, default=20, help="states of a frame, topk and sampled (default: 20)")
+    k = "states kept of each frame, topk and sampled (default: 20, or all if there are fewer)"
+    action.add_argument("--k", type=int, help=k)
     temperatures = "of topk, those at which students may learn; of sampled, the one of the draws (default: 1,2,5,10; 2)"
     action.add_argument("--temperatures", metavar="T,T,...", help=temperatures)
     action.add_argument("--seed", type=int, default=0, help="of the draws")
@@ -131,26 +132,22 @@ def _configure_compare(compare: argparse.ArgumentParser) -> None:
 def _write(options: argparse.Namespace) -> None:
     import sys
 
-    from asr_kd.frames import FrameStore, Unfinished
-    from asr_kd.targets import estimate, write_targets
+    from asr_kd.frames import FrameStore, Unfinished, WriteOptions
+    from asr_kd.targets import Teacher, estimate, write_targets
     from asr_kd.train.frame_data import read_utterance_list
 
-    config, device = _config(options), _device(options.device)
-    features = FrameStore(options.feats)
+    teacher = Teacher(options.teacher, FrameStore(options.feats), device=_device(options.device))
+    config = _config(options)
     chosen = read_utterance_list(options.utterances) if options.utterances else None
-    part = _part(options.part)
-    if part[0] == 0:
+    how = WriteOptions(options.jobs, skip_bad=options.skip_bad, force=options.force, part=_part(options.part))
+    if how.part[0] == 0:
         states = FrameStore(options.states) if options.states else None
-        shared = options.teacher, features, options.out, config
-        expected = estimate(*shared, states, chosen, options.jobs * part[1], device, options.skip_bad)
-        print(describe_estimate(expected, config), file=sys.stderr)
+        expected = estimate(teacher, options.out, config, chosen, states, how)
+        print(describe_estimate(expected, config.for_states(teacher.num_states)), file=sys.stderr)
     if options.dry_run:
         return
     try:
-        store = write_targets(
-            options.teacher, features, options.out, config, chosen, options.jobs, device, part,
-            skip_bad=options.skip_bad, force=options.force,
-        )  # fmt: skip
+        store = write_targets(teacher, options.out, config, chosen, how)
     except Unfinished as others:
         print(f"{others}; the part that finishes last makes the store whole")
         return
@@ -158,14 +155,13 @@ def _write(options: argparse.Namespace) -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from asr_kd.frames import FrameStore
-    from asr_kd.targets.importing import import_targets
+    from asr_kd.frames import FrameStore, WriteOptions
+    from asr_kd.targets import NetworkOutputs, import_targets
 
-    store = import_targets(
-        options.archive, options.out, _config(options), options.values,
-        FrameStore(options.feats) if options.feats else None, options.num_states, options.jobs,
-        skip_bad=options.skip_bad, force=options.force,
-    )  # fmt: skip
+    features = FrameStore(options.feats) if options.feats else None
+    outputs = NetworkOutputs(options.archive, options.values, features, options.num_states)
+    how = WriteOptions(options.jobs, skip_bad=options.skip_bad, force=options.force)
+    store = import_targets(outputs, options.out, _config(options), how)
     _print_written(options.out, store.store)
 
 
@@ -203,16 +199,15 @@ def describe_estimate(expected, config) -> str:  # type: ignore[no-untyped-def]
 
 def _compare(options: argparse.Namespace) -> None:
     import dataclasses
-    from pathlib import Path
 
     from asr_kd.cli import whole_numbers
     from asr_kd.frames import FrameStore
-    from asr_kd.targets.compare_forms import compare_forms
+    from asr_kd.targets.form_comparison import compare_forms
     from asr_kd.targets.teacher import Teacher
     from asr_kd.train.frame_data import read_utterance_list
 
     comparison = compare_forms(
-        Teacher(Path(options.teacher), FrameStore(options.feats), device=_device(options.device)),
+        Teacher(options.teacher, FrameStore(options.feats), device=_device(options.device)),
         options.temperature,
         options.frames,
         whole_numbers("--k", options.k) if options.k else None,

@@ -13,7 +13,7 @@ import numpy as np
 from asr_kd.corpus.download import Archive, download
 from asr_kd.errors import UserError
 from asr_kd.files import write_text
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 
 CLASSES = 10
 DEV = 10_000  # the last images of train, to tune on
@@ -137,14 +137,13 @@ def _write(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray, fi
     pixels = (images.reshape(len(images), 1, -1) / np.float32(255)).astype(np.float16)
     words = "".join(f"{name} {label}\n" for name, label in zip(names, labels, strict=True))
     write_text(folder / "text", words)
-    specs = {"pixel": TensorSpec("float16", pixels.shape[2:])}, {"state": TensorSpec("uint16")}
+    feats = StoreContent("features", {"pixel": TensorSpec("float16", pixels.shape[2:])})
+    states = StoreContent("states", {"state": TensorSpec("uint16")}, {"num_states": CLASSES})
+    digits = labels[:, None].astype(np.uint16)
     return Part(
-        write_arrays(folder / "feats", "features", specs[0], dict(_each(names, "pixel", pixels)), force=True),
-        write_arrays(
-            folder / "states", "states", specs[1], dict(_each(names, "state", labels[:, None].astype(np.uint16))),
-            {"num_states": CLASSES}, force=True,
-        ),
-    )  # fmt: skip
+        write_arrays(folder / "feats", feats, dict(_each(names, "pixel", pixels)), WriteOptions(force=True)),
+        write_arrays(folder / "states", states, dict(_each(names, "state", digits)), WriteOptions(force=True)),
+    )
 
 
 def _each(names: list[str], tensor: str, rows: np.ndarray) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

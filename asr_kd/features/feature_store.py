@@ -19,7 +19,7 @@ from asr_kd.features.extract import compute_features
 from asr_kd.features.normalise import normalise, speaker_means
 from asr_kd.features.survey import Survey, survey
 from asr_kd.files import write_bytes
-from asr_kd.frames import FrameStore, TensorSpec, one_by_one, write_store
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, one_by_one, write_store
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.remote import local_folder
 
@@ -53,20 +53,20 @@ def write_features(
         config = dataclasses.replace(config, global_mean=_global_mean(datadir, config, sorted(audio.frame_counts)))
     raw = _RawFeatures(local_folder(out) / "raw", datadir, config, audio, jobs, skip_bad, shard_frames)
     by_speaker = config.normalise == "speaker"
-    store = write_store(
-        out,
+    content = StoreContent(
         "features",
         {config.kind: TensorSpec("float16", (config.dimension,), _meaning(config))},
-        audio.frame_counts,
-        _SubtractSpeakerMeans(raw.path, datadir.utt2spk, config) if by_speaker else _Extract(datadir, config),
         to_dict(config),
         {"audio": audio.sha256} | ({"speakers": raw.speakers_sha256} if by_speaker else {}),
-        jobs,
-        shard_frames,
-        skip_bad,
         left_out=audio.bad,
+    )
+    store = write_store(
+        out,
+        content,
+        audio.frame_counts,
+        _SubtractSpeakerMeans(raw.path, datadir.utt2spk, config) if by_speaker else _Extract(datadir, config),
+        WriteOptions(jobs, shard_frames, skip_bad, force),
         prepare=raw.write if by_speaker else None,
-        force=force,
     )
     if raw.path.exists():
         shutil.rmtree(raw.path)
@@ -133,18 +133,10 @@ class _RawFeatures:
     def write(self) -> None:
         """Write the store and, beside it, the means."""
         plain = dataclasses.replace(self.config, normalise="none")
-        store = write_store(
-            self.path,
-            "features",
-            {plain.kind: TensorSpec("float32", (plain.dimension,), _meaning(plain))},
-            self.audio.frame_counts,
-            _Extract(self.datadir, plain),
-            to_dict(plain),
-            {"audio": self.audio.sha256},
-            self.jobs,
-            self.shard_frames,
-            self.skip_bad,
-        )
+        tensors: dict[str, TensorSpec] = {plain.kind: TensorSpec("float32", (plain.dimension,), _meaning(plain))}
+        content = StoreContent("features", tensors, to_dict(plain), {"audio": self.audio.sha256})
+        options = WriteOptions(self.jobs, self.shard_frames, self.skip_bad)
+        store = write_store(self.path, content, self.audio.frame_counts, _Extract(self.datadir, plain), options)
         pairs = ((self.datadir.utt2spk[name], store.read(name)[plain.kind]) for name in store.utterances)
         write_bytes(self.path / _MEANS, save(speaker_means(pairs)))
 

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.frames.plan import SHARD_FRAMES
+from asr_kd.frames.description import StoreContent
 from asr_kd.frames.store import FrameStore
-from asr_kd.frames.writer import write_store
+from asr_kd.frames.writer import DEFAULT_OPTIONS, WriteOptions, write_store
 
 
 def copy_store(
     store: FrameStore,
     out: str | Path,
     utterances: Sequence[str] | None = None,
-    shard_frames: int = SHARD_FRAMES,
-    force: bool = False,
+    options: WriteOptions = DEFAULT_OPTIONS,
 ) -> FrameStore:
     """Write ``utterances`` (all by default) of ``store`` to ``out``; ``UserError`` for one that it lacks."""
     chosen = store.utterances if utterances is None else utterances
@@ -26,10 +25,8 @@ def copy_store(
             raise UserError(f"{store.path}: no utterance {utterance}")
     counts = {utterance: store.frame_counts[utterance] for utterance in chosen}
     inputs = {**store.inputs, "store": store.content_hash}
-    return write_store(
-        out, store.kind, store.tensors, counts, _Copy(store), store.config, inputs,
-        shard_frames=shard_frames, force=force,
-    )  # fmt: skip
+    content = StoreContent(store.kind, store.tensors, store.config, inputs)
+    return write_store(out, content, counts, _Copy(store), options)
 
 
 @dataclasses.dataclass(frozen=True)

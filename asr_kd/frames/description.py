@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from asr_kd import __version__
+from asr_kd.frames.plan import PlannedShard, plan_hash
 
 SCHEMA = 1
 
@@ -25,11 +28,24 @@ class TensorSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
-    """``kind`` (features, states, targets), tensors, shard plan (hash and number of shards) and provenance.
+class StoreContent:
+    """What a store holds and what it was made from; the same content is never written twice.
 
-    ``inputs`` maps what was read to its hash, ``left_out`` the utterances outside the plan to the reason.
+    - ``kind``: ``features``, ``states`` or ``targets``; ``tensors`` by name.
+    - ``config``: the settings that made the frames; ``inputs``: the name and the hash of everything that was read.
+    - ``left_out``: utterances that the store lacks, with the reason.
     """
+
+    kind: str
+    tensors: Mapping[str, TensorSpec]
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A store's content (see ``StoreContent``), its shard plan (hash and number of shards) and the asr_kd version."""
 
     kind: str
     tensors: dict[str, TensorSpec]
@@ -40,6 +56,14 @@ class Description:
     left_out: dict[str, str]
     version: str
     schema: int = SCHEMA
+
+    @classmethod
+    def of(cls, content: StoreContent, plan: Sequence[PlannedShard]) -> "Description":
+        """The description of ``content`` in the shards of ``plan``, as it is when read back."""
+        tensors, config = dict(content.tensors), dict(content.config)
+        inputs, left_out = dict(content.inputs), dict(content.left_out)
+        made = cls(content.kind, tensors, plan_hash(plan), len(plan), config, inputs, left_out, __version__)
+        return cls.from_json(made.to_json())
 
     @property
     def bytes_per_frame(self) -> int:

@@ -19,10 +19,9 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.files import atomic_write, read_lines
-from asr_kd.frames.description import TensorSpec
-from asr_kd.frames.plan import SHARD_FRAMES
+from asr_kd.frames.description import StoreContent, TensorSpec
 from asr_kd.frames.store import FrameStore
-from asr_kd.frames.writer import write_store
+from asr_kd.frames.writer import DEFAULT_OPTIONS, WriteOptions, write_store
 
 TENSORS = {"features": "fbank", "states": "state", "targets": "log_prob"}  # what an imported tensor is called
 
@@ -42,9 +41,7 @@ def import_kaldi(
     out: str | Path,
     kind: str,
     tensor: str | None = None,
-    shard_frames: int = SHARD_FRAMES,
-    skip_bad: bool = False,
-    force: bool = False,
+    options: WriteOptions = DEFAULT_OPTIONS,
 ) -> FrameStore:
     """Store a Kaldi archive: ``states`` from integer vectors as u16 (i32 beyond), other kinds from matrices as f32.
 
@@ -70,11 +67,8 @@ def import_kaldi(
         digest.update(f"{utterance} {array.dtype} {array.shape}\n".encode() + array.tobytes())
     dtype = "float32" if not integers else "uint16" if largest < 1 << 16 else "int32"
     spec = TensorSpec(dtype, shape or (), f"imported from Kaldi ({Path(source).name})")
-    inputs = {"archive": digest.hexdigest()}
-    return write_store(
-        out, kind, {name: spec}, counts, ReadTensor(entries, name, integers), inputs=inputs,
-        shard_frames=shard_frames, skip_bad=skip_bad, force=force,
-    )  # fmt: skip
+    content = StoreContent(kind, {name: spec}, inputs={"archive": digest.hexdigest()})
+    return write_store(out, content, counts, ReadTensor(entries, name, integers), options)
 
 
 def export_kaldi(store: FrameStore, ark: str | Path, tensor: str | None = None) -> Path:

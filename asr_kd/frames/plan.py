@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from asr_kd.errors import UserError
 
@@ -61,7 +61,7 @@ def alike(utterances: Iterable[str], frame_counts: Mapping[str, int], most: int)
         yield together
 
 
-def plan_hash(plan: list[PlannedShard]) -> str:
+def plan_hash(plan: Sequence[PlannedShard]) -> str:
     """Hexadecimal SHA-256 of every shard's utterances and frame counts."""
     digest = hashlib.sha256()
     for shard in plan:

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from asr_kd import __version__
 from asr_kd.errors import UserError
-from asr_kd.frames.description import Description, TensorSpec
+from asr_kd.frames.description import Description, StoreContent, TensorSpec
 from asr_kd.frames.index import INDEX, publish_index, read_index
-from asr_kd.frames.plan import SHARD_FRAMES, PlannedShard, plan_hash, plan_shards
+from asr_kd.frames.plan import SHARD_FRAMES, PlannedShard, plan_shards
 from asr_kd.frames.remote import is_url, local_folder, upload
 from asr_kd.frames.shard import Shard, checksum, read_header, shard_name, write_shard
 from asr_kd.frames.store import FrameStore
@@ -23,52 +22,57 @@ from asr_kd.progress import Progress
 
 Arrays = Mapping[str, np.ndarray]
 Computed = TypeVar("Computed", bound=Arrays)
-Compute = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]]]
+ComputeShard = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]]]
 
 
 class Unfinished(Exception):
     """A part of a store is written, and shards of other parts are missing yet."""
 
 
+@dataclasses.dataclass(frozen=True)
+class WriteOptions:
+    """How a store is written.
+
+    - ``jobs``: processes, which take a shard each; ``shard_frames``: frames of a shard, at most.
+    - ``skip_bad``: leave out an utterance that is bad, and list it, in place of an error.
+    - ``force``: first delete another store at the same path.
+    - ``part``: ``(i, n)`` writes every n-th shard from the i-th on, so that n processes or machines share the work. The
+      last to finish completes the store; the others raise ``Unfinished``.
+    """
+
+    jobs: int = 1
+    shard_frames: int = SHARD_FRAMES
+    skip_bad: bool = False
+    force: bool = False
+    part: tuple[int, int] = (0, 1)
+
+
+DEFAULT_OPTIONS = WriteOptions()
+
+
 def write_store(
     path: str | Path,
-    kind: str,
-    tensors: Mapping[str, TensorSpec],
+    content: StoreContent,
     frame_counts: Mapping[str, int],
-    compute: Compute,
-    config: Mapping[str, Any] | None = None,
-    inputs: Mapping[str, str] | None = None,
-    jobs: int = 1,
-    shard_frames: int = SHARD_FRAMES,
-    skip_bad: bool = False,
-    left_out: Mapping[str, str] | None = None,
+    compute: ComputeShard,
+    options: WriteOptions = DEFAULT_OPTIONS,
     prepare: Callable[[], None] | None = None,
-    force: bool = False,
-    part: tuple[int, int] = (0, 1),
 ) -> FrameStore:
-    """Write, or go on writing, the store at ``path`` and return it opened.
+    """Write the store at ``path``, or the shards that it lacks, and return it opened.
 
-    ``compute(utterances)`` is called with one shard's utterances, in one of ``jobs`` processes (so it must be
-    picklable), and yields, in any order, each utterance with ``{name: [frames, ...]}``, or with the ``UserError``
-    that says why it is bad. Values are cast to the tensor's dtype of the same kind and must be finite and in range.
-    ``config`` and ``inputs`` (name -> hash of everything that ``compute`` reads) identify the content: a shard at
-    ``path`` of the same identity whose checksum is right is kept. ``prepare`` runs first if anything is missing.
-    ``left_out`` lists utterances that are not in ``frame_counts``, with the reason. Memory: ``jobs`` shards.
-    ``part`` ``(i, n)``: write each n-th shard from the i-th on, so that n processes or machines share the work; the
-    last to finish makes the store whole, and the others raise ``Unfinished``.
+    ``compute(utterances)`` is called with the utterances of one shard, in one of ``jobs`` processes (so it must be
+    picklable). It yields each utterance, in any order, with ``{name: [frames, ...]}``, or with the ``UserError`` that
+    says why it is bad. Values are cast to the tensor's dtype, which must be of the same kind, and must be finite and in
+    range. A shard at ``path`` with the same ``content`` and the right checksum is kept. ``prepare`` runs first if any
+    shard is missing. Memory: one shard for each job.
 
-    Raises ``UserError`` for a store of another identity at ``path`` (unless ``force``, which deletes it), too little
-    disk space, and an utterance that is bad, missing or has another number of frames. With ``skip_bad`` such an
-    utterance is dropped and listed in the index.
+    Raises ``UserError`` for a store of other content at ``path`` (unless ``options.force``), too little disk space, and
+    an utterance that is bad, missing or has another number of frames (unless ``options.skip_bad``).
     """
     folder = local_folder(path)
-    plan = plan_shards(frame_counts, shard_frames)
-    description = Description(
-        kind, dict(tensors), plan_hash(plan), len(plan), dict(config or {}), dict(inputs or {}), dict(left_out or {}),
-        __version__,
-    )  # fmt: skip
-    description = Description.from_json(description.to_json())  # as it is when read back
-    if force:
+    plan = plan_shards(frame_counts, options.shard_frames)
+    description = Description.of(content, plan)
+    if options.force:
         delete_store(folder)
     store = _complete_store(folder, description)
     if store is None:
@@ -77,16 +81,16 @@ def write_store(
         _delete_partial_files(folder)
         if prepare is not None:
             prepare()
-        writer = _ShardWriter(folder, description, compute, skip_bad)
-        mine = plan[part[0] :: part[1]]
+        writer = _ShardWriter(folder, description, compute, options.skip_bad)
+        mine = plan[options.part[0] :: options.part[1]]
         with Progress(sum(shard.frames for shard in mine), f"writing {folder}", "frames") as bar:
-            for frames in parallel_map(_write, mine, jobs, _start, (writer,)):
+            for frames in parallel_map(_write, mine, options.jobs, _start, (writer,)):
                 bar.advance(frames)
         if missing := [shard for shard in plan if not (folder / shard_name(shard.number)).exists()]:
             raise Unfinished(f"{folder}: {len(plan) - len(missing):,} of {len(plan):,} shards are there")
         publish_index(folder)
         store = FrameStore(folder)
-    _check_skipped(store, skip_bad)
+    _check_skipped(store, options.skip_bad)
     if is_url(path):
         upload(path)
     return store
@@ -104,19 +108,11 @@ def one_by_one(
 
 
 def write_arrays(
-    path: str | Path,
-    kind: str,
-    tensors: Mapping[str, TensorSpec],
-    arrays: Mapping[str, Arrays],
-    config: Mapping[str, Any] | None = None,
-    inputs: Mapping[str, str] | None = None,
-    shard_frames: int = SHARD_FRAMES,
-    left_out: Mapping[str, str] | None = None,
-    force: bool = False,
+    path: str | Path, content: StoreContent, arrays: Mapping[str, Arrays], options: WriteOptions = DEFAULT_OPTIONS
 ) -> FrameStore:
     """Write ``{utterance: {name: [frames, ...]}}``, which fits in memory, as a store; see ``write_store``.
 
-    A hash of the arrays is added to ``inputs``, so other arrays are never mistaken for those at ``path``.
+    A hash of the arrays is added to the inputs, so other arrays are never mistaken for those at ``path``.
     """
     digest = hashlib.sha256()
     for utterance in sorted(arrays):
@@ -125,11 +121,8 @@ def write_arrays(
             digest.update(f"{utterance} {name} {array.dtype} {array.shape}\n".encode())
             digest.update(array.tobytes())
     lengths = {utterance: len(next(iter(values.values()))) for utterance, values in arrays.items()}
-    inputs = {**(inputs or {}), "arrays": digest.hexdigest()}
-    return write_store(
-        path, kind, tensors, lengths, _Lookup(arrays), config, inputs,
-        shard_frames=shard_frames, left_out=left_out, force=force,
-    )  # fmt: skip
+    content = dataclasses.replace(content, inputs={**content.inputs, "arrays": digest.hexdigest()})
+    return write_store(path, content, lengths, _Lookup(arrays), options)
 
 
 def find_store(path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> FrameStore | None:
@@ -166,7 +159,7 @@ class _Lookup:
 class _ShardWriter:
     folder: Path
     description: Description
-    compute: Compute
+    compute: ComputeShard
     skip_bad: bool
 
     def write(self, planned: PlannedShard) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, find_store, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, find_store, write_arrays
 from asr_kd.hmm.align import Aligner, align_all
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.training_data import Utterances
@@ -53,5 +53,6 @@ def write_alignments(
             total += value
             bar.advance(len(nodes))
     tensors = {"state": TensorSpec(dtype, (), "tied HMM state of the frame, from 0")}
-    store = write_arrays(path, "states", tensors, states, config, inputs, left_out=utterances.skipped, force=force)
+    content = StoreContent("states", tensors, config, inputs, utterances.skipped)
+    store = write_arrays(path, content, states, WriteOptions(force=force))
     return store, total / frames

@@ -13,7 +13,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.files import read_lines
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 from asr_kd.frames.kaldi_archives import read_kaldi
 
 Topology = dict[int, list[list[int]]]  # of each phone, for each HMM state, where its transitions lead
@@ -78,7 +78,8 @@ def import_alignment(
     dtype = "uint16" if count <= 1 << 16 else "int32"
     spec = {"state": TensorSpec(dtype, (), "tied HMM state of the frame, from 0 (Kaldi's pdf-id)")}
     arrays = {utt: {"state": values.astype(dtype)} for utt, values in states.items()}
-    return write_arrays(out, "states", spec, arrays, {"num_states": count}, left_out=left_out, force=force)
+    content = StoreContent("states", spec, {"num_states": count}, left_out=left_out)
+    return write_arrays(out, content, arrays, WriteOptions(force=force))
 
 
 def _mismatch(utt: str, frames: int, features: FrameStore | None) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, one_by_one, write_store
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, one_by_one, write_store
 from asr_kd.nets import AcousticModel, is_ensemble, load_model
 from asr_kd.targets.teacher import check_labels
 from asr_kd.train.frame_data import count_states
@@ -58,12 +58,9 @@ def write_labels(
     ours, known = int(counts[own].sum()), int(counts.sum())
     kept = min(1.0, ours / max(known - ours, 1)) if balanced else 1.0
     meaning = "state" if whole else "place among the specialist's states, the dustbin last"
-    return write_store(
-        out,
+    content = StoreContent(
         "states",
         {"state": TensorSpec("int32", (), f"{meaning}; -1: not learnt")},
-        states.frame_counts,
-        _Labels(states, own, 0.0 if whole else kept, seed, whole),
         {
             "num_states": num_states if whole else len(own) + 1,
             "own": own.tolist(),
@@ -73,8 +70,9 @@ def write_labels(
             "whole": whole,
         },
         {"states": states.content_hash, "generalist": generalist},
-        force=force,
     )
+    labels = _Labels(states, own, 0.0 if whole else kept, seed, whole)
+    return write_store(out, content, states.frame_counts, labels, WriteOptions(force=force))
 
 
 def count_labels(states: FrameStore, num_states: int) -> np.ndarray:

@@ -6,19 +6,20 @@
 - ``TargetStore``: a store as a student meets it; ``Dense``, ``TopK``, ``Sampled``: its frames.
 """
 
-from asr_kd.targets.compare_forms import Comparison, FormQuality, compare_forms
 from asr_kd.targets.config import TargetConfig
+from asr_kd.targets.form_comparison import FormComparison, FormQuality, compare_forms
 from asr_kd.targets.forms import Dense, Sampled, SoftTargets, TopK
-from asr_kd.targets.importing import import_targets
+from asr_kd.targets.importing import NetworkOutputs, import_targets
 from asr_kd.targets.target_store import TargetStore
 from asr_kd.targets.teacher import Teacher
 from asr_kd.targets.write_targets import Estimate, estimate, write_targets
 
 __all__ = [
-    "Comparison",
     "Dense",
     "Estimate",
+    "FormComparison",
     "FormQuality",
+    "NetworkOutputs",
     "Sampled",
     "SoftTargets",
     "TargetConfig",

@@ -57,12 +57,13 @@ def check_finite(log_prob: Tensor) -> None:
 def _encode(log_prob: Tensor, config: TargetConfig, random: np.random.Generator) -> dict[str, np.ndarray]:
     if config.form == "dense":
         return {"log_prob": _half(log_prob)}
+    k = config.states_kept(log_prob.shape[1])
     if config.form == "sampled":
         start = torch.from_numpy(random.random(len(log_prob)))
         prob = (log_prob / config.temperatures[0]).softmax(1)
-        state, weight = sample(prob, config.k, start.to(prob.device))
+        state, weight = sample(prob, k, start.to(prob.device))
         return {"target_state": state.int().cpu().numpy(), "weight": weight.half().cpu().numpy()}
-    state, values, tails = top_k(log_prob, config.k, config.temperatures)
+    state, values, tails = top_k(log_prob, k, config.temperatures)
     return {"target_state": state.int().cpu().numpy(), "log_prob": _half(values), "log_tail": _half(tails)}
 
 

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, write_store
+from asr_kd.frames import DEFAULT_OPTIONS, FrameStore, StoreContent, WriteOptions, write_store
 from asr_kd.frames.kaldi_archives import Entry, ReadTensor, scan
-from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.target_store import TargetStore
@@ -25,50 +24,52 @@ TOLERANCE = 0.02  # by which the log of a frame's probabilities, added up, may d
 LEAST = float(np.finfo(np.float32).tiny)  # what a probability of 0 is taken as
 
 
-def import_targets(
-    archive: str | Path,
-    out: str | Path,
-    config: TargetConfig,
-    values: Values = "logits",
-    features: FrameStore | None = None,
-    num_states: int | None = None,
-    jobs: int = 1,
-    shard_frames: int = SHARD_FRAMES,
-    skip_bad: bool = False,
-    force: bool = False,
-) -> TargetStore:
-    """Write, or go on writing, the matrices ``[frames, states]`` of an ``.ark`` or ``.scp`` file as soft targets.
+@dataclasses.dataclass(frozen=True)
+class NetworkOutputs:
+    """The outputs of another toolkit's network in a Kaldi ``archive`` (``.ark`` or ``.scp``) of ``[frames, states]``.
 
-    ``values``: unnormalised ``logits``, natural logs of probabilities, or probabilities, of which 0 is taken as the
-    smallest normal float32. With the ``features`` that the network heard, a student on others is refused; an archive
-    may be of a part of them. The teacher's identity is a hash of the archive's utterances and matrices, the same for
-    ``.ark`` and ``.scp``. The archive is read twice, in any order: memory is that of a shard and a matrix for each of
-    ``jobs``.
+    - ``values``: unnormalised ``logits``, natural logs of probabilities, or probabilities; a probability of 0 is taken
+      as the smallest normal float32.
+    - ``features``: those that the network was given. Frame counts are compared with them, and a student on others is
+      refused. The archive may hold a part of their utterances.
+    - ``num_states``: the columns to expect, by default those of the first matrix.
+    """
+
+    archive: str | Path
+    values: Values = "logits"
+    features: FrameStore | None = None
+    num_states: int | None = None
+
+
+def import_targets(
+    outputs: NetworkOutputs, out: str | Path, config: TargetConfig, options: WriteOptions = DEFAULT_OPTIONS
+) -> TargetStore:
+    """Write the outputs of another network as soft targets, or the shards that ``out`` lacks.
+
+    The teacher's identity is a hash of the archive's utterances and matrices, the same for ``.ark`` and ``.scp``. The
+    archive is read twice, in any order. Memory: one shard and one matrix for each job.
 
     Raises ``UserError`` as ``read_kaldi`` and ``write_store`` do, and naming an utterance that occurs twice, has
-    another number of columns, is not in ``features`` or has another number of frames there, or whose values are not
-    what ``values`` says. With ``skip_bad`` the last three are left out and listed.
+    another number of columns, is not in the features or has another number of frames there, or whose values are not
+    of the kind given. With ``options.skip_bad`` the last three are left out and listed.
     """
-    found = _survey(archive, num_states)
+    found = _survey(outputs.archive, outputs.num_states)
+    config = config.for_states(found.num_states)
+    features = outputs.features
     bad = {} if features is None else _mismatches(found.counts, features)
-    if bad and not skip_bad:
+    if bad and not options.skip_bad:
         utterance, reason = next(iter(bad.items()))
-        raise UserError(f"{archive}: utterance {utterance}: {reason} ({len(bad):,} such in all; --skip-bad)")
-    store = write_store(
-        out,
+        raise UserError(f"{outputs.archive}: utterance {utterance}: {reason} ({len(bad):,} such in all; --skip-bad)")
+    content = StoreContent(
         "targets",
         config.tensors(found.num_states),
-        {utterance: frames for utterance, frames in found.counts.items() if utterance not in bad},
-        _Convert(ReadTensor(found.entries, "values", False), values, config),
-        {**to_dict(config), "num_states": found.num_states, "values": values},
+        {**to_dict(config), "num_states": found.num_states, "values": outputs.values},
         {"teacher": found.digest, **({} if features is None else {"features": features.content_hash})},
-        jobs,
-        shard_frames,
-        skip_bad,
-        left_out=bad,
-        force=force,
+        bad,
     )
-    return TargetStore(store)
+    counts = {utterance: frames for utterance, frames in found.counts.items() if utterance not in bad}
+    convert = _Convert(ReadTensor(found.entries, "values", False), outputs.values, config)
+    return TargetStore(write_store(out, content, counts, convert, options))
 
 
 def log_probabilities(matrix: np.ndarray, values: Values) -> Tensor:

@@ -25,7 +25,7 @@ class Teacher:
     Raises ``UserError`` where the store holds no features, or those of another width than the teacher was trained on.
     """
 
-    folder: Path
+    folder: str | Path
     features: FrameStore
     precision: str = "fp32"
     device: str = "cpu"
@@ -34,7 +34,7 @@ class Teacher:
         if self.features.kind != "features":
             raise UserError(f"{self.features.path}: holds {self.features.kind}; a store of features was expected")
 
-    def __reduce__(self) -> tuple[type["Teacher"], tuple[Path, FrameStore, str, str]]:
+    def __reduce__(self) -> tuple[type["Teacher"], tuple[str | Path, FrameStore, str, str]]:
         return Teacher, (self.folder, self.features, self.precision, self.device)  # without the model
 
     @functools.cached_property

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, one_by_one, write_store
-from asr_kd.frames.plan import SHARD_FRAMES
+from asr_kd.frames import DEFAULT_OPTIONS, FrameStore, StoreContent, WriteOptions, one_by_one, write_store
 from asr_kd.frames.remote import local_folder
 from asr_kd.nets import Ensemble, model_hash, num_parameters, settle_precision
 from asr_kd.targets.config import TargetConfig
@@ -44,80 +43,64 @@ class Estimate:
 
 
 def write_targets(
-    teacher: str | Path,
-    features: FrameStore,
+    teacher: Teacher,
     out: str | Path,
     config: TargetConfig,
     utterances: Sequence[str] | None = None,
-    jobs: int = 1,
-    device: str = "cpu",
-    part: tuple[int, int] = (0, 1),
-    shard_frames: int = SHARD_FRAMES,
-    skip_bad: bool = False,
-    force: bool = False,
+    options: WriteOptions = DEFAULT_OPTIONS,
 ) -> TargetStore:
-    """Write, or go on writing, what the network or ensemble ``teacher`` says of each frame of ``features``.
+    """Write the teacher's distribution over states for each frame of its features, or the shards that ``out`` lacks.
 
-    The transfer set is ``utterances``, or all; it needs no labels. ``part`` ``(i, n)``: only each n-th shard, from the
-    i-th (see ``write_store``). On CPUs of one kind the store's bytes depend on nothing but teacher, features and
-    ``config``. Memory: a shard and ``teacher`` for each of ``jobs``.
+    The transfer set is ``utterances``, by default all; it needs no labels. ``config.precision`` decides the precision.
+    On CPUs of one kind the store's bytes depend on teacher, features and ``config`` only. Memory: one shard and the
+    teacher for each job.
 
-    Raises ``UserError`` as ``write_store`` does, and naming the utterance of which the teacher's output is not finite.
+    Raises ``UserError`` as ``write_store`` does, and naming an utterance for which the teacher's output is not finite.
     """
-    if force and part[1] > 1:
+    if options.force and options.part[1] > 1:
         raise UserError(f"{out}: --force with --part would delete what the other parts write; delete the store first")
-    config = _settled(config, device)
-    asked = Teacher(Path(teacher), features, config.precision, device)
-    store = write_store(
-        out,
+    teacher, config = _settled(teacher, config)
+    features = teacher.features
+    content = StoreContent(
         "targets",
-        config.tensors(asked.num_states),
-        asked.frame_counts(utterances),
-        _Label(asked, config),
-        {**to_dict(config), "num_states": asked.num_states},
-        {"features": features.content_hash, "teacher": model_hash(teacher)},
-        jobs,
-        shard_frames,
-        skip_bad,
-        left_out=features.skipped if utterances is None else None,
-        part=part,
-        force=force,
+        config.tensors(teacher.num_states),
+        {**to_dict(config), "num_states": teacher.num_states},
+        {"features": features.content_hash, "teacher": model_hash(teacher.folder)},
+        features.skipped if utterances is None else {},
     )
+    store = write_store(out, content, teacher.frame_counts(utterances), _LabelShard(teacher, config), options)
     return TargetStore(store)
 
 
 def estimate(
-    teacher: str | Path,
-    features: FrameStore,
+    teacher: Teacher,
     out: str | Path,
     config: TargetConfig,
-    states: FrameStore | None = None,
     utterances: Sequence[str] | None = None,
-    jobs: int = 1,
-    device: str = "cpu",
-    skip_bad: bool = False,
+    states: FrameStore | None = None,
+    options: WriteOptions = DEFAULT_OPTIONS,
 ) -> Estimate:
     """Label a sample of the transfer set, to see how good the teacher is on it and how long all of it will take.
 
-    Raises ``UserError`` as ``Teacher.sample`` does.
+    ``states`` are labels to measure its frame accuracy. Raises ``UserError`` as ``Teacher.sample`` does.
     """
-    config = _settled(config, device)
-    asked = Teacher(Path(teacher), features, config.precision, device)
-    bytes_per_frame = sum(spec.bytes_per_frame for spec in config.tensors(asked.num_states).values())
-    frames = sum(asked.frame_counts(utterances).values())
+    teacher, config = _settled(teacher, config)
+    bytes_per_frame = sum(spec.bytes_per_frame for spec in config.tensors(teacher.num_states).values())
+    frames = sum(teacher.frame_counts(utterances).values())
+    jobs = options.jobs * options.part[1] if teacher.device == "cpu" else 1
     begun, right, judged, seen = time.monotonic(), 0, 0, 0
-    for utterance, log_prob, labels in asked.sample(SAMPLE, utterances, states, skip_bad):
+    for utterance, log_prob, labels in teacher.sample(SAMPLE, utterances, states, options.skip_bad):
         encode(log_prob, config, draws_of(utterance, config.seed))
         seen += len(log_prob)
         if labels is not None:
             right += int((log_prob.argmax(1).cpu().numpy() == labels).sum())
             judged += int((labels >= 0).sum())
-    seconds = (time.monotonic() - begun) * frames / max(seen, 1) / (jobs if device == "cpu" else 1)
+    seconds = (time.monotonic() - begun) * frames / max(seen, 1) / jobs
     folder = local_folder(out)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return Estimate(
-        networks=len(asked.model.members) if isinstance(asked.model, Ensemble) else 1,
-        parameters=num_parameters(asked.model),
+        networks=len(teacher.model.members) if isinstance(teacher.model, Ensemble) else 1,
+        parameters=num_parameters(teacher.model),
         accuracy=right / judged if judged else None,
         judged=judged,
         frames=frames,
@@ -127,12 +110,15 @@ def estimate(
     )
 
 
-def _settled(config: TargetConfig, device: str) -> TargetConfig:
-    return dataclasses.replace(config, precision=settle_precision(config.precision, device))
+def _settled(teacher: Teacher, config: TargetConfig) -> tuple[Teacher, TargetConfig]:
+    """Both with the precision that ``auto`` stands for, and with k filled in."""
+    precision = settle_precision(config.precision, teacher.device)
+    config = dataclasses.replace(config, precision=precision).for_states(teacher.num_states)
+    return dataclasses.replace(teacher, precision=precision), config
 
 
 @dataclasses.dataclass(frozen=True)
-class _Label:
+class _LabelShard:
     """The targets of one shard's utterances."""
 
     teacher: Teacher

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.config import to_dict
-from asr_kd.frames import FrameStore, TensorSpec, write_store
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_store
 from asr_kd.targets import TargetConfig
 
 BINS, LENGTH = 40, 500  # of a frame, and frames of an utterance
@@ -16,21 +16,17 @@ def make_stores(
 ) -> tuple[FrameStore, FrameStore, FrameStore]:
     """Features, states and soft targets of ``frames`` frames, in utterances of equal length."""
     counts = {f"utterance{number:06d}": LENGTH for number in range(frames // LENGTH)}
-    features = write_store(
-        folder / "feats",
-        "features",
-        {"fbank": TensorSpec("float16", (BINS,))},
-        counts,
-        _features,
-        inputs={"made": "up"},
+    feats = StoreContent("features", {"fbank": TensorSpec("float16", (BINS,))}, inputs={"made": "up"})
+    features = write_store(folder / "feats", feats, counts, _features)
+    state = StoreContent("states", {"state": TensorSpec("uint16")}, {"num_states": states})
+    labels = write_store(folder / "states", state, counts, _Labels(states))
+    soft = StoreContent(
+        "targets",
+        config.tensors(states),
+        {**to_dict(config), "num_states": states},
+        {"features": features.content_hash},
     )
-    labels = write_store(
-        folder / "states", "states", {"state": TensorSpec("uint16")}, counts, _Labels(states), {"num_states": states}
-    )
-    targets = write_store(
-        folder / f"{config.form}{config.k}", "targets", config.tensors(states), counts, _Targets(states, config),
-        {**to_dict(config), "num_states": states}, {"features": features.content_hash},
-    )  # fmt: skip
+    targets = write_store(folder / f"{config.form}{config.k}", soft, counts, _Targets(states, config))
     return features, labels, targets
 
 

@@ -21,7 +21,7 @@ from asr_kd.nets import (
     save_model,
     settle_precision,
 )
-from asr_kd.targets import TargetConfig, write_targets
+from asr_kd.targets import TargetConfig, Teacher, write_targets
 
 FRAMES, MEMBERS = 40_000, 4
 SIZES = {2000: NetConfig(bins=BINS, states=2000), 14_000: NetConfig(bins=BINS, states=14_000, layers=8, width=1024)}
@@ -54,7 +54,7 @@ def writing(work: Path, states: int, net: NetConfig, rounds: int) -> None:
         held = min(held, forward(work / "ensemble", features, config.precision, hold=True))
         shutil.rmtree(work / "targets", ignore_errors=True)
         began = time.perf_counter()
-        store = write_targets(work / "ensemble", features, work / "targets", config)
+        store = write_targets(Teacher(work / "ensemble", features), work / "targets", config)
         written = min(written, time.perf_counter() - began)
     name = f"writing top-20 targets of {MEMBERS} networks {net.layers}x{net.width}, {states:,} states, one core"
     against = f"their bare forward passes and mean under torch.autocast ({FRAMES / bare:,.0f} frames/s), with loading"

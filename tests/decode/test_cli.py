@@ -15,7 +15,7 @@ from asr_kd.decode import formats
 from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 from asr_kd.nets import load_model
 from asr_kd.score.score_files import score_in
 from tests.decode.conftest import FORMATS
@@ -167,13 +167,15 @@ def test_stored_features_give_the_same_words_and_frame_accuracy(
         name: {"fbank": compute_features(read_audio(path, 16000), config)}
         for name, path in (("u1", audio / "a.wav"), ("u3", audio / "d.wav"))
     }
-    write_arrays(tmp_path / "feats", "features", {"fbank": TensorSpec("float32", (13,), "log-mel")}, arrays)
+    write_arrays(
+        tmp_path / "feats", StoreContent("features", {"fbank": TensorSpec("float32", (13,), "log-mel")}), arrays
+    )
     posteriors = {name: np.concatenate(list(model.scorer.blocks(x["fbank"]))) for name, x in arrays.items()}
     states = {
         name: {"state": (x + model.scorer.log_prior).argmax(1).astype(np.uint16)} for name, x in posteriors.items()
     }
     states["u3"]["state"][:49] += 1  # half of one utterance of two is wrong
-    write_arrays(tmp_path / "ali", "states", {"state": TensorSpec("uint16", (), "state")}, states)
+    write_arrays(tmp_path / "ali", StoreContent("states", {"state": TensorSpec("uint16", (), "state")}), states)
     assert main(["decode", str(model.path), str(datadir)]) == 0
     expected = lines(capsys)
     with_data = ["decode", str(model.path), str(datadir), "--feats", str(tmp_path / "feats")]
@@ -207,7 +209,7 @@ def test_features_of_another_kind_or_with_nan_are_refused(
     for name, bins in (("wide", 9), ("right", 13)):
         spec = {"fbank": TensorSpec("float32", (bins,), "log-mel")}
         frames = np.full((50, bins), 12.0, np.float32)
-        write_arrays(tmp_path / name, "features", spec, {"u1": {"fbank": frames}})
+        write_arrays(tmp_path / name, StoreContent("features", spec), {"u1": {"fbank": frames}})
     assert main(["decode", str(model.path), "--feats", str(tmp_path / "wide")]) == 1
     assert "this model needs fbank (13,)" in capsys.readouterr().err
     assert main(["decode", str(model.path), "--feats", str(tmp_path / "right")]) == 0
@@ -289,7 +291,7 @@ def test_a_network_may_be_built_with_other_priors(
     (tmp_path / "feats.yaml").write_text("bins: 13\n")
     network = load_model(parts / "network")
     states = np.arange(network.num_states, dtype=np.uint16).repeat(np.arange(network.num_states) % 3 + 1)
-    write_arrays(tmp_path / "ali", "states", {"state": TensorSpec("uint16")}, {"u": {"state": states}})
+    write_arrays(tmp_path / "ali", StoreContent("states", {"state": TensorSpec("uint16")}), {"u": {"state": states}})
     build = ["model", "build", "--graph", str(parts / "graph"), "--states", str(parts / "states")]
     build += ["--features", str(tmp_path / "feats.yaml"), "--priors", str(tmp_path / "ali"), str(tmp_path / "m")]
     assert main([*build, "--network", str(parts / "network")]) == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 
 FEATURES = {"fbank": TensorSpec("float16", (4,), "log-mel")}
 STATES = {"state": TensorSpec("uint16", (), "tied state")}
@@ -38,4 +38,6 @@ def arrays() -> Arrays:
 
 @pytest.fixture
 def store(tmp_path: Path, arrays: Arrays) -> FrameStore:
-    return write_arrays(tmp_path / "store", "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    return write_arrays(
+        tmp_path / "store", StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100)
+    )

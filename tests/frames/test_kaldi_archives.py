@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 from asr_kd.frames.kaldi_archives import _kaldi_io, export_kaldi, import_kaldi, read_kaldi
 from tests.frames.conftest import STATES, Arrays, make_states
 
@@ -29,7 +29,7 @@ def test_features_go_to_kaldi_and_back(store: FrameStore, tmp_path: Path) -> Non
             np.testing.assert_array_equal(found[utterance], store.read(utterance)["fbank"].astype(np.float32))
     with scp.open("rb") as stream:
         assert dict(kaldi_io.read_mat_scp(stream)).keys() == found.keys()  # another program finds them too
-    back = import_kaldi(scp, tmp_path / "back", "features", shard_frames=50)
+    back = import_kaldi(scp, tmp_path / "back", "features", options=WriteOptions(shard_frames=50))
     assert (back.kind, back.tensors["fbank"].dtype, len(back.headers) > 2) == ("features", "float32", True)
     for utterance in store.utterances:
         np.testing.assert_array_equal(back.read(utterance)["fbank"], store.read(utterance)["fbank"])
@@ -37,7 +37,7 @@ def test_features_go_to_kaldi_and_back(store: FrameStore, tmp_path: Path) -> Non
 
 def test_states_go_to_kaldi_and_back(arrays: Arrays, tmp_path: Path) -> None:
     labels = make_states(arrays)
-    store = write_arrays(tmp_path / "s", "states", STATES, labels)
+    store = write_arrays(tmp_path / "s", StoreContent("states", STATES), labels)
     export_kaldi(store, tmp_path / "ali.ark")
     with (tmp_path / "ali.ark").open("rb") as stream:
         found = dict(kaldi_io.read_ali_ark(stream))
@@ -150,13 +150,15 @@ def test_nan_in_an_archive_is_named(tmp_path: Path) -> None:
         kaldi_io.write_mat(stream, np.full((2, 3), np.nan, np.float32), key="poor")
     with pytest.raises(UserError, match="utterance poor: fbank of frame 0"):
         import_kaldi(tmp_path / "n.ark", tmp_path / "s", "features")
-    assert list(import_kaldi(tmp_path / "n.ark", tmp_path / "s", "features", skip_bad=True).skipped) == ["poor"]
+    assert list(
+        import_kaldi(tmp_path / "n.ark", tmp_path / "s", "features", options=WriteOptions(skip_bad=True)).skipped
+    ) == ["poor"]
 
 
 def test_what_kaldi_has_no_form_for_is_refused(tmp_path: Path) -> None:
     specs = {"top": TensorSpec("uint16", (2,)), "p": TensorSpec("float16")}
     arrays = {"u": {"top": np.zeros((3, 2), int), "p": np.zeros(3, np.float32)}}
-    store = write_arrays(tmp_path / "s", "targets", specs, arrays)
+    store = write_arrays(tmp_path / "s", StoreContent("targets", specs), arrays)
     with pytest.raises(UserError, match="top, p; say which"):
         export_kaldi(store, tmp_path / "o.ark")
     with pytest.raises(UserError, match="no form in Kaldi"):

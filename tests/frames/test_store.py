@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, open_joined, write_arrays, write_store
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, open_joined, write_arrays, write_store
 from asr_kd.frames.index import publish_index
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_arrays, make_states
 
@@ -54,7 +54,7 @@ def test_several_tensors_of_all_kinds_and_shapes_are_kept(tmp_path: Path) -> Non
     arrays = {
         f"u{n}": {k: (rng.random((n, *s.shape)) * 9).astype(s.dtype) for k, s in tensors.items()} for n in (1, 3, 8)
     }
-    store = write_arrays(tmp_path / "s", "targets", tensors, arrays)
+    store = write_arrays(tmp_path / "s", StoreContent("targets", tensors), arrays)
     for utterance, values in arrays.items():
         for name, array in values.items():
             found = store.read(utterance)[name]
@@ -78,7 +78,7 @@ def _anonymous_memory() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_reading_maps_the_file_and_takes_no_memory(tmp_path: Path) -> None:
     arrays = {f"u{i}": {"fbank": np.ones((100_000, 40), np.float32)} for i in range(6)}  # 96 MB in 6 shards
-    store = write_arrays(tmp_path / "s", "features", {"fbank": TensorSpec("float32", (40,))}, arrays)
+    store = write_arrays(tmp_path / "s", StoreContent("features", {"fbank": TensorSpec("float32", (40,))}), arrays)
     del arrays
     before = _anonymous_memory()
     kept = list(store.shards())
@@ -89,17 +89,21 @@ def test_reading_maps_the_file_and_takes_no_memory(tmp_path: Path) -> None:
 
 def test_open_files_are_bounded_whatever_the_number_of_shards(tmp_path: Path) -> None:
     arrays = {f"u{i:03d}": {"state": np.full(2, i)} for i in range(150)}
-    store = write_arrays(tmp_path / "s", "states", STATES, arrays, shard_frames=2)
+    store = write_arrays(tmp_path / "s", StoreContent("states", STATES), arrays, WriteOptions(shard_frames=2))
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert [int(store.read(u)["state"][0]) for u in store.utterances] == list(range(150))
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= 64
 
 
 def test_content_hash_depends_on_content_only(tmp_path: Path, store: FrameStore, arrays: Arrays) -> None:
-    same = write_arrays(tmp_path / "same", "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    same = write_arrays(
+        tmp_path / "same", StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100)
+    )
     assert same.content_hash == store.content_hash
     arrays["utt03"]["fbank"][0, 0] += 1
-    other = write_arrays(tmp_path / "other", "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    other = write_arrays(
+        tmp_path / "other", StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100)
+    )
     assert other.content_hash != store.content_hash
 
 
@@ -149,7 +153,12 @@ def test_swapped_shards_are_refused_on_opening(store: FrameStore) -> None:
 
 
 def test_shard_of_another_store_is_refused_on_opening(store: FrameStore, tmp_path: Path) -> None:
-    other = write_arrays(tmp_path / "o", "features", FEATURES, make_arrays(seed=3), {"bins": 4}, shard_frames=100)
+    other = write_arrays(
+        tmp_path / "o",
+        StoreContent("features", FEATURES, {"bins": 4}),
+        make_arrays(seed=3),
+        WriteOptions(shard_frames=100),
+    )
     store.headers[0].path.write_bytes(other.headers[0].path.read_bytes())
     with pytest.raises(UserError, match="a shard of another store"):
         FrameStore(store.path)
@@ -179,8 +188,8 @@ def test_any_flipped_byte_of_a_shard_is_found(store: FrameStore) -> None:
 
 def test_joined_stores_read_side_by_side(store: FrameStore, tmp_path: Path, arrays: Arrays) -> None:
     labels = make_states(arrays)
-    same_plan = write_arrays(tmp_path / "same", "states", STATES, labels, shard_frames=100)
-    other_plan = write_arrays(tmp_path / "other", "states", STATES, labels, shard_frames=37)
+    same_plan = write_arrays(tmp_path / "same", StoreContent("states", STATES), labels, WriteOptions(shard_frames=100))
+    other_plan = write_arrays(tmp_path / "other", StoreContent("states", STATES), labels, WriteOptions(shard_frames=37))
     for states in (same_plan, other_plan):
         joined = open_joined([store.path, states])
         for utterance in arrays:
@@ -214,7 +223,7 @@ def test_runs_are_the_frames_of_neighbours_in_any_order_asked_for(
 
 def test_joined_subset_reads_only_the_wanted_utterances(store: FrameStore, arrays: Arrays, tmp_path: Path) -> None:
     labels = make_states({u: arrays[u] for u in ("utt02", "utt17")})
-    states = write_arrays(tmp_path / "states", "states", STATES, labels)
+    states = write_arrays(tmp_path / "states", StoreContent("states", STATES), labels)
     joined = open_joined([store, states], ["utt17", "utt02"])
     assert [run.utterances for run in joined.runs(joined.utterances)] == [("utt02",), ("utt17",)]
     for run in joined.runs(joined.utterances):
@@ -224,7 +233,7 @@ def test_joined_subset_reads_only_the_wanted_utterances(store: FrameStore, array
 def test_join_names_the_missing_utterance(store: FrameStore, arrays: Arrays, tmp_path: Path) -> None:
     labels = make_states(arrays)
     del labels["utt05"]
-    states = write_arrays(tmp_path / "states", "states", STATES, labels)
+    states = write_arrays(tmp_path / "states", StoreContent("states", STATES), labels)
     for stores in ([store, states], [states, store]):
         with pytest.raises(UserError, match="lacks utterance utt05"):
             open_joined(stores)
@@ -236,7 +245,7 @@ def test_join_names_the_utterance_and_both_frame_counts(store: FrameStore, array
     labels = make_states(arrays)
     frames = len(labels["utt05"]["state"])
     labels["utt05"]["state"] = labels["utt05"]["state"][:-1]
-    states = write_arrays(tmp_path / "states", "states", STATES, labels)
+    states = write_arrays(tmp_path / "states", StoreContent("states", STATES), labels)
     with pytest.raises(UserError, match=rf"utt05: {frames} frames in .*store, {frames - 1} in .*states"):
         open_joined([store, states])
 
@@ -251,7 +260,7 @@ def test_store_at_a_url_reads_and_writes_like_a_local_one(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     url = "memory://bucket/store"
-    written = write_arrays(url, "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    written = write_arrays(url, StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100))
     assert written.content_hash == store.content_hash
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
     fetched = FrameStore(url)
@@ -268,7 +277,8 @@ def test_empty_shard_of_skipped_utterances_is_read(tmp_path: Path) -> None:
         return ((u, {"state": np.arange(3)} if u == "b" else UserError("silent")) for u in utterances)
 
     counts = dict.fromkeys("abc", 3)
-    store = write_store(tmp_path / "s", "states", STATES, counts, compute, shard_frames=3, skip_bad=True)
+    how = WriteOptions(shard_frames=3, skip_bad=True)
+    store = write_store(tmp_path / "s", StoreContent("states", STATES), counts, compute, how)
     assert store.skipped == {"a": "silent", "c": "silent"}
     assert [len(shard.tensors["state"]) for shard in store.shards()] == [0, 3, 0]
     verify(store.path)

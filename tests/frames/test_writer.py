@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays, write_store
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays, write_store
 from asr_kd.frames import shard as shard_module
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_arrays
 
@@ -38,8 +38,11 @@ class Count:
             yield utterance, {"state": int(utterance[1:]) * 100 + np.arange(COUNTS[utterance])}
 
 
-def write(path: Path, compute: Count, jobs: int = 1, **options: object) -> FrameStore:
-    return write_store(path, "states", STATES, COUNTS, compute, {"a": 1}, {}, jobs, shard_frames=20, **options)  # type: ignore[arg-type]
+def write(
+    path: Path, compute: Count, jobs: int = 1, prepare: Callable[[], None] | None = None, **options: object
+) -> FrameStore:
+    how = WriteOptions(jobs, shard_frames=20, **options)  # type: ignore[arg-type]
+    return write_store(path, StoreContent("states", STATES, {"a": 1}), COUNTS, compute, how, prepare)
 
 
 @pytest.fixture
@@ -50,9 +53,12 @@ def reference(tmp_path: Path) -> dict[str, bytes]:
 def test_bytes_do_not_depend_on_jobs_or_order(tmp_path: Path, reference: dict[str, bytes]) -> None:
     assert files_of(write(tmp_path / "two", Count(tmp_path / "log"), jobs=2).path) == reference
     backwards = write_store(
-        tmp_path / "back", "states", STATES, dict(reversed(COUNTS.items())),
-        lambda utterances: reversed(list(Count(tmp_path / "log")(utterances))), {"a": 1}, shard_frames=20,
-    )  # fmt: skip
+        tmp_path / "back",
+        StoreContent("states", STATES, {"a": 1}),
+        dict(reversed(COUNTS.items())),
+        lambda utterances: reversed(list(Count(tmp_path / "log")(utterances))),
+        WriteOptions(shard_frames=20),
+    )
     assert files_of(backwards.path) == reference
 
 
@@ -123,22 +129,36 @@ def test_two_writers_at_once_give_the_same_bytes(tmp_path: Path, reference: dict
 
 def test_another_configuration_is_refused_by_name_and_force_replaces_it(tmp_path: Path) -> None:
     arrays = make_arrays()
-    write_arrays(tmp_path / "s", "features", FEATURES, arrays, {"mel": {"bins": 40}}, shard_frames=100)
+    write_arrays(
+        tmp_path / "s",
+        StoreContent("features", FEATURES, {"mel": {"bins": 40}}),
+        arrays,
+        WriteOptions(shard_frames=100),
+    )
     for index in (True, False):
         with pytest.raises(UserError, match=r"holds another store \(config.mel.bins: 40 there, 80 asked for\)"):
-            write_arrays(tmp_path / "s", "features", FEATURES, arrays, {"mel": {"bins": 80}}, shard_frames=100)
+            write_arrays(
+                tmp_path / "s",
+                StoreContent("features", FEATURES, {"mel": {"bins": 80}}),
+                arrays,
+                WriteOptions(shard_frames=100),
+            )
         if index:
             (tmp_path / "s" / "index.json").unlink()
-    store = write_arrays(tmp_path / "s", "features", FEATURES, arrays, {"mel": {"bins": 80}}, force=True)
+    store = write_arrays(
+        tmp_path / "s", StoreContent("features", FEATURES, {"mel": {"bins": 80}}), arrays, WriteOptions(force=True)
+    )
     assert [path.name for path in sorted(store.path.iterdir())] == ["index.json", "shard-00000.safetensors"]
     assert store.config == {"mel": {"bins": 80}}
 
 
 def test_other_arrays_are_never_mistaken_for_those_stored(store: FrameStore, arrays: Arrays) -> None:
-    write_arrays(store.path, "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+    write_arrays(store.path, StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100))
     arrays["utt00"]["fbank"] = arrays["utt00"]["fbank"] + 1
     with pytest.raises(UserError, match=r"holds another store \(inputs.arrays"):
-        write_arrays(store.path, "features", FEATURES, arrays, {"bins": 4}, shard_frames=100)
+        write_arrays(
+            store.path, StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100)
+        )
 
 
 NAN = np.full((3, 4), np.nan, np.float32)
@@ -165,7 +185,8 @@ def test_bad_utterance_is_named_or_skipped_and_listed(tmp_path: Path, bad: objec
 
     def go(path: Path, skip_bad: bool) -> FrameStore:
         counts = dict.fromkeys("abcd", 3)
-        return write_store(path, "features", FEATURES, counts, compute, shard_frames=9, skip_bad=skip_bad)
+        how = WriteOptions(shard_frames=9, skip_bad=skip_bad)
+        return write_store(path, StoreContent("features", FEATURES), counts, compute, how)
 
     with pytest.raises(UserError, match=f"utterance b: .*{message}"):
         go(tmp_path / "s", skip_bad=False)
@@ -181,7 +202,7 @@ def test_bad_utterance_is_named_or_skipped_and_listed(tmp_path: Path, bad: objec
 
 def test_state_outside_the_dtype_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="from 0 to 65536, which uint16 cannot hold"):
-        write_arrays(tmp_path / "s", "states", STATES, {"a": {"state": np.array([0, 65536])}})
+        write_arrays(tmp_path / "s", StoreContent("states", STATES), {"a": {"state": np.array([0, 65536])}})
 
 
 def test_a_store_without_a_good_utterance_is_an_error(tmp_path: Path) -> None:
@@ -189,12 +210,12 @@ def test_a_store_without_a_good_utterance_is_an_error(tmp_path: Path) -> None:
         return ((u, UserError("silent")) for u in utterances)
 
     with pytest.raises(UserError, match="no utterance is good; the first, a: silent"):
-        write_store(tmp_path / "s", "states", STATES, {"a": 3}, compute, skip_bad=True)
+        write_store(tmp_path / "s", StoreContent("states", STATES), {"a": 3}, compute, WriteOptions(skip_bad=True))
 
 
 def test_left_out_utterances_are_listed(tmp_path: Path) -> None:
     arrays = {"a": {"state": np.arange(3)}}
-    store = write_arrays(tmp_path / "s", "states", STATES, arrays, left_out={"b": "too short"})
+    store = write_arrays(tmp_path / "s", StoreContent("states", STATES, left_out={"b": "too short"}), arrays)
     assert store.skipped == {"b": "too short"}
 
 
@@ -202,7 +223,7 @@ def test_too_little_space_is_known_before_the_first_byte(tmp_path: Path) -> None
     huge = {"dense": TensorSpec("float16", (14_000,))}
     counts = {f"u{i}": 10**9 for i in range(1000)}
     with pytest.raises(UserError, match=r"needs 28,000,000,\d+,\d+,\d+ more bytes \(28,000 a frame\)"):
-        write_store(tmp_path / "s", "targets", huge, counts, lambda utterances: iter(()))
+        write_store(tmp_path / "s", StoreContent("targets", huge), counts, lambda utterances: iter(()))
     assert not (tmp_path / "s").exists()
 
 
@@ -235,9 +256,9 @@ def test_really_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.M
     try:
         arrays = {f"u{i:03d}": {"fbank": np.ones((100, 4), np.float32)} for i in range(200)}
         with pytest.raises(UserError, match="more bytes"):
-            write_arrays(disk / "s", "features", FEATURES, arrays, shard_frames=1000)
+            write_arrays(disk / "s", StoreContent("features", FEATURES), arrays, WriteOptions(shard_frames=1000))
         monkeypatch.setattr("asr_kd.frames.writer._check_space", lambda *_: None)  # as if another program took it
         with pytest.raises(UserError, match="disk is full"):
-            write_arrays(disk / "s", "features", FEATURES, arrays, shard_frames=1000)
+            write_arrays(disk / "s", StoreContent("features", FEATURES), arrays, WriteOptions(shard_frames=1000))
     finally:
         subprocess.run(["umount", str(disk)], check=True)

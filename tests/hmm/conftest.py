@@ -7,7 +7,7 @@ import pytest
 
 from asr_kd.cli import main
 from asr_kd.corpus.datadir import write_data_dir
-from asr_kd.frames import TensorSpec, write_arrays
+from asr_kd.frames import StoreContent, TensorSpec, WriteOptions, write_arrays
 
 PRONS = {"one": "A B", "two": "C A", "three": "B C B", "four": "C"}
 CENTRES = {"SIL": -4.0, "A": 0.0, "B": 4.0, "C": 8.0}
@@ -60,7 +60,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Boundaries]:
 def write_corpus(root: Path, text: dict[str, list[str]], features: dict[str, np.ndarray]) -> None:
     write_data_dir(root / "data", {utt: f"{utt}.wav" for utt in text}, text, dict.fromkeys(text, "s"))
     arrays = {utt: {"mfcc": array} for utt, array in features.items()}
-    write_arrays(root / "feats", "features", {"mfcc": TensorSpec("float32", (3,))}, arrays, force=True)
+    write_arrays(
+        root / "feats",
+        StoreContent("features", {"mfcc": TensorSpec("float32", (3,))}),
+        arrays,
+        WriteOptions(force=True),
+    )
 
 
 def train(root: Path, out: Path, *options: str) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from asr_kd.cli import main
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 from asr_kd.frames.kaldi_archives import _kaldi_io
 from asr_kd.hmm.kaldi_alignments import import_alignment, read_transitions
 from tests.hmm.kaldi_model import LOOP_PDFS, PDFS, write_model
@@ -23,7 +23,7 @@ def write_ark(path: Path, alignments: dict[str, list[int]]) -> Path:
 
 def make_features(path: Path, lengths: dict[str, int]) -> FrameStore:
     arrays = {utt: {"fbank": np.zeros((length, 2), np.float32)} for utt, length in lengths.items()}
-    return write_arrays(path, "features", {"fbank": TensorSpec("float16", (2,), "log-mel")}, arrays)
+    return write_arrays(path, StoreContent("features", {"fbank": TensorSpec("float16", (2,), "log-mel")}), arrays)
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "text"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asr_kd.cli import main
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.states import StateSpace
 from tests.hmm.conftest import Boundaries, align, speak, train, write_corpus
@@ -161,7 +161,12 @@ def test_bad_files_are_named(
 
 def test_features_of_another_dimension_are_refused(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     features = {f"u{number}": {"fbank": np.zeros((60, 8), np.float32)} for number in range(5)}
-    write_arrays(bad / "feats", "features", {"fbank": TensorSpec("float32", (8,))}, features, force=True)
+    write_arrays(
+        bad / "feats",
+        StoreContent("features", {"fbank": TensorSpec("float32", (8,))}),
+        features,
+        WriteOptions(force=True),
+    )
     (bad / "data" / "text").write_text("".join(f"u{number} one\n" for number in range(5)))
     assert align(bad, bad / "states") == 1
     assert "60 x 8; this model expects frames x 3 cepstra" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import yaml
 
 from asr_kd.cli import main
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 from asr_kd.nets import (
     AcousticModel,
     Ensemble,
@@ -64,7 +64,7 @@ def test_a_whole_specialist_has_no_labels_but_its_own(states: FrameStore, tmp_pa
 def as_imported(path: Path, **speech: list[int]) -> FrameStore:
     """A store of states that does not record how many there are."""
     arrays = {utterance: {"state": np.array(states, np.int32)} for utterance, states in speech.items()}
-    return write_arrays(path, "states", {"state": TensorSpec("int32")}, arrays)
+    return write_arrays(path, StoreContent("states", {"state": TensorSpec("int32")}), arrays)
 
 
 def test_frames_without_a_label_stay_so_and_do_not_count(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """``asr-kd targets``: each action from the command line, and mistakes in one line."""
 
-import functools
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from asr_kd.cli import main
-from asr_kd.frames import Unfinished
+from asr_kd.frames import Unfinished, WriteOptions
 from asr_kd.frames.kaldi_archives import export_kaldi
 from asr_kd.nets import num_parameters, open_model
-from asr_kd.targets import TargetStore, write_targets
+from asr_kd.targets import TargetStore, Teacher, write_targets
 from asr_kd.targets.config import TargetConfig
 from asr_kd.train import TrainingData, evaluate
 from tests.targets.conftest import LENGTHS, STATES, Scene, files_of
@@ -65,10 +65,21 @@ def test_sampled_targets_are_drawn_at_2_by_default(command: list[str], out: Path
     assert TargetStore(out).config == TargetConfig("sampled", 3, (2.0,), 4)
 
 
+def test_by_default_a_frame_keeps_at_most_every_state(command: list[str], out: Path, tmp_path: Path) -> None:
+    words = command[:-2]  # without --k; 20 is more than there are
+    assert main(["targets", "write", *words, str(out)]) == 0
+    assert TargetStore(out).config == TargetConfig(k=STATES)
+    assert main(["targets", "write", *words, str(tmp_path / "dense"), "--form", "dense"]) == 0
+    assert TargetStore(tmp_path / "dense").config == TargetConfig("dense", k=20)
+
+
 def test_parts_share_the_work(
     command: list[str], out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("asr_kd.targets.write_targets", functools.partial(write_targets, shard_frames=60))
+    def small(teacher: Teacher, out: Path, config: TargetConfig, chosen: None, how: WriteOptions) -> TargetStore:
+        return write_targets(teacher, out, config, chosen, dataclasses.replace(how, shard_frames=60))
+
+    monkeypatch.setattr("asr_kd.targets.write_targets", small)
     assert main(["targets", "write", *command, str(out), "--part", "2/2"]) == 0
     assert "shards are there; the part that finishes last makes the store whole" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "0")
@@ -89,7 +100,8 @@ def test_each_process_of_torchrun_asks_the_teacher_on_a_gpu_of_its_own(
         monkeypatch.setenv(name, value)
     for name, expected in (("cuda", "cuda:1"), ("cpu", "cpu")):
         assert main(["targets", "write", *command, str(out), "--device", name]) == 0
-        assert asked.call_args.args[6:8] == (expected, (3, 4))
+        teacher, *_, how = asked.call_args.args
+        assert (teacher.device, how.part) == (expected, (3, 4))
 
 
 def test_only_the_listed_utterances_are_written(command: list[str], out: Path, tmp_path: Path) -> None:
@@ -101,7 +113,7 @@ def test_only_the_listed_utterances_are_written(command: list[str], out: Path, t
 def test_what_is_there_already_needs_no_space(
     command: list[str], scene: Scene, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_targets(scene.teacher, scene.features, out, TargetConfig(k=3))
+    write_targets(Teacher(scene.teacher, scene.features), out, TargetConfig(k=3))
     (out / "index.json").unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     assert main(["targets", "write", *command, str(out)]) == 0
@@ -157,7 +169,7 @@ def test_compare_is_a_table_or_numbers(command: list[str], scene: Scene, capsys:
 
 
 def test_import_takes_an_archive(scene: Scene, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dense = write_targets(scene.teacher, scene.features, tmp_path / "dense", TargetConfig("dense"))
+    dense = write_targets(Teacher(scene.teacher, scene.features), tmp_path / "dense", TargetConfig("dense"))
     scp = export_kaldi(dense.store, tmp_path / "a.ark")
     options = ["--values", "log-prob", "--feats", str(scene.features.path), "--form", "topk", "--k", "4"]
     assert main(["targets", "import", str(scp), str(out), *options, "--temperatures", "1,3", "--num-states", "12"]) == 0
@@ -172,8 +184,8 @@ def test_import_takes_an_archive(scene: Scene, tmp_path: Path, out: Path, capsys
     [
         ("write", ["--k", "13"], "k is 13, but the teacher has 12 states"),
         ("write", ["--k", "0"], "k is 0; expected at least 1"),
-        ("write", ["--temperatures", "1,two"], "--temperatures 1,two: expected numbers with commas"),
-        ("write", ["--temperatures", "1,-2"], "expected numbers above 0"),
+        ("write", ["--temperatures", "1,two"], "--temperatures 1,two: expected numbers separated by commas"),
+        ("write", ["--temperatures", "1,-2"], "expected positive numbers"),
         ("write", ["--form", "sampled", "--temperatures", "1,2"], "sampled targets are drawn at one temperature"),
         ("write", ["--form", "sampled", "--seed", "-1"], "seed is -1"),
         ("write", ["--part", "3/2"], "--part 3/2: expected I/N, such as 1/4"),
@@ -185,9 +197,9 @@ def test_import_takes_an_archive(scene: Scene, tmp_path: Path, out: Path, capsys
         ("write", ["--states", "absent"], "absent: no such folder"),
         ("write", ["--device", "tpu9"], "--device tpu9"),
         ("compare", ["--device", "tpu9"], "--device tpu9"),
-        ("compare", ["--k", "2.5"], "--k 2.5: expected whole numbers with commas"),
+        ("compare", ["--k", "2.5"], "--k 2.5: expected whole numbers separated by commas"),
         ("compare", ["--k", "5,99"], "k is 99, but the teacher has 12 states"),
-        ("compare", ["--temperature", "0"], "expected numbers above 0"),
+        ("compare", ["--temperature", "0"], "expected positive numbers"),
         ("compare", ["--frames", "0"], "0 frames to compare on"),
     ],
 )

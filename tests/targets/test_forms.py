@@ -131,12 +131,12 @@ def test_no_other_threshold_makes_as_many_states() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3, STATES])
-def test_certain_frames_are_told_with_one_weight(k: int) -> None:
+def test_certain_frames_have_one_weight(k: int) -> None:
     prob = torch.eye(STATES)
     for start in (0.0, 0.4, 1.0):
         states, weights = sample(prob, k, torch.full((STATES,), start))
-        told = torch.zeros(STATES, STATES).double().scatter_(1, states, weights)
-        torch.testing.assert_close(told, prob.double(), rtol=0, atol=1e-20)
+        drawn = torch.zeros(STATES, STATES).double().scatter_(1, states, weights)
+        torch.testing.assert_close(drawn, prob.double(), rtol=0, atol=1e-20)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
@@ -189,7 +189,7 @@ def test_the_stored_numbers_are_the_forms_own_in_half_precision(config: TargetCo
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.form)
-def test_blocks_of_frames_are_told_as_all_at_once(config: TargetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_frames_are_encoded_as_all_at_once(config: TargetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encode(log_probs(), config, draws_of("u", 0))
     monkeypatch.setattr(encode_module, "BLOCK", 7 * STATES)  # the last one is short
     parts = encode(log_probs(), config, draws_of("u", 0))

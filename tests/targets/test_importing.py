@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
+from asr_kd.frames import WriteOptions
 from asr_kd.frames.kaldi_archives import _kaldi_io
 from asr_kd.nets import log_posteriors, open_model
-from asr_kd.targets import TargetConfig, TargetStore, import_targets, write_targets
+from asr_kd.targets import NetworkOutputs, TargetConfig, TargetStore, Teacher, import_targets, write_targets
 from asr_kd.targets.importing import log_probabilities
 from asr_kd.targets.verify import check_values
 from tests.killing import Killed, killed_at
@@ -50,9 +51,9 @@ def test_it_is_what_the_network_itself_gives(
     scene: Scene, said: Matrices, tmp_path: Path, config: TargetConfig
 ) -> None:
     ark, _ = write_archive(tmp_path / "a", said)
-    found = import_targets(ark, tmp_path / "t", config, "log-prob", scene.features)
-    expected = write_targets(scene.teacher, scene.features, tmp_path / "w", config)
-    assert (found.config, found.num_states) == (config, STATES)
+    found = import_targets(NetworkOutputs(ark, "log-prob", scene.features), tmp_path / "t", config)
+    expected = write_targets(Teacher(scene.teacher, scene.features), tmp_path / "w", config)
+    assert (found.config, found.num_states) == (config.for_states(STATES), STATES)
     assert found.store.frame_counts == LENGTHS
     for utterance in LENGTHS:
         ours, theirs = found.store.read(utterance), expected.store.read(utterance)
@@ -66,17 +67,21 @@ def test_order_file_form_and_jobs_change_nothing_but_other_numbers_do(
     scene: Scene, said: Matrices, tmp_path: Path
 ) -> None:
     ark, scp = write_archive(tmp_path / "a", said)
-    options: dict[str, Any] = {"values": "log-prob", "features": scene.features, "shard_frames": 30}
-    reference = import_targets(ark, tmp_path / "t", TOPK, **options)
+
+    def take(archive: Path | str, name: str, jobs: int = 1, values: Any = "log-prob") -> TargetStore:
+        outputs = NetworkOutputs(archive, values, scene.features)
+        return import_targets(outputs, tmp_path / name, TOPK, WriteOptions(jobs, shard_frames=30))
+
+    reference = take(ark, "t")
     assert len(reference.store.headers) > 3
     for name, source in (("scp", scp), ("specifier", f"scp,p:{scp}")):
-        assert files_of(import_targets(source, tmp_path / name, TOPK, **options).path) == files_of(reference.path)
-    assert files_of(import_targets(scp, tmp_path / "two", TOPK, jobs=2, **options).path) == files_of(reference.path)
+        assert files_of(take(source, name).path) == files_of(reference.path)
+    assert files_of(take(scp, "two", jobs=2).path) == files_of(reference.path)
     other, _ = write_archive(tmp_path / "b", {u: matrix + 1e-4 for u, matrix in said.items()})
     with pytest.raises(UserError, match=r"holds another store \(inputs.teacher"):
-        import_targets(other, tmp_path / "t", TOPK, **options)
+        take(other, "t")
     with pytest.raises(UserError, match=r"config.values: log-prob there, logits asked for"):
-        import_targets(ark, tmp_path / "t", TOPK, **{**options, "values": "logits"})
+        take(ark, "t", values="logits")
 
 
 def test_a_killed_import_goes_on_to_the_same_bytes(
@@ -87,7 +92,8 @@ def test_a_killed_import_goes_on_to_the_same_bytes(
     ark, _ = write_archive(tmp_path / "a", said)
 
     def take(name: str) -> TargetStore:
-        return import_targets(ark, tmp_path / name, TOPK, "log-prob", shard_frames=30)
+        outputs = NetworkOutputs(ark, "log-prob")
+        return import_targets(outputs, tmp_path / name, TOPK, WriteOptions(shard_frames=30))
 
     with monkeypatch.context() as patch:
         patch.setattr(write_module, "write_shard", killed_at(write_module.write_shard, 3))
@@ -105,21 +111,22 @@ def test_logits_and_probabilities_are_the_same_targets(said: Matrices, tmp_path:
     }
     for values, change in forms.items():
         ark, _ = write_archive(tmp_path / values, {u: change(m) for u, m in said.items()})
-        targets = import_targets(ark, tmp_path / f"{values}.store", DENSE, values)
+        targets = import_targets(NetworkOutputs(ark, values), tmp_path / f"{values}.store", DENSE)
         for utterance, expected in said.items():
             np.testing.assert_allclose(targets.store.read(utterance)["log_prob"], expected, rtol=2e-3, atol=2e-3)
 
 
 def test_doubles_and_text_are_read(tmp_path: Path) -> None:
     (tmp_path / "t.ark").write_text("u1  [\n  0.25 0.75\n  1 0 ]\nu2  [\n  0.501 0.502 ]\n")
-    targets = import_targets(tmp_path / "t.ark", tmp_path / "t", DENSE, "prob")
+    targets = import_targets(NetworkOutputs(tmp_path / "t.ark", "prob"), tmp_path / "t", DENSE)
     assert np.exp(targets.store.read("u1")["log_prob"].astype(float)) == pytest.approx(
         np.array([[0.25, 0.75], [1, 0]]), abs=1e-3
     )
     assert targets.store.read("u1")["log_prob"][1, 1] == np.float16(math.log(np.finfo(np.float32).tiny))
     check_values(targets)
     ark, _ = write_archive(tmp_path / "d", {"u": np.log(np.array([[1e-5, 1 - 1e-5]]))})
-    kept = import_targets(ark, tmp_path / "k", TargetConfig(k=1, temperatures=(1.0,)), "log-prob").store.read("u")
+    one = TargetConfig(k=1, temperatures=(1.0,))
+    kept = import_targets(NetworkOutputs(ark, "log-prob"), tmp_path / "k", one).store.read("u")
     assert kept["log_tail"][0, 0] == pytest.approx(math.log(1e-5), rel=1e-3)
 
 
@@ -143,8 +150,8 @@ def test_numbers_that_are_not_what_they_are_said_to_be_are_named_or_left_out(
     good = np.full((3, 2), math.log(0.5) if values == "log-prob" else 0.5, np.float32)
     ark, _ = write_archive(tmp_path / "a", {"u1": good, "u2": np.array(matrix, np.float32)})
     with pytest.raises(UserError, match=f"utterance u2: .*{message}.*--skip-bad"):
-        import_targets(ark, tmp_path / "t", DENSE, values)
-    targets = import_targets(ark, tmp_path / "t", DENSE, values, skip_bad=True)
+        import_targets(NetworkOutputs(ark, values), tmp_path / "t", DENSE)
+    targets = import_targets(NetworkOutputs(ark, values), tmp_path / "t", DENSE, WriteOptions(skip_bad=True))
     assert (targets.store.utterances, list(targets.store.skipped)) == (("u1",), ["u2"])
 
 
@@ -156,18 +163,19 @@ def test_a_little_less_than_1_is_made_1() -> None:
 def test_other_frames_than_the_features_have_are_refused_or_left_out(
     scene: Scene, said: Matrices, tmp_path: Path
 ) -> None:
-    shared = TOPK, "log-prob", scene.features
     ark, _ = write_archive(tmp_path / "a", {**said, "u02": said["u02"][:-2], "x": said["u03"]})
+    outputs = NetworkOutputs(ark, "log-prob", scene.features)
     shorter = f"{LENGTHS['u02'] - 2} frames, but {LENGTHS['u02']} in .*feats"
     with pytest.raises(UserError, match=f"a.ark: utterance u02: {shorter} .2 such in all; --skip-bad"):
-        import_targets(ark, tmp_path / "t", *shared)  # type: ignore[arg-type]
-    targets = import_targets(ark, tmp_path / "t", *shared, skip_bad=True)  # type: ignore[arg-type]
+        import_targets(outputs, tmp_path / "t", TOPK)
+    targets = import_targets(outputs, tmp_path / "t", TOPK, WriteOptions(skip_bad=True))
     assert set(targets.store.utterances) == LENGTHS.keys() - {"u02"}
     assert targets.store.skipped["x"] == f"not in {scene.features.path}"
     part, _ = write_archive(tmp_path / "part", {"u07": said["u07"]})
-    assert import_targets(part, tmp_path / "p", *shared).store.utterances == ("u07",)  # type: ignore[arg-type]
+    one = import_targets(NetworkOutputs(part, "log-prob", scene.features), tmp_path / "p", TOPK)
+    assert one.store.utterances == ("u07",)
     with pytest.raises(UserError, match="holds states; a store of features was expected"):
-        import_targets(part, tmp_path / "q", TOPK, "log-prob", scene.states)
+        import_targets(NetworkOutputs(part, "log-prob", scene.states), tmp_path / "q", TOPK)
 
 
 def test_the_student_s_features_are_checked_where_the_archive_s_are_known(
@@ -176,11 +184,11 @@ def test_the_student_s_features_are_checked_where_the_archive_s_are_known(
     ark, _ = write_archive(tmp_path / "a", said)
     arrays = {u: scene.features.read(u)["fbank"] + 1 for u in LENGTHS}
     other = write_features(tmp_path / "other", arrays)
-    known = import_targets(ark, tmp_path / "k", TOPK, "log-prob", scene.features)
+    known = import_targets(NetworkOutputs(ark, "log-prob", scene.features), tmp_path / "k", TOPK)
     known.check(STATES, scene.features, 2.0)
     with pytest.raises(UserError, match="the teacher heard other features than .*other"):
         known.check(STATES, other, 2.0)
-    unknown = import_targets(ark, tmp_path / "u", TOPK, "log-prob")
+    unknown = import_targets(NetworkOutputs(ark, "log-prob"), tmp_path / "u", TOPK)
     assert unknown.store.inputs.keys() == {"teacher"}
     unknown.check(STATES, other, 2.0)
 
@@ -188,23 +196,23 @@ def test_the_student_s_features_are_checked_where_the_archive_s_are_known(
 def test_shapes_that_do_not_fit_are_named(said: Matrices, tmp_path: Path) -> None:
     ark, _ = write_archive(tmp_path / "a", {"u1": said["u01"], "u2": said["u02"][:, :-1]})
     with pytest.raises(UserError, match=f"utterance u2 has {STATES - 1} columns, the first {STATES} states"):
-        import_targets(ark, tmp_path / "t", TOPK)
+        import_targets(NetworkOutputs(ark), tmp_path / "t", TOPK)
     with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns, you said 99 states"):
-        import_targets(ark, tmp_path / "t", TOPK, num_states=99)
+        import_targets(NetworkOutputs(ark, num_states=99), tmp_path / "t", TOPK)
     with pytest.raises(UserError, match="k is 13, but the teacher has 12 states"):
-        import_targets(write_archive(tmp_path / "b", said)[0], tmp_path / "t", TargetConfig(k=13))
+        import_targets(NetworkOutputs(write_archive(tmp_path / "b", said)[0]), tmp_path / "t", TargetConfig(k=13))
     with (tmp_path / "v.ark").open("wb") as stream:
         kaldi_io.write_vec_flt(stream, np.zeros(3, np.float32), key="v")
     with pytest.raises(UserError, match="utterance v is a vector; a matrix"):
-        import_targets(tmp_path / "v.ark", tmp_path / "t", TOPK)
+        import_targets(NetworkOutputs(tmp_path / "v.ark"), tmp_path / "t", TOPK)
     one, _ = write_archive(tmp_path / "c", {"u1": said["u01"]})
     (tmp_path / "twice.ark").write_bytes(2 * one.read_bytes())
     with pytest.raises(UserError, match="utterance u1 occurs twice"):
-        import_targets(tmp_path / "twice.ark", tmp_path / "t", TOPK)
+        import_targets(NetworkOutputs(tmp_path / "twice.ark"), tmp_path / "t", TOPK)
     (tmp_path / "empty.ark").write_bytes(b"")
     with pytest.raises(UserError, match="empty.ark: holds no utterance"):
-        import_targets(tmp_path / "empty.ark", tmp_path / "t", TOPK)
+        import_targets(NetworkOutputs(tmp_path / "empty.ark"), tmp_path / "t", TOPK)
     (tmp_path / "cut.ark").write_bytes(one.read_bytes()[:-3])
     with pytest.raises(UserError, match="cut.ark: utterance u1: not a whole Kaldi matrix"):
-        import_targets(tmp_path / "cut.ark", tmp_path / "t", TOPK)
+        import_targets(NetworkOutputs(tmp_path / "cut.ark"), tmp_path / "t", TOPK)
     assert not (tmp_path / "t").exists()

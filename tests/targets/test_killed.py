@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_kd.frames import FrameStore
-from asr_kd.targets import TargetConfig, write_targets
+from asr_kd.frames import FrameStore, WriteOptions
+from asr_kd.targets import TargetConfig, Teacher, write_targets
 from tests.killing import digests
 from tests.targets.conftest import BINS, network
 from tests.train.conftest import write_features
 
 CONFIG = TargetConfig("sampled", k=3, temperatures=(2.0,))
 SHARDS = 60
+SMALL = WriteOptions(shard_frames=20)
 
 
 def killed_again_and_again(folder: Path, kills: int) -> None:
@@ -26,7 +27,7 @@ def killed_again_and_again(folder: Path, kills: int) -> None:
     teacher, out = network(folder / "m"), folder / "killed"
 
     def write(out: Path) -> FrameStore:
-        return write_targets(teacher, features, out, CONFIG, shard_frames=20).store
+        return write_targets(Teacher(teacher, features), out, CONFIG, options=SMALL).store
 
     write(folder / "whole")
     context = multiprocessing.get_context("forkserver")  # torch is loaded once, in a process of one thread
@@ -38,8 +39,7 @@ def killed_again_and_again(folder: Path, kills: int) -> None:
             shard.unlink()
         (out / "index.json").unlink(missing_ok=True)
         before = len(list(out.glob("shard-*")))
-        options = {"shard_frames": 20}
-        process = context.Process(target=write_targets, args=(teacher, features, out, CONFIG), kwargs=options)
+        process = context.Process(target=write_targets, args=(Teacher(teacher, features), out, CONFIG, None, SMALL))
         process.start()
         wanted = before + moments.randrange(SHARDS // 3)
         while len(list(out.glob("shard-*"))) < wanted and process.is_alive():

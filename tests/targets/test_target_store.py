@@ -9,8 +9,8 @@ import torch
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
-from asr_kd.targets import Dense, Sampled, TargetConfig, TargetStore, write_targets
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
+from asr_kd.targets import Dense, Sampled, TargetConfig, TargetStore, Teacher, write_targets
 from asr_kd.targets.target_store import unsigned
 from asr_kd.targets.verify import check_values
 from tests.targets.conftest import LENGTHS, STATES, Scene, network
@@ -25,7 +25,7 @@ CONFIGS = {
 
 @pytest.fixture(params=CONFIGS)
 def targets(request: pytest.FixtureRequest, scene: Scene, tmp_path: Path) -> TargetStore:
-    return write_targets(scene.teacher, scene.features, tmp_path / "t", CONFIGS[request.param])
+    return write_targets(Teacher(scene.teacher, scene.features), tmp_path / "t", CONFIGS[request.param])
 
 
 def tensors_of(targets: TargetStore, utterance: str = "u01") -> dict[str, torch.Tensor]:
@@ -61,7 +61,8 @@ def test_a_student_of_other_states_is_refused(targets: TargetStore, scene: Scene
 
 
 def test_targets_of_an_ensemble_of_other_states_are_refused(scene: Scene, tmp_path: Path) -> None:
-    other = write_targets(network(tmp_path / "other", states=9), scene.features, tmp_path / "t", CONFIGS["topk"])
+    teacher = Teacher(network(tmp_path / "other", states=9), scene.features)
+    other = write_targets(teacher, tmp_path / "t", CONFIGS["topk"])
     with pytest.raises(UserError, match=f"targets of 9 states; the student has {STATES}"):
         other.check(STATES, scene.features, 2.0)
 
@@ -96,7 +97,7 @@ def test_a_store_of_another_kind_is_refused(scene: Scene) -> None:
 
 def test_a_store_from_elsewhere_is_refused(tmp_path: Path) -> None:
     arrays = {"u": {"log_prob": np.zeros((3, 2), np.float32)}}
-    write_arrays(tmp_path / "s", "targets", {"log_prob": TensorSpec("float32", (2,))}, arrays)
+    write_arrays(tmp_path / "s", StoreContent("targets", {"log_prob": TensorSpec("float32", (2,))}), arrays)
     with pytest.raises(UserError, match="does not record how many states it is of; write it with `asr-kd targets`"):
         TargetStore(tmp_path / "s")
 
@@ -108,7 +109,9 @@ def rewritten(targets: TargetStore, folder: Path, change: Any) -> TargetStore:
     """The store with frame 2 of u01 changed, all checksums right."""
     arrays: dict[str, Arrays] = {u: {k: np.array(a) for k, a in targets.store.read(u).items()} for u in LENGTHS}
     change(arrays["u01"])
-    store: FrameStore = write_arrays(folder, "targets", targets.store.tensors, arrays, targets.store.config)
+    store: FrameStore = write_arrays(
+        folder, StoreContent("targets", targets.store.tensors, targets.store.config), arrays
+    )
     return TargetStore(store)
 
 
@@ -141,7 +144,7 @@ def test_values_that_are_no_distribution_are_found_in_their_frame(targets: Targe
 
 
 def test_a_state_that_is_there_twice_is_found(scene: Scene, tmp_path: Path) -> None:
-    targets = write_targets(scene.teacher, scene.features, tmp_path / "t", CONFIGS["topk"])
+    targets = write_targets(Teacher(scene.teacher, scene.features), tmp_path / "t", CONFIGS["topk"])
 
     def change(arrays: Arrays) -> None:
         arrays["target_state"][2, 1] = arrays["target_state"][2, 0]

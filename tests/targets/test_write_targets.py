@@ -5,7 +5,7 @@ import errno
 import itertools
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, Unfinished
+from asr_kd.frames import FrameStore, Unfinished, WriteOptions
 from asr_kd.frames import shard as shard_module
 from asr_kd.frames import writer as write_module
 from asr_kd.nets import StateModel, log_posteriors, log_prob_by_chunk, model_hash, open_model, settle_precision
-from asr_kd.targets import TargetConfig, TargetStore, estimate, write_targets
+from asr_kd.targets import TargetConfig, TargetStore, Teacher, estimate, write_targets
 from asr_kd.targets import teacher as teacher_module
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.verify import check_values
@@ -35,8 +35,15 @@ CONFIGS = {
 SHARD = 30  # frames, so that there are several shards
 
 
-def write(scene: Scene, out: Path, config: TargetConfig = CONFIGS["topk"], **options: object) -> TargetStore:
-    return write_targets(scene.teacher, scene.features, out, config, shard_frames=SHARD, **options)  # type: ignore[arg-type]
+def write(
+    scene: Scene,
+    out: Path,
+    config: TargetConfig = CONFIGS["topk"],
+    utterances: Sequence[str] | None = None,
+    **options: object,
+) -> TargetStore:
+    how = WriteOptions(shard_frames=SHARD, **options)  # type: ignore[arg-type]
+    return write_targets(Teacher(scene.teacher, scene.features), out, config, utterances, how)
 
 
 @pytest.fixture
@@ -47,7 +54,7 @@ def reference(scene: Scene, tmp_path: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("form", CONFIGS)
 def test_it_is_what_the_teacher_says_of_each_frame(scene: Scene, tmp_path: Path, form: str) -> None:
     targets, model = write(scene, tmp_path / "t", CONFIGS[form]), open_model(scene.teacher)
-    assert targets.config == CONFIGS[form]
+    assert targets.config == CONFIGS[form].for_states(STATES)
     assert targets.num_states == STATES
     assert targets.store.frame_counts == LENGTHS
     assert targets.store.inputs == {"features": scene.features.content_hash, "teacher": model_hash(scene.teacher)}
@@ -173,12 +180,13 @@ def test_an_utterance_whose_output_is_not_finite_is_named_or_left_out(scene: Sce
     with pytest.raises(UserError, match=r"utterance u04: .*of frame 3 are not finite .*--skip-bad"):
         write(bad, tmp_path / "t")  # the window of frame 3 ends with frame 4
     with pytest.raises(UserError, match=r"poisoned: utterance u04: .*of frame 3 are not finite"):
-        estimate(bad.teacher, bad.features, tmp_path / "t", CONFIGS["topk"])
+        estimate(Teacher(bad.teacher, bad.features), tmp_path / "t", CONFIGS["topk"])
     targets = write(bad, tmp_path / "t", skip_bad=True)
     assert list(targets.store.skipped) == ["u04"]
     assert "of frame 3 are not finite" in targets.store.skipped["u04"]
     assert set(targets.store.utterances) == LENGTHS.keys() - {"u04"}
-    assert estimate(bad.teacher, bad.features, tmp_path / "t", CONFIGS["topk"], skip_bad=True).frames
+    how = WriteOptions(skip_bad=True)
+    assert estimate(Teacher(bad.teacher, bad.features), tmp_path / "t", CONFIGS["topk"], options=how).frames
 
 
 def test_weights_that_are_not_finite_are_an_error_of_the_first_utterance(scene: Scene, tmp_path: Path) -> None:
@@ -196,7 +204,7 @@ def test_features_of_another_width_are_refused_before_any_utterance(scene: Scene
     wide = network(tmp_path / "wide", bins=BINS + 1)
     for ask in (write_targets, estimate):
         with pytest.raises(UserError, match=f"feats: {BINS} bins, but the teacher .*wide hears {BINS + 1}"):
-            ask(wide, scene.features, tmp_path / "t", CONFIGS["dense"])
+            ask(Teacher(wide, scene.features), tmp_path / "t", CONFIGS["dense"])
     with pytest.raises(UserError, match="holds states; a store of features was expected"):
         write(dataclasses.replace(scene, features=scene.states), tmp_path / "t")
     assert not (tmp_path / "t").exists()
@@ -244,8 +252,8 @@ def test_a_full_disk_is_a_clear_error_and_the_rerun_ends_with_the_same_bytes(
 
 
 def test_the_estimate_is_what_evaluation_and_the_store_say(scene: Scene, tmp_path: Path) -> None:
-    shared = scene.teacher, scene.features, tmp_path / "t", CONFIGS["topk"]
-    found = estimate(*shared, scene.states)
+    shared = Teacher(scene.teacher, scene.features), tmp_path / "t", CONFIGS["topk"]
+    found = estimate(*shared, states=scene.states)
     data = TrainingData(scene.features, scene.states, scene.states.utterances)
     assert found.accuracy == evaluate(open_model(scene.teacher), data).frame_accuracy
     assert found.judged == data.total_frames == sum(LENGTHS.values()) - LENGTHS["u05"]
@@ -262,27 +270,27 @@ def test_frames_without_a_label_do_not_judge_the_teacher(scene: Scene, tmp_path:
     labels = without_labels({u: scene.states.read(u)["state"] for u in scene.states.utterances}, "u02", "u07")
     labels["u01"][::2] = -1
     states = write_states(tmp_path / "some", labels, STATES)
-    found = estimate(scene.teacher, scene.features, tmp_path / "t", CONFIGS["topk"], states)
+    found = estimate(Teacher(scene.teacher, scene.features), tmp_path / "t", CONFIGS["topk"], states=states)
     judged = evaluate(open_model(scene.teacher), TrainingData(scene.features, states, states.utterances))
     assert (found.accuracy, found.judged) == (judged.frame_accuracy, judged.frames)
 
 
 def test_labels_that_are_not_the_teachers_are_refused(scene: Scene, tmp_path: Path) -> None:
-    shared = scene.teacher, scene.features, tmp_path / "t", CONFIGS["topk"]
+    shared = Teacher(scene.teacher, scene.features), tmp_path / "t", CONFIGS["topk"]
     with pytest.raises(UserError, match="holds features; a store of states was expected"):
-        estimate(*shared, scene.features)
+        estimate(*shared, states=scene.features)
     labels = {u: scene.states.read(u)["state"] for u in scene.states.utterances}
     with pytest.raises(UserError, match="other: labels of 9 states, but the teacher .* has 12 outputs"):
-        estimate(*shared, write_states(tmp_path / "other", labels, 9))
+        estimate(*shared, states=write_states(tmp_path / "other", labels, 9))
     labels["u02"] = labels["u02"][:-1]
     with pytest.raises(UserError, match=f"utterance u02: {LENGTHS['u02']} frames in .*, {LENGTHS['u02'] - 1} in"):
-        estimate(*shared, write_states(tmp_path / "short", labels, STATES))
+        estimate(*shared, states=write_states(tmp_path / "short", labels, STATES))
 
 
 def test_utterances_that_the_features_lack_are_listed_with_their_reason(scene: Scene, tmp_path: Path) -> None:
     features = FrameStore(scene.features.path)
     features.skipped = {"gone": "too short"}
-    targets = write_targets(scene.teacher, features, tmp_path / "t", CONFIGS["topk"])
+    targets = write_targets(Teacher(scene.teacher, features), tmp_path / "t", CONFIGS["topk"])
     assert targets.store.skipped == {"gone": "too short"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 from asr_kd.nets import NetConfig
 from asr_kd.train import TrainConfig, TrainingData
 
@@ -31,16 +31,15 @@ def speech(lengths: list[int], seed: int = 0) -> tuple[Arrays, Arrays]:
 
 def write_features(path: Path, arrays: Arrays, bins: int = BINS) -> FrameStore:
     """A store of features."""
-    return write_arrays(
-        path, "features", {"fbank": TensorSpec("float32", (bins,))}, {u: {"fbank": a} for u, a in arrays.items()}
-    )
+    content = StoreContent("features", {"fbank": TensorSpec("float32", (bins,))})
+    return write_arrays(path, content, {u: {"fbank": a} for u, a in arrays.items()})
 
 
 def write_states(path: Path, arrays: Arrays, num_states: int = STATES) -> FrameStore:
     """A store of states, which does not record how many there are where ``num_states`` is 0."""
     tensors = {"state": TensorSpec(next(iter(arrays.values())).dtype.name)}
     config = {"num_states": num_states} if num_states else {}
-    return write_arrays(path, "states", tensors, {u: {"state": a} for u, a in arrays.items()}, config)
+    return write_arrays(path, StoreContent("states", tensors, config), {u: {"state": a} for u, a in arrays.items()})
 
 
 def without_labels(arrays: Arrays, *utterances: str) -> Arrays:

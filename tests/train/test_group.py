@@ -24,7 +24,7 @@ from asr_kd.config import save_config
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, NetConfig, load_model, save_model
-from asr_kd.targets import Dense, TargetConfig, TargetStore, write_targets
+from asr_kd.targets import Dense, TargetConfig, TargetStore, Teacher, write_targets
 from asr_kd.train import TrainConfig, TrainingData, train
 from asr_kd.train.group import ALONE, Group, _last_word, joined
 from asr_kd.train.interrupt import interruption
@@ -62,7 +62,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = dataclasses.replace(CONFIG.net, bins=BINS, states=STATES, left_context=5)
     save_model(AcousticModel(net), folder / "teacher")
     config = TargetConfig("topk", 3, (2.0,))
-    write_targets(folder / "teacher", FrameStore(folder / "train" / "feats"), folder / "targets", config)
+    write_targets(Teacher(folder / "teacher", FrameStore(folder / "train" / "feats")), folder / "targets", config)
     return folder
 
 

@@ -21,7 +21,7 @@ from asr_kd.cli import main
 from asr_kd.cli import train as verb
 from asr_kd.config import load_config, save_config
 from asr_kd.errors import UserError
-from asr_kd.frames import TensorSpec, write_arrays
+from asr_kd.frames import StoreContent, TensorSpec, write_arrays
 from asr_kd.nets import EnsembleConfig, NetConfig, model_hash, open_model, save_ensemble
 from asr_kd.parallel import in_processes
 from asr_kd.progress import Progress, labelled
@@ -260,7 +260,9 @@ def test_members_learn_from_a_teacher_or_its_targets_without_labels(tmp_path: Pa
     log_prob = {u: torch.randn(50, STATES, generator=random).log_softmax(-1).half() for u in corpus[0].utterances}
     arrays = {u: {"log_prob": rows.numpy()} for u, rows in log_prob.items()}
     store = {"form": "dense", "num_states": STATES}
-    write_arrays(tmp_path / "targets", "targets", {"log_prob": TensorSpec("float16", (STATES,))}, arrays, store)
+    write_arrays(
+        tmp_path / "targets", StoreContent("targets", {"log_prob": TensorSpec("float16", (STATES,))}, store), arrays
+    )
     student = dataclasses.replace(CONFIG, epochs=1, hard_weight=0.0)
     words = command(corpus, tmp_path, student, labels=False)
     words += ["--priors", str(tmp_path / "teacher"), "--members", "1"]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from asr_kd.errors import UserError
 from asr_kd.nets import load_model, log_posteriors, open_model, save_ensemble
-from asr_kd.targets import TargetConfig, TargetStore, write_targets
+from asr_kd.targets import TargetConfig, TargetStore, Teacher, write_targets
 from asr_kd.train import TrainingData, loop, probabilities, train
 from asr_kd.train.distillation import distillation_loss
 from asr_kd.train.objective import LiveTeacher, StoredTargets
@@ -43,7 +43,7 @@ class School:
     folder: Path
 
     def targets(self, form: str = "dense") -> TargetStore:
-        return write_targets(self.teacher, self.data.features, self.folder / form, FORMS[form])
+        return write_targets(Teacher(self.teacher, self.data.features), self.folder / form, FORMS[form])
 
     def with_targets(self, form: str = "dense", labels: bool = True) -> TrainingData:
         states = self.data.states if labels else None
@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
 
 def test_targets_of_other_states_than_the_labels_are_refused(school: School, tmp_path: Path) -> None:
     more = network(tmp_path / "more", 3, states=STATES + 1, bins=BINS)
-    targets = write_targets(more, school.data.features, tmp_path / "t", FORMS["dense"])
+    targets = write_targets(Teacher(more, school.data.features), tmp_path / "t", FORMS["dense"])
     data = TrainingData(school.data.features, school.data.states, targets=targets)
     with pytest.raises(UserError, match=f"/t: {STATES + 1} states, but the student's labels or configuration have 6"):
         Lesson.plan(MIXED, data)
@@ -311,7 +311,7 @@ def test_a_student_whose_labels_are_all_none_is_not_judged_on_what_it_learns(sch
 
 @pytest.mark.parametrize("config", [TargetConfig("dense"), TargetConfig("topk", k=STATES, temperatures=(1.0,))])
 def test_priors_of_targets_are_what_the_teacher_believed(tmp_path: Path, school: School, config: TargetConfig) -> None:
-    store = write_targets(school.teacher, school.data.features, tmp_path / "targets", config).store
+    store = write_targets(Teacher(school.teacher, school.data.features), tmp_path / "targets", config).store
     prior, _ = read_priors(store.path, STATES)
     believed = np.concatenate(list(probabilities(open_model(school.teacher), school.data)))
     np.testing.assert_allclose(np.exp(prior), believed.mean(0), atol=2e-3)

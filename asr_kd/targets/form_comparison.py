@@ -57,7 +57,7 @@ class FormQuality:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class FormComparison:
     """``rows`` measured on ``frames`` frames, of which ``labelled`` have labels, at ``temperature``."""
 
     rows: tuple[FormQuality, ...]
@@ -75,7 +75,7 @@ def compare_forms(
     utterances: Sequence[str] | None = None,
     states: FrameStore | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> FormComparison:
     """Compare dense targets with ``topk`` and ``sampled`` of each of ``ks`` (by default those of ``KS`` that are below
     the number of states) on about ``frames`` frames of ``utterances``, or of all, with labels ``states``.
 
@@ -96,10 +96,12 @@ def compare_forms(
             tally.add(utterance, log_prob, labels)
         seen += len(log_prob)
         labelled += 0 if labels is None else int((labels >= 0).sum())
-    return Comparison(tuple(tally.result(seen) for tally in tallies), temperature, teacher.num_states, seen, labelled)
+    return FormComparison(
+        tuple(tally.result(seen) for tally in tallies), temperature, teacher.num_states, seen, labelled
+    )
 
 
-def told(soft: SoftTargets, num_states: int, temperature: float) -> Tensor:
+def log_distribution(soft: SoftTargets, num_states: int, temperature: float) -> Tensor:
     """Natural log of what ``soft`` tells of the distribution at ``temperature``: float64 ``[frames, num_states]``."""
     if isinstance(soft, Dense):
         return (soft.log_prob.double() / temperature).log_softmax(1)
@@ -137,12 +139,12 @@ class _Tally:
     def add(self, utterance: str, log_prob: Tensor, labels: np.ndarray | None) -> None:
         """Count ``log_prob [frames, states]`` at T = 1 of an utterance, and its ``labels [frames]``; -1 is none."""
         for soft, part in self._blocks(utterance, log_prob, self.temperature):
-            exact = told(Dense(log_prob[part]), self.num_states, self.temperature)
-            self._measure(soft, exact, told(soft, self.num_states, self.temperature))
+            exact = log_distribution(Dense(log_prob[part]), self.num_states, self.temperature)
+            self._measure(soft, exact, log_distribution(soft, self.num_states, self.temperature))
         if labels is None:
             return
         for soft, part in self._blocks(utterance, log_prob, 1.0):
-            confidence, state = told(soft, self.num_states, 1.0).max(1)
+            confidence, state = log_distribution(soft, self.num_states, 1.0).max(1)
             known = labels[part] >= 0
             self.confidence.append(confidence.exp().cpu().numpy()[known])
             self.right.append((state.cpu().numpy() == labels[part])[known])

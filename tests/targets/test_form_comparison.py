@@ -11,8 +11,8 @@ import torch
 
 from asr_kd.errors import UserError
 from asr_kd.nets import log_posteriors, open_model
-from asr_kd.targets import compare_forms as compare_module
-from asr_kd.targets.compare_forms import Comparison, FormQuality, calibration_error, compare_forms
+from asr_kd.targets import form_comparison as compare_module
+from asr_kd.targets.form_comparison import FormComparison, FormQuality, calibration_error, compare_forms
 from asr_kd.targets.teacher import Teacher
 from tests.targets.conftest import LENGTHS, STATES, Scene, network
 from tests.train.conftest import without_labels, write_features, write_states
@@ -20,11 +20,11 @@ from tests.train.conftest import without_labels, write_features, write_states
 T, KS = 2.0, (3, 8)
 
 
-def compared(scene: Scene, **options: object) -> Comparison:
+def compared(scene: Scene, **options: object) -> FormComparison:
     return compare_forms(Teacher(scene.teacher, scene.features), **{"temperature": T, "ks": KS, **options})  # type: ignore[arg-type]
 
 
-def rows_of(comparison: Comparison) -> dict[tuple[str, int | None], FormQuality]:
+def rows_of(comparison: FormComparison) -> dict[tuple[str, int | None], FormQuality]:
     return {(row.form, row.k): row for row in comparison.rows}
 
 
@@ -48,25 +48,25 @@ def test_top_k_is_measured_as_its_formulas_say(scene: Scene) -> None:
     p = teacher_says(scene, T)
     found = rows_of(compared(scene))
     for k in KS:
-        told, tail = p.copy(), []
-        for frame in told:
+        kept, tail = p.copy(), []
+        for frame in kept:
             others = np.argsort(-frame)[k:]
             tail.append(frame[others].sum())
             frame[others] = tail[-1] / (STATES - k)
         row = found["topk", k]
         assert row.lost_mass == pytest.approx(np.mean(tail), rel=1e-5)
-        assert row.divergence == pytest.approx((p * np.log(p / told)).sum(1).mean(), rel=5e-3)  # float16
-        assert row.variation == pytest.approx(np.abs(p - told).sum(1).mean() / 2, abs=2e-4)
-        assert row.entropy == pytest.approx(entropy(told), rel=1e-3)
+        assert row.divergence == pytest.approx((p * np.log(p / kept)).sum(1).mean(), rel=5e-3)  # float16
+        assert row.variation == pytest.approx(np.abs(p - kept).sum(1).mean() / 2, abs=2e-4)
+        assert row.entropy == pytest.approx(entropy(kept), rel=1e-3)
 
 
 def test_rounding_is_all_that_dense_targets_lose(scene: Scene) -> None:
     p, log_p = teacher_says(scene, T), np.log(teacher_says(scene, 1.0))
-    told = np.exp(log_p.astype(np.float16).astype(np.float64) / T)
-    told /= told.sum(1, keepdims=True)
+    kept = np.exp(log_p.astype(np.float16).astype(np.float64) / T)
+    kept /= kept.sum(1, keepdims=True)
     found = rows_of(compared(scene))
     exact, dense = found["exact", None], found["dense", None]
-    assert dense.divergence == pytest.approx((p * np.log(p / told)).sum(1).mean(), rel=0.02)  # float32 beneath float16
+    assert dense.divergence == pytest.approx((p * np.log(p / kept)).sum(1).mean(), rel=0.02)  # float32 beneath float16
     assert 0 < dense.divergence < 1e-5  # type: ignore[operator]
     assert (exact.divergence, exact.variation, exact.lost_mass, dense.lost_mass) == (0, 0, 0, 0)
     assert exact.entropy == pytest.approx(entropy(p), rel=1e-5)
@@ -179,7 +179,7 @@ def test_mistakes_are_named(scene: Scene, tmp_path: Path) -> None:
         compared(scene, ks=(13,))
     with pytest.raises(UserError, match="0 frames to compare on"):
         compared(scene, frames=0)
-    with pytest.raises(UserError, match="temperatures .0.0.; expected numbers above 0"):
+    with pytest.raises(UserError, match="temperatures .0.0.; expected positive numbers"):
         compared(scene, temperature=0.0)
     with pytest.raises(UserError, match="4 bins, but the teacher .*wide hears 5"):
         compared(dataclasses.replace(scene, teacher=network(tmp_path / "wide", bins=5)))
