@@ -1,0 +1,41 @@
+"""No mutated input makes a reader crash, hang, take gigabytes, write elsewhere, or raise what is not ``UserError``.
+
+The inputs are the same in every run; ``make soak`` tries others for as long as wanted.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.mutate import mutate_file
+from tests.fuzz.readers import READERS, Reader
+from tests.fuzz.runner import Worker, build, prepare_case, run_alone
+
+INPUTS = 6  # of each reader
+SECONDS = 100  # what an input may take here, where eight tests may share two cores; 20 under make soak
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The seeds, made once for all processes of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    with open(shared / "fuzz.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build(shared / "fuzz-world")
+
+
+@pytest.fixture(scope="session")
+def worker(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    with Worker(world, folder / "cases", folder / "failures", SECONDS) as started:
+        yield started
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+def test_mutated_input_is_read_or_refused(worker: Worker, reader: Reader) -> None:
+    failures = [failure for number in range(INPUTS) if (failure := worker.run(reader, number))]
+    assert not failures, "\n".join(map(str, failures))
