@@ -1,16 +1,17 @@
 # make demo    built-in corpus to WER table        make lint     style and types
 # make test    lint, then the tests                make clean    remove .venv and caches
-# make soak    the tests that take minutes
-# The first call makes .venv and installs into it. An interrupted call is safe: the next one makes it good.
+# make soak    the tests that take minutes, then the fuzzer: make soak SECONDS=1800
+# The first call creates .venv and installs into it. It can be interrupted: the next call starts the installation again.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-# Modules are compiled here once, since where PYTHONDONTWRITEBYTECODE is set every start of a command would do so anew.
-# The name holds a checksum, so that a changed dependency, or a moved checkout, installs anew.
+SECONDS ?= 1800
+# Modules are compiled here once: where PYTHONDONTWRITEBYTECODE is set, every command would compile them again.
+# The file's name holds a checksum: a changed dependency or a moved checkout starts a new installation.
 INSTALLED := .venv/installed-$(shell (pwd; cat pyproject.toml constraints.txt) | cksum | cut -d' ' -f1)
 VERSION_CHECK := import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit( \
 	"make: $(PYTHON) is Python " + sys.version.split()[0] + " but asr_kd needs 3.11 to 3.13." \
-	" Name one that you have: make test PYTHON=python3.12")
+	" Name another one: make test PYTHON=python3.12")
 
 .PHONY: demo test soak lint install clean
 
@@ -22,6 +23,7 @@ test: lint .venv/kenlm
 
 soak: install
 	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: install
 	$(BIN)/ruff check
@@ -42,7 +44,7 @@ $(INSTALLED):
 	@rm -f .venv/installing .venv/installed-*
 	@touch $@
 
-# kenlm, which judges our language models, has no wheel; where it cannot be built its tests are skipped.
+# The tests of language models compare with kenlm, which has no wheel. Where it cannot be built, they are skipped.
 .venv/kenlm: | install
 	@echo "Building kenlm, once (about a minute)."
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt kenlm || \

@@ -19,19 +19,21 @@ INTEGERS = [0, 1, -1, 2, 3, 7, 8, 16, 127, 128, 255, 256, 1000, 32767, 32768, 65
 INTEGERS += [2**31, 2**32 - 1, 2**32, 2**53, 2**62, 2**63 - 1, -(2**63), 2**64, 10**11, 10**23, 10**400]
 NUMBERS = [0.0, -0.0, 0.5, -1.5, 1e-320, 1e308, -1e308, 3.5e38, float("inf"), float("-inf"), float("nan")]
 WORDS = [
-    "", " ", "\t", "\n", "\r", "\r\n", "\0", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\ufeff", "\xa0", "\u3000", "²", "٣", "é",
-    "e\u0301", "\U0001f600", "\ud800", "a" * 5000, "/", "..", ".", "../../../../escaped", "x/../../../../../escaped",
-    "/etc/passwd", "/dev/zero", "/dev/stdin", "/proc/self/mem", "~", "-", "--help", "|", "touch escaped |", "| tee escaped",
-    "$(touch escaped)", "`touch escaped`", "a;b", "a b", "'", '"', "\\", "%s", "{0}", "#", "# comment", "#0", "<eps>",
-    "<s>", "</s>", "<unk>", "!SIL", "nan", "inf", "-inf", "1e999", "1e-999", "0x10", "1_000", "-1", "0", "-0", "00", "1.0",
-    "1", "99999999999", "9" * 5000, "2024-99-99", "null", "true", "[", "]", "{", "}", "[]", "{}", "[" * 20000, ":", ",", "&a",
-    "*a", "!!python/object/apply:os.system [touch escaped]", "!!timestamp x", "!!binary x", "a.ark:0", "a.ark:" + "9" * 23,
-    "feats.ark:-5", "feats.ark[0:1]", "file://x", "memory://x", "http://127.0.0.1:9/x", "GO", "SIL", "N", "u0", "s0-u0", "s0",
+    "", " ", "\t", "\n", "\r", "\r\n", "\0", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\ufeff", "\xa0", "\u3000",
+    "²", "٣", "é", "e\u0301", "\U0001f600", "\ud800", "a" * 5000, "/", "..", ".", "../../../../escaped",
+    "x/../../../../../escaped", "/etc/passwd", "/dev/zero", "/dev/stdin", "/proc/self/mem", "~", "-", "--help", "|",
+    "touch escaped |", "| tee escaped", "$(touch escaped)", "`touch escaped`", "a;b", "a b", "'", '"', "\\", "%s",
+    "{0}", "#", "# comment", "#0", "<eps>", "<s>", "</s>", "<unk>", "!SIL", "nan", "inf", "-inf", "1e999", "1e-999",
+    "0x10", "1_000", "-1", "0", "-0", "00", "1.0", "1", "99999999999", "9" * 5000, "2024-99-99", "null", "true", "[",
+    "]", "{", "}", "[]", "{}", "[" * 20000, ":", ",", "&a", "*a", "!!python/object/apply:os.system [touch escaped]",
+    "!!timestamp x", "!!binary x", "a.ark:0", "a.ark:" + "9" * 23, "feats.ark:-5", "feats.ark[0:1]", "file://x",
+    "memory://x", "http://127.0.0.1:9/x", "GO", "SIL", "N", "u0", "s0-u0", "s0",
 ]  # fmt: skip
 BINARY = [
-    b"\0", b"\xff", b"\0B", b"\0BFM ", b"\0BCM ", b"\0BCM2 ", b"\0BDM ", b"\4", b"\x80", b"\x7f", b"\xef\xbb\xbf", b"\xff\xfe",
-    b"\x1f\x8b", b"RIFF", b"RF64", b"data", b"fmt ", b"fLaC", b"OggS", b"ID3", b"\xff\xfb\x90\x64", b"NIST_1A\n   1024\n",
-    b"FORM", b".snd", b"\xd6\xfd\xb2\x7e", b"const", b"vector", b"standard", b"BZh9", b"\xfd7zXZ\0", b"PK\3\4", b"\x80\4\x95",
+    b"\0", b"\xff", b"\0B", b"\0BFM ", b"\0BCM ", b"\0BCM2 ", b"\0BDM ", b"\4", b"\x80", b"\x7f", b"\xef\xbb\xbf",
+    b"\xff\xfe", b"\x1f\x8b", b"RIFF", b"RF64", b"data", b"fmt ", b"fLaC", b"OggS", b"ID3", b"\xff\xfb\x90\x64",
+    b"NIST_1A\n   1024\n", b"FORM", b".snd", b"\xd6\xfd\xb2\x7e", b"const", b"vector", b"standard", b"BZh9",
+    b"\xfd7zXZ\0", b"PK\3\4", b"\x80\4\x95",
 ]  # fmt: skip
 SMALL = 4096  # bytes: a mutation of a longer file stays near its beginning three times out of four
 
@@ -301,5 +303,15 @@ def mutate_file(path: Path, rng: random.Random) -> None:
         mutate = mutate_bytes if path.suffix in _BINARY_SUFFIXES or "ubyte" in path.name else mutate_either
     try:
         path.write_bytes(mutate(content, rng))
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError, OSError, zlib.error, yaml.YAMLError):
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RecursionError,
+        OSError,
+        zlib.error,
+        yaml.YAMLError,
+    ):
         path.write_bytes(mutate_bytes(content, rng))  # a second mutation of what the first one broke

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from tests.fuzz.readers import READERS, Reader
+from tests.fuzz.reader import Reader
+from tests.fuzz.readers import READERS
 from tests.fuzz.worker import describe, prepare_case
 
 ROOT = Path(__file__).parents[2]
@@ -72,13 +73,18 @@ class Worker:
         else:
             status = process.wait()
             self._process = None
-            log = self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
+            log = self.log.read_text(errors="replace")[-60000:] if self.log.exists() else ""
             problem = f"the process ended with status {status}\n{log}"
         return self._keep(reader, number, problem) if problem else None
 
     def _start(self) -> "subprocess.Popen[str]":
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        settings = {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         settings["MPLCONFIGDIR"] = str(self.root.parent / "matplotlib")
         command = [sys.executable, "-m", "tests.fuzz.worker", str(self.world), str(self.root), str(self.seconds)]
         self._process = subprocess.Popen(

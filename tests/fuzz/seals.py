@@ -17,13 +17,17 @@ def seal(changed: Path, root: Path) -> None:
 
     A file that is too damaged for that is left alone.
     """
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError, yaml.YAMLError):
+    with contextlib.suppress(
+        ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, RecursionError, yaml.YAMLError
+    ):
         if (changed.parent / "index.json").exists():
             _seal_store(changed)
     folder = changed.parent
     while folder.is_relative_to(root):
         for name in ("ensemble.yaml", "model.yaml"):
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, yaml.YAMLError):
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, yaml.YAMLError
+            ):
                 if (folder / name).exists() and folder / name != changed:
                     _sign(folder, name)
         folder = folder.parent

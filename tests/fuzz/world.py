@@ -100,7 +100,8 @@ def _corpora() -> None:
         soundfile.write(f"audio/{name}", sound(0.25, number, 16000), 16000, **how)
     Path("audio/stereo.wav").write_bytes(Path("audio/wav16.wav").read_bytes())
     soundfile.write("audio/stereo.wav", np.stack([sound(0.25, 9), sound(0.25, 8)], 1), 8000)
-    (Path("lexicon.txt")).write_text("".join(f"{word} {' '.join(phones)}\n" for word, phones in WORDS.items()))
+    Path("lexicon.txt").write_text("".join(f"{word} {' '.join(phones)}\n" for word, phones in WORDS.items()))
+    Path("ids.txt").write_text("".join(f"{utterance}\n" for utterance in text))
     Path("conf/features.yaml").write_text(json.dumps(FEATURES))
     Path("conf/hmm.yaml").write_text(HMM)
     Path("conf/train.yaml").write_text(TRAIN)
@@ -160,7 +161,7 @@ def _recognisers() -> None:
     run("model build --network teacher/seed1 --states-dir gmm/lda --graph graph --features mfcc model_net")
     run("model build --network teacher --states-dir gmm/lda --graph graph --features mfcc model_ensemble")
     for model in ("gmm", "net"):
-        run(f"decode model_{model} --feats mfcc --output dec_{model} --beam 8")
+        run(f"decode model_{model} --feats mfcc --states states --output dec_{model} --beam 8")
         run(f"score --ref plain --hyp dec_{model}")
     rows = {"table": "t", "system": "a", "dataset": "plain", "wer": 0.5, "frame_accuracy": 0.5, "seed": 1}
     Path("rows.jsonl").write_text("".join(json.dumps({**rows, "seed": seed}) + "\n" for seed in (1, 2)))
@@ -184,11 +185,9 @@ def _kaldi_files() -> None:
     lines = "".join(f"{utt} {' '.join(map(str, rows.tolist()))}\n" for utt, rows in states.items())
     Path("kaldi/ali.txt").write_text(lines)
     Path("kaldi/ali.1.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
-    binary = b"".join(
-        utt.encode() + b" \0B\4" + struct.pack("<i", len(rows)) + b"".join(struct.pack("<bi", 4, row) for row in rows)
-        for utt, rows in states.items()
-    )
-    Path("kaldi/ali.ark").write_bytes(binary)
+    for name, first in (("ali", 0), ("transitions", 1)):
+        content = b"".join(_integers(utt, (rows.astype(int) + first).tolist()) for utt, rows in states.items())
+        Path(f"kaldi/{name}.ark").write_bytes(content)
     pdfs = "".join(f"{number + 1} {number}\n" for number in range(60))
     Path("kaldi/transitions.txt").write_text(pdfs)
     graph = Fst.read("graph/HCLG.fst")
@@ -197,6 +196,12 @@ def _kaldi_files() -> None:
     arrays = {utt: {"log_prob": np.log(np.full((5, 4), 0.25, np.float32))} for utt in matrices}
     write_arrays("kaldi/scores", "features", {"log_prob": TensorSpec("float32", (4,))}, arrays)
     run("frames export kaldi/scores kaldi/scores.ark")
+
+
+def _integers(utterance: str, values: list[int]) -> bytes:
+    """A vector of integers as a binary archive holds it."""
+    head = utterance.encode() + b" \0B\4" + struct.pack("<i", len(values))
+    return head + b"".join(struct.pack("<bi", 4, value) for value in values)
 
 
 def _compressed(utterance: str, form: int) -> bytes:
