@@ -7,8 +7,8 @@ from asr_kd.errors import UserError
 
 FRAME_LENGTH = 0.025  # seconds
 FRAME_SHIFT = 0.010  # seconds
-# Seconds added to a frame's number times FRAME_SHIFT to give the time of its beginning in the audio. The window of frame
-# k is centred 12.5 ms after 10 k ms; with 10 ms, word boundaries came closest to those of another aligner.
+# Seconds added to a frame's number times FRAME_SHIFT to give the time of its beginning in the audio. The window of
+# frame k is centred 12.5 ms after 10 k ms; with 10 ms, word boundaries came closest to those of another aligner.
 FRAME_CENTRE_OFFSET = 0.010
 
 

@@ -16,7 +16,7 @@ import soundfile
 
 from asr_kd.cli import main
 from asr_kd.corpus.datadir import write_data_dir
-from asr_kd.frames import FrameStore, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 
 WORDS = {"GO": ("G", "OW"), "NO": ("N", "OW"), "ON": ("AA", "N"), "STOP": ("S", "T", "AA", "P")}
 HMM = """mono_gaussians: 20
@@ -194,7 +194,7 @@ def _kaldi_files() -> None:
     graph.write("kaldi/const.fst", "const")
     graph.write("kaldi/vector.fst", "vector")
     arrays = {utt: {"log_prob": np.log(np.full((5, 4), 0.25, np.float32))} for utt in matrices}
-    write_arrays("kaldi/scores", "features", {"log_prob": TensorSpec("float32", (4,))}, arrays)
+    write_arrays("kaldi/scores", StoreContent("features", {"log_prob": TensorSpec("float32", (4,))}), arrays)
     run("frames export kaldi/scores kaldi/scores.ark")
 
 
