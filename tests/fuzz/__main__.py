@@ -18,6 +18,7 @@ from tests.fuzz.runner import Failure, Worker, build, named
 
 FIRST = 1_000_000  # the numbers below are those of make test
 BLOCK = 20  # cases of a reader before the next reader's turn
+MOST = 10  # failures of a reader, after which it is left alone: a crash costs a new process
 REPORT = 60  # seconds between two lines of progress
 
 
@@ -65,6 +66,8 @@ def _run(worker: Worker, blocks: Iterable[tuple[Reader, range]], counts: dict[st
     failures: list[Failure] = []
     reported = time.monotonic()
     for reader, numbers in blocks:
+        if sum(failure.reader == reader.name for failure in failures) >= MOST:
+            continue
         for number in numbers:
             counts[reader.name] += 1
             if failure := worker.run(reader, number):

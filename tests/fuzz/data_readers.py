@@ -16,7 +16,7 @@ DATA_READERS = (
             "corpus perturb plain out --speeds 0.9 --shifts 0.5 --jobs 1",
             "feats plain out --config conf/features.yaml --skip-bad",
             "lm estimate plain out.arpa --order 2",
-            "score --ref plain --hyp dec_net",
+            "score --ref plain --hyp dec_net/test",
         ),
     ),
     Reader(
@@ -45,7 +45,7 @@ DATA_READERS = (
             "decode model_net plain --output out --format ctm",
             "decode model_net plain --output out --format json --nbest 2",
             "frames export mfcc out.ark",
-            "score --ref plain --hyp dec_net",
+            "score --ref plain --hyp dec_net/test",
             "decode model_net plain --format trn",
         ),
         rename_utterance,

@@ -62,8 +62,8 @@ MODEL_READERS = (
     Reader(
         "tuning",
         ("model_net", "mfcc", "dec_net", "plain"),
-        ("model_net/model.yaml", "model_net/tune.json", "dec_net/*"),
-        ("score --ref plain --hyp dec_net", "compare dec_net", "model info model_net"),
+        ("model_net/model.yaml", "model_net/tune.json", "dec_net/*/*"),
+        ("score --ref plain --hyp dec_net/test", "compare dec_net/test", "model info model_net"),
     ),
     Reader(
         "feature-store",
@@ -173,14 +173,15 @@ MODEL_READERS = (
     Reader(
         "scores",
         ("dec_gmm", "dec_net", "plain", "rows.jsonl"),
-        ("dec_*/*", "rows.jsonl"),
+        ("dec_*/*/*", "rows.jsonl"),
         (
-            "compare dec_gmm dec_net",
-            "compare dec_gmm dec_net --format json",
-            "score --ref plain --hyp dec_net --normaliser upper-strip-punct",
-            "report --title T --output out --table a --system A dec_gmm --system B dec_net --difference A",
+            "compare dec_gmm/test dec_net/test",
+            "compare dec_gmm/test dec_net/test --format json",
+            "score --ref plain --hyp dec_net/test --normaliser upper-strip-punct",
+            "report --title T --output out --table a --system GMM dec_gmm/test --system DNN dec_net/test"
+            " --difference GMM",
             "report --title T --output out --table t --rows rows.jsonl",
-            "plot against --output out.png --title T --series a 1=dec_net 2=dec_net --x states",
+            "plot against --output out.png --title T --series a 1=dec_net/test 2=dec_net/test --x states",
         ),
     ),
     Reader(

@@ -3,7 +3,6 @@
 The inputs are the same in every run; ``make soak`` tries others for as long as wanted.
 """
 
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,20 +10,10 @@ import pytest
 
 from tests.fuzz.reader import Reader
 from tests.fuzz.readers import READERS
-from tests.fuzz.runner import Worker, build
+from tests.fuzz.runner import Worker
 
 INPUTS = 6  # of each reader
 SECONDS = 100  # what an input may take here, where eight tests may share two cores; 20 under make soak
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The seeds, made once for all processes of pytest."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    with open(shared / "fuzz.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return build(shared / "fuzz-world")
 
 
 @pytest.fixture(scope="session")

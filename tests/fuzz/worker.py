@@ -178,16 +178,19 @@ def _strays(root: Path) -> str | None:
 
 
 def serve(world: Path, root: Path, seconds: int) -> None:
-    """Run the cases that standard input names (``READER NUMBER`` a line); report on the original standard output."""
+    """Run the cases that standard input names (``READER NUMBER`` a line); report on the original standard output.
+
+    A case may take ``seconds``; one on files as they are, which may compile code first, much longer.
+    """
     report = os.fdopen(os.dup(1), "w", buffering=1)
     errors = open(root.parent / f"{root.name}.log", "w")  # noqa: SIM115
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(errors.fileno(), 2)
     faulthandler.enable(errors)
-    _preload()
+    preload()
     readers = {reader.name: reader for reader in READERS}
-    limit = _memory("VmData") + MEMORY
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    memory = _memory("VmData") + MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     guard = Guard()
     requests = os.fdopen(os.dup(0), "r")
@@ -198,18 +201,19 @@ def serve(world: Path, root: Path, seconds: int) -> None:
         shutil.rmtree(root, ignore_errors=True)
         os.ftruncate(2, 0)
         os.lseek(2, 0, os.SEEK_SET)
-        faulthandler.dump_traceback_later(seconds, exit=True, file=errors)
+        limit = seconds if int(number) >= 0 else 15 * seconds
+        faulthandler.dump_traceback_later(limit, exit=True, file=errors)
         problem = run_case(readers[name], int(number), world, root, guard)
         faulthandler.cancel_dump_traceback_later()
         log = (root.parent / f"{root.name}.log").read_text(errors="replace")
         if problem and "exit status" in problem:
             problem += log
-        if problem is None and "Traceback (most recent call last)" in log:
+        if problem is None and ("Traceback (most recent call last)" in log or "error: not enough memory" in log):
             problem = log
         report.write(json.dumps({"problem": problem}) + "\n")
 
 
-def _preload() -> None:
+def preload() -> None:
     """Import what the readers import, so that no case pays for it."""
     for module in pkgutil.walk_packages(asr_kd.__path__, "asr_kd."):
         if not module.name.endswith("__main__"):

@@ -161,8 +161,8 @@ def _recognisers() -> None:
     run("model build --network teacher/seed1 --states-dir gmm/lda --graph graph --features mfcc model_net")
     run("model build --network teacher --states-dir gmm/lda --graph graph --features mfcc model_ensemble")
     for model in ("gmm", "net"):
-        run(f"decode model_{model} --feats mfcc --states states --output dec_{model} --beam 8")
-        run(f"score --ref plain --hyp dec_{model}")
+        run(f"decode model_{model} --feats mfcc --states states --output dec_{model}/test --beam 8")
+        run(f"score --ref plain --hyp dec_{model}/test")
     rows = {"table": "t", "system": "a", "dataset": "plain", "wer": 0.5, "frame_accuracy": 0.5, "seed": 1}
     Path("rows.jsonl").write_text("".join(json.dumps({**rows, "seed": seed}) + "\n" for seed in (1, 2)))
 
