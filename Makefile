@@ -1,11 +1,12 @@
 # make demo    built-in corpus to WER table        make lint     style and types
 # make test    lint, then the tests                make clean    remove .venv and caches
-# make soak    the tests that take minutes, then the fuzzer: make soak SECONDS=1800
+# make soak    the tests that take minutes, then the fuzzer: make soak SECONDS=1800 KILLS=1000
 # The first call creates .venv and installs into it. It can be interrupted: the next call starts the installation again.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SECONDS ?= 1800
+KILLS ?= 1000
 # Modules are compiled here once: where PYTHONDONTWRITEBYTECODE is set, every command would compile them again.
 # The file's name holds a checksum: a changed dependency or a moved checkout starts a new installation.
 INSTALLED := .venv/installed-$(shell (pwd; cat pyproject.toml constraints.txt) | cksum | cut -d' ' -f1)
@@ -24,6 +25,7 @@ test: lint .venv/kenlm
 soak: install
 	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzz.kills --kills $(KILLS)
 
 lint: install
 	$(BIN)/ruff check
