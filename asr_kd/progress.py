@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: rate and time left, on a terminal or in a log file."""
+"""Progress of long work on standard error, with rate and remaining time; for a terminal or a log file."""
 
 import contextlib
 import io
@@ -13,10 +13,11 @@ Item = TypeVar("Item")
 class Progress:
     """Counts units of work and shows ``label: done/total unit, rate, time left``.
 
-    A terminal sees one line that is redrawn twice a second; a log file gets a line every 30 seconds and at the end.
+    Where ``total`` is None (nobody knows it yet), it shows ``label: done unit, rate, time``. A terminal has one line,
+    redrawn twice a second; a log file gets a line every 30 seconds and, after more than 5 seconds, at the end.
     """
 
-    def __init__(self, total: float, label: str, unit: str = "utterances") -> None:
+    def __init__(self, total: float | None, label: str, unit: str = "utterances") -> None:
         self.total, self.label, self.unit = total, label, unit
         self.done = 0.0
         self._start = self._shown = time.monotonic()
@@ -40,17 +41,20 @@ class Progress:
     def _show(self, end: str) -> None:
         seconds = time.monotonic() - self._start
         rate = self.done / max(seconds, 1e-9)
-        if self.done >= self.total:
-            rest = f"{duration(seconds)} in all"
-        else:
-            rest = f"{duration((self.total - self.done) / rate)} left" if rate else "? left"
+        done, rest = f"{self.done:,.0f}", duration(seconds)
+        if self.total is not None:
+            done += f"/{self.total:,.0f}"
+            if self.done >= self.total:
+                rest += " in total"
+            else:
+                rest = f"{duration((self.total - self.done) / rate)} left" if rate else "time left unknown"
         clear = "\x1b[2K" if self._terminal else ""
-        line = f"{clear}{self.label}: {self.done:,.0f}/{self.total:,.0f} {self.unit}, {rate:,.0f}/s, {rest}"
-        print(line, end=end, file=sys.stderr, flush=True)
+        speed = f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s"
+        print(f"{clear}{self.label}: {done} {self.unit}, {speed}, {rest}", end=end, file=sys.stderr, flush=True)
 
 
-def progress(items: Iterable[Item], total: float, label: str, unit: str = "utterances") -> Iterator[Item]:
-    """Iterate over ``items`` while showing how many of ``total`` are done."""
+def progress(items: Iterable[Item], total: float | None, label: str, unit: str = "utterances") -> Iterator[Item]:
+    """Iterate over ``items`` and show how many of ``total`` (None: unknown) are done."""
     with Progress(total, label, unit) as bar:
         for item in items:
             yield item
@@ -59,9 +63,9 @@ def progress(items: Iterable[Item], total: float, label: str, unit: str = "utter
 
 @contextlib.contextmanager
 def labelled(label: str) -> Iterator[None]:
-    """Inside, ``label`` begins each line on standard error, and progress is shown as in a log file.
+    """Within the block, ``label`` begins each line on standard error, and progress is shown as in a log file.
 
-    This is for one of several processes that share a terminal: lines of two never mix, and none is redrawn.
+    For one of several processes that share a terminal: their lines never mix, and none is redrawn.
     """
     stream = _Labelled(sys.stderr, label)
     with contextlib.redirect_stderr(stream):
@@ -72,7 +76,7 @@ def labelled(label: str) -> Iterator[None]:
 
 
 class _Labelled(io.TextIOBase):
-    """Passes whole lines on, each in one write; is no terminal."""
+    """Writes whole lines only, each in one write; never counts as a terminal."""
 
     def __init__(self, stream: TextIO, label: str) -> None:
         self._stream, self._label, self._begun = stream, label, ""
@@ -90,7 +94,7 @@ class _Labelled(io.TextIOBase):
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``8.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Seconds in readable units: ``8.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

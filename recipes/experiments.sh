@@ -1,34 +1,34 @@
-# The paper's experiments as an4 and mini_librispeech make them, besides what each recipe's stages say. Sourced after
-# lib.sh. Systems are folders of $work; those from 3 % of the speech are PREFIX followed by one of the keys of of_three.
+# The paper's experiments, shared by an4 and mini_librispeech. Sourced after lib.sh. Systems are folders in $work; the name
+# of one that is trained on 3 % of the speech is PREFIX followed by a key of of_three.
 
-# What a recipe makes of its teachers: tables 1 and 5 (tables), table 5 on states of the 3 % (own), and specialists.
+# The parts of a recipe: tables 1 and 5 (tables), table 5 with an HMM of the 3 % (own), and specialists.
 parts="tables own specialists"
-part() { [[ " $parts " == *" $1 "* ]]; }                                        # part NAME: whether it is asked for
-run_part() { local left_out=; part "$1" || left_out=true; run_stage "${@:2}"; }      # run_part NAME ...: run_stage, if so
+part() { [[ " $parts " == *" $1 "* ]]; }                                          # part NAME: whether it is requested
+run_part() { local left_out=; part "$1" || left_out=true; run_stage "${@:2}"; }   # run_part NAME ...: run_stage if so
 
 declare -A of_three=(
   [hard]="labels, 3 %, early-stopped" [augmented]="labels, 3 %, augmented, early-stopped"
   [stored]="soft, 3 %, stored" [copies]="soft, 3 %, stored, of copies" [live]="soft, 3 %, live teachers")
-three="hard augmented stored copies live"   # a recipe may leave some out
+three="hard augmented stored copies live"   # a recipe may drop some of them
 
-# train_on_three PREFIX TEACHER TARGETS [OPTION...]: the systems that hear 3 % of the speech. Their utterances are
-# $work/data/three, in the set three_pool together with copies at other speeds and shifts.
+# train_on_three PREFIX TEACHER TARGETS [OPTION...]: trains the systems on 3 % of the speech. $work/data/three lists its
+# utterances; the set three_pool also holds copies of them at other speeds and shifts.
 train_on_three() {
   local prefix=$1 teacher="--teacher '$work/$2'" targets="--targets '$work/$3'" seed
   local alone="--utterances '$work/data/three'" each
   shift 3
-  declare -A lesson=([hard]=$alone [augmented]="" [stored]="$alone $targets" [copies]=$targets [live]=$teacher)
+  declare -A options_of=([hard]=$alone [augmented]="" [stored]="$alone $targets" [copies]=$targets [live]=$teacher)
   for seed in $seeds; do
     for each in $three; do
-      echo "train_network $prefix$each $seed three_pool three_$each ${lesson[$each]} $*"
+      echo "train_network $prefix$each $seed three_pool three_$each ${options_of[$each]} $*"
     done
   done | side_by_side
 }
 
-# target_temperatures: those of table 1's students, and 5, that of all others, as targets write wants them.
+# target_temperatures: prints the temperatures of table 1's students, and that of all others, 5, for asr-kd targets write.
 target_temperatures() { tr ' ' '\n' <<< "$temperatures 5" | sort -gu | paste -sd , ; }
 
-# train_on_own_states EPOCHS: teachers, and students from 3 %, of the states $work/own/states of an HMM of the 3 %.
+# train_on_own_states EPOCHS: trains teachers, and students on 3 %, on the states $work/own/states of an HMM of the 3 %.
 train_on_own_states() {
   local seed states=own/states
   for seed in $seeds; do
@@ -40,9 +40,9 @@ train_on_own_states() {
   train_on_three own/ own/teacher own/targets
 }
 
-# train_specialists SET: $specialists networks for $specialist_states states each that the first teacher, the generalist,
-# confuses, trained on SET; $work/special/joint is what all of them say together, and $work/whole/joint the same of
-# specialists that keep the generalist's opinion of all other states (section 6.1).
+# train_specialists SET: trains $specialists networks on SET, each for $specialist_states states that the first teacher, the
+# generalist, confuses. $work/special/joint combines them all. $work/whole/joint combines specialists that keep the
+# generalist's soft targets for all other states (section 6.1).
 train_specialists() {
   local set=$1 general=$work/teacher/seed1 kind number
   asr-kd specialists cluster "$work/clusters" --network "$general" --feats "$work/feats/fbank/train" \
@@ -55,7 +55,7 @@ train_specialists() {
   done
 }
 
-# train_specialist KIND NUMBER SET: $work/KIND/NUMBER/net, as conf/KIND.yaml says.
+# train_specialist KIND NUMBER SET: trains $work/KIND/NUMBER/net with conf/KIND.yaml.
 train_specialist() {
   local folder=$work/$1/$2 general=$work/teacher/seed1 labels=$work/$states
   local kind=(--dev-states "$labels/dev") begin=(--begin "$folder/begin" --dev-states "$folder/dev")
@@ -68,9 +68,9 @@ train_specialist() {
     "${begin[@]}" --config "$recipe/conf/$1.yaml" --threads 1 --out "$folder/net" ${small:+${quick:-}}
 }
 
-# distil_back SET: students of what the generalist and its specialists say together of SET, of what it says alone, and
-# of what the ensemble of the teachers says, whose training cost about as much as the specialists'. These are the ones
-# that keep soft targets: on dev they add more than those with a dustbin.
+# distil_back SET: trains students on the outputs for SET of three teachers: the generalist with its specialists, the
+# generalist alone, and the ensemble of teachers, whose training cost about as much as the specialists'. The specialists
+# are those that keep soft targets: on dev they add more than those with a dustbin.
 distil_back() {
   local set=$1 seed each
   write_of_specialists "$set" back_joint whole/joint
@@ -93,8 +93,8 @@ test_specialists() {
   test_systems back_joint back_general back_ensemble
 }
 
-# test_experiments SYSTEM...: the ensemble, its members, the systems, and those from 3 %; test_own_states: those on the
-# states of the 3 %.
+# test_experiments SYSTEM...: tests the ensemble, its members, the systems on 3 %, and each SYSTEM. test_own_states: tests
+# the systems on states of the 3 %.
 test_experiments() {
   test_network ensemble teacher
   (seeds=$(seq -s " " "$members") && test_systems teacher)
@@ -107,12 +107,12 @@ test_own_states() {
     case $each in hard | augmented) labels+=("own/$each") ;; *) soft+=("own/$each") ;; esac
   done
   test_systems own/teacher "${labels[@]}"
-  # The labels of these 3 % lack states that the teachers know; as priors they would make these all but impossible.
+  # The labels of these 3 % lack states that the teachers know; priors from labels would make them nearly impossible.
   local build_options="${build_options:-} --priors $work/own/targets"
   test_systems "${soft[@]}"
 }
 
-# draw_curves and draw_temperatures: figures in $figures.
+# draw_curves and draw_temperatures: draw figures into $figures.
 draw_curves() {
   local each series=()
   for each in $three; do series+=(--series "${of_three[$each]}" $(trained "three_$each")); done
@@ -128,7 +128,7 @@ draw_temperatures() {
     --level "ensemble" "$work/model/ensemble/decode_test" --level "labels" $(decoded teacher)
 }
 
-# table_1, and table_5 TITLE PREFIX TEACHER: arguments of report, added to the array $lines.
+# table_1, and table_5 TITLE PREFIX TEACHER: add arguments of report to the array $lines.
 table_1() {
   local t
   lines+=(--table "Table 1: an ensemble and its students" --system "labels: teachers" $(decoded teacher)
@@ -138,7 +138,7 @@ table_1() {
     --picture "$figures/temperature.png" "Frame accuracy and WER on test against the temperature of the students.")
 }
 
-# specialist_results TITLE REMARK: tables 3 and 4, and whether specialists can be distilled back, in a folder of their own.
+# specialist_results TITLE REMARK: reports tables 3 and 4, and distillation back into one network, in a folder of their own.
 specialist_results() {
   local models=$work/model figures lines=() paper=$root/recipes
   local both="with $specialists that keep soft targets (6.1)" alone="student of the generalist"
@@ -155,19 +155,20 @@ specialist_results() {
     --system "student of the ensemble of $members" $(decoded back_ensemble)
     --system "generalist" "$models/teacher/seed1/decode_test" --system "$both" "$models/whole/joint/decode_test"
     --difference "$alone")
-  report "$1" --remark "$2" --remark "Clusters: a normalised cut of the correlations of what the generalist predicts, and
-    for each part the $specialist_states states most correlated with it (asr-kd specialists cluster --scale spectral
-    --size). The paper's k-means over the covariance (--scale none) puts nearly all states into one cluster, since a
-    few frequent ones lie far from all others: on AN4 489 of 500, beside 11 clusters of one state." "${lines[@]}"
+  report "$1" --remark "$2" --remark "Clusters: a normalised cut of the correlation matrix of the generalist's predictions;
+    each cluster has the $specialist_states states most correlated with it (asr-kd specialists cluster --scale spectral
+    --size). The paper's k-means on the covariance matrix (--scale none) puts nearly all states into one cluster, since a
+    few frequent states lie far from all others: on AN4 489 of 500, with 11 clusters of one state." "${lines[@]}"
 }
 
-# gains_of_specialists KIND TITLE: what those of $work/KIND add on test, as arguments of report in $lines: rows, picture.
+# gains_of_specialists KIND TITLE: measures the gain on test of the specialists in $work/KIND; adds its rows and picture to
+# the array $lines.
 gains_of_specialists() {
   local caption=${2#*: }
   asr-kd specialists compare "$work/$1/joint" --feats "$work/feats/fbank/test" --states "$work/$states/test" \
     --utt2spk "$work/data/test/utt2spk" --title "$2" --rows "$work/$1/gains.jsonl" --picture "$figures/$1.png"
   lines+=(--table "$2" --rows "$work/$1/gains.jsonl" --rows "$paper/paper_table4.jsonl"
-    --picture "$figures/$1.png" "${caption^}, against how many cover the frame's state.")
+    --picture "$figures/$1.png" "${caption^}, by the number that cover the frame's state.")
 }
 
 table_5() {
@@ -177,7 +178,7 @@ table_5() {
   lines+=(--recovery "${of_three[augmented]}" "labels, 100 %")
 }
 
-# own_results TITLE TABLE REMARK: table 5 on the states of the 3 %, in a folder of its own.
+# own_results TITLE TABLE REMARK: reports table 5 on the states of the 3 %, in a folder of its own.
 own_results() {
   local figures lines=()
   figures=$(results_in own)

@@ -18,9 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Write RESULTS.md and results.json from the measurements of a recipe, in the order of the options.\n"
         "--table starts a table. --system adds a line: the mean, with intervals, of its decode folders, one per seed\n"
-        "(the N of seedN in the path). --rows adds lines from a file of JSON objects. --recovery adds a table with the\n"
-        "share of the gap between two systems that each of the others closes, --difference one with the differences\n"
-        "from one system. --picture adds a figure."
+        "(the N of seedN in the path). --rows adds lines from a file of JSON objects. --recovery adds a table with\n"
+        "the share of the gap between two systems that each of the others closes, --difference one with the\n"
+        "differences from one system. --picture adds a figure."
     )
     parser.epilog = (
         "example:\n"

@@ -107,7 +107,7 @@ def notes(comparison: SystemComparison) -> list[str]:
 
 def describe(score: Score) -> str:
     """The footnote of every error rate: its words, their normaliser, and the method of its interval."""
-    spread = f"95 % CI: bootstrap over {score.interval.clusters} {score.cluster_unit}s."
+    spread = f"95 % CI: bootstrap over {score.interval.clusters:,} {score.cluster_unit}s."
     if score.unit == "frames":
         return f"Errors in {score.total.words:,} frames of {len(score.utterances):,} utterances; {spread}"
     return (

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# AN4 (CMU "census", 42 minutes of spelled words and numbers): from audio to the paper's two tables, with word error
-# rates. GMM systems give the states; an ensemble of networks teaches students of two sizes (table 1), and students that
-# hear 3 % of the speech (table 5), a second time with language model, tree and priors from these 3 % as well. Specialists
-# for confusable states join one of the teachers (tables 3 and 4), and are distilled back. About four hours on 2 cores,
-# 2 GB of disk.
-#   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir the official release is downloaded)
+# AN4 (CMU "census", 42 minutes of spelled words and numbers): from audio to the paper's tables, with word error rates.
+# GMM systems align the states. An ensemble of networks teaches students of two sizes (table 1) and students trained on
+# 3 % of the speech (table 5); the latter again with language model, tree and priors of these 3 %. Specialists for
+# confusable states join one of the teachers (tables 3 and 4) and are distilled back. About four hours on 2 cores, 2 GB of
+# disk.
+#   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir, the official release is downloaded)
 corpus_dir="" seeds="1 2 3" members=4 temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
 copies="--speeds 0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 --shifts 0,0.25,0.5,0.75"   # of the 3 %
 specialists=12 specialist_states=80
 options="seeds members temperatures speeds copies fractions parts specialists specialist_states"
-fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: per cent, epochs, what is heard
+fractions="1:40:three_pool 10:30:train_speeds 30:14:train_speeds"   # besides 3 and 100: percent, epochs, training set
 quick="--set epochs=2 --set evaluate_epochs=1" quickly="seeds=1 members=2 temperatures=5 fractions= speeds=1.1 specialists=2"
 source "$(dirname "$0")/../lib.sh"
 source "$root/recipes/experiments.sh"
@@ -20,7 +20,7 @@ fi
 
 prepare() {
   asr-kd corpus prepare an4 "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"} --downloads "$downloads"
-  if [[ -n ${small:-} ]]; then   # a quarter of each part, and less to tune on
+  if [[ -n ${small:-} ]]; then   # a quarter of each part, and fewer utterances for tuning
     local set
     for set in train dev test; do
       rm -rf "$work/data/whole" && mv "$work/data/$set" "$work/data/whole"
@@ -34,7 +34,7 @@ prepare() {
   asr-kd corpus perturb "$work/data/three" "$work/data/three_copies" --jobs "$jobs" $copies
   asr-kd corpus combine "$work/data/three_pool" "$work/data/three" "$work/data/three_copies"
 }
-run_stage 0 "data directories; audio at other speeds and shifts" "${corpus_dir:-the official release}" "$work/data" prepare
+run_stage 0 "data directories; copies at other speeds and shifts" "${corpus_dir:-the official release}" "$work/data" prepare
 
 sets="train train_speeds three_pool dev test"
 extract() { features mfcc; features fbank; }
@@ -42,7 +42,7 @@ run_stage 1 "features" "$work/data" "$work/feats" extract
 
 run_stage 2 "GMM-HMM training, alignment" "$work/data, $work/feats/mfcc" "$work/gmm, $work/states" train_hmm
 
-build_graphs() {   # of the training transcripts; on dev a trigram's perplexity is 15.0, a bigram's 18.3
+build_graphs() {   # from the training transcripts; the dev perplexity of a trigram is 15.0, of a bigram 18.3
   asr-kd lm estimate "$work/data/train" "$work/trigram.arpa" --order 3
   for system in mono tri lda; do
     asr-kd graph compile "$work/gmm/$system" "$work/trigram.arpa" "$work/graph/$system"
@@ -51,10 +51,10 @@ build_graphs() {   # of the training transcripts; on dev a trigram's perplexity 
 run_stage 3 "language model, decoding graphs" "$work/data/train, $work/gmm" "$work/graph" build_graphs
 
 test_gmms() { for system in mono tri lda; do test_gmm "$system"; done; }
-run_stage 4 "GMM systems: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
+run_stage 4 "GMM systems, tuned on dev and scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
 
 teach() { train_teachers train_speeds; }
-run_stage 5 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
+run_stage 5 "teachers, which differ only in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
 
 write_targets() {
   local shared=(--teacher "$work/teacher" --jobs "$jobs" --precision auto)
@@ -68,7 +68,7 @@ write_targets() {
 }
 run_part tables 6 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
 
-# Table 1: students of the teachers' size at each temperature, and of a quarter of it, from each form of targets.
+# Table 1: students of the teachers' size at each temperature, and of a quarter of it from each form of targets.
 train_students() {
   for seed in $seeds; do
     for t in $temperatures; do
@@ -82,11 +82,11 @@ train_students() {
 }
 run_part tables 7 "students of two sizes" "$work/targets" "$work/student_T*, $work/small*" train_students
 
-# Table 5: students that hear 3 % of the speech; of the others, only the states' priors.
+# Table 5: students trained on 3 % of the speech; the remaining speech gives only the state priors.
 students_of_three() { train_on_three three_ teacher targets/three_pool --priors "'$work/states/train'"; }
-run_part tables 8 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
+run_part tables 8 "students of 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
 
-# The same two systems, hard and from stored targets of copies, at other fractions.
+# Two of these systems, on labels and on stored targets of copies, at other fractions.
 train_fractions() {
   local each percent epochs set seed list options
   for each in $fractions; do
@@ -105,14 +105,14 @@ train_fractions() {
 }
 run_part tables 9 "hard and soft targets at other fractions" "$work/targets" "$work/hard_*, $work/soft_*" train_fractions
 
-# Every system decodes test, with the scale, penalty and beam that its first seed's tuning on dev found.
+# Every system decodes test with the scale, penalty and beam of its first seed, which is tuned on dev.
 test_networks() {
   local t each systems=()
   for t in $temperatures; do systems+=("student_T$t"); done
   for each in $fractions; do systems+=("hard_${each%%:*}" "soft_${each%%:*}"); done
   test_experiments "${systems[@]}" small_hard small_top20 small_dense small_sampled
 }
-run_part tables 10 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
+run_part tables 10 "networks, tuned on dev and scored on test" "$work/*/seed*" "$work/model" test_networks
 
 draw() {
   local each percent hard=() soft=() whole=()
@@ -124,12 +124,12 @@ draw() {
   done
   [[ " $temperatures " != *" 5 "* ]] || whole=($(at 100 student_T5))
   asr-kd plot against --output "$figures/fraction.png" --title "Labels and soft targets" --log \
-    --x "per cent of the training speech" \
+    --x "percent of the training speech" \
     --series "labels" "${hard[@]}" $(at 3 three_augmented) $(at 100 teacher) \
     --series "soft targets" "${soft[@]}" $(at 3 three_copies) "${whole[@]}" \
     --level "ensemble" "$work/model/ensemble/decode_test"
   asr-kd plot against --output "$figures/bytes.png" --title "Forms of soft targets, small student" --log \
-    --x "bytes a frame" --series "soft targets" $(at 48 small_sampled) $(at 88 small_top20) $(at 1000 small_dense) \
+    --x "bytes per frame" --series "soft targets" $(at 48 small_sampled) $(at 88 small_top20) $(at 1000 small_dense) \
     --level "labels" $(decoded small_hard)
 }
 
@@ -140,25 +140,25 @@ results() {
   table_1
   lines+=(--table "Forms of soft targets, and a student of a quarter of the size"
     --system "labels" $(decoded small_hard)
-    --system "distilled, top 20 (88 bytes a frame)" $(decoded small_top20)
+    --system "distilled, top 20 (88 bytes per frame)" $(decoded small_top20)
     --system "distilled, dense (1000 bytes)" $(decoded small_dense)
     --system "distilled, 12 sampled at T = 2 (48 bytes)" $(decoded small_sampled)
-    --picture "$figures/bytes.png" "Frame accuracy and WER on test against the bytes of a frame's targets.")
+    --picture "$figures/bytes.png" "Frame accuracy and WER on test against the bytes per frame of the targets.")
   table_5 "Table 5: soft targets as regularisers" three_ teacher
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
-    --picture "$figures/curves.png" "Learning curves: labels turn over, soft targets do not."
+    --picture "$figures/curves.png" "Learning curves: students on labels overfit, students on soft targets do not."
     --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech.")
   report "AN4" \
-    --remark "130 test utterances of 10 speakers, 773 words: one word is 0.13 %, so frame accuracy tells more than WER.
-      Trigram of the training transcripts; states and dev (8 speakers) from the official training part. Reference
-      figures: Kaldi's egs/an4 10.6 % (monophones), 9.1 % (tri3, speaker-independent pass); PocketSphinx 9.3 % (with a
-      bigram)." \
-    --remark "Tuning, all of it on dev: scale, penalty and beam of each system with its first seed; the language model's
-      order by its perplexity; the teachers' kind, size, dropout and masks among eleven settings (windows of 26 frames,
-      4x512, gave 64 % of dev's frames), dropout, batch and length of the small network on labels among ten,
-      temperature, weight, batch and length of the small students among eight, of the hard 3 % systems among eight, of the
-      live students among nine (with 4x512 networks many of them). Sizes of the GMMs are defaults, kept after an early system of these
-      sizes had been scored on test (7.6 %)." \
+    --remark "130 test utterances of 10 speakers, 773 words: one word is 0.13 %, so frame accuracy is more informative than
+      WER. The language model is a trigram of the training transcripts; dev (8 speakers) is taken from the official
+      training part. Reference WERs: Kaldi's egs/an4 10.6 % (monophones), 9.1 % (tri3, speaker-independent pass);
+      PocketSphinx 9.3 % (with a bigram)." \
+    --remark "Everything was tuned on dev: acoustic scale, word penalty and beam of each system with its first seed; the
+      order of the language model by its perplexity; the teachers' architecture, size, dropout and masks among eleven
+      settings (4x512 networks on windows of 26 frames reached 64 % frame accuracy on dev); dropout, batch and epochs of
+      the small network on labels among ten; temperature, weight, batch and epochs of the small students among eight, of
+      the hard 3 % systems among eight, and of the live students among nine (many of them with 4x512 networks). The sizes
+      of the GMMs are defaults, kept after an early system of these sizes had been scored on test (7.6 %)." \
     "${lines[@]}" \
     --table "Gaussian mixtures" \
     --system "monophones" "$work/model/mono/decode_test" \
@@ -167,8 +167,8 @@ results() {
 }
 run_part tables 11 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
 
-# Table 5 once more, with nothing from the other 97 % but the teachers' opinion of these 3 %: states, tree, language
-# model, priors and normalisation come from the 3 % too. The teachers learn the states that this HMM aligns.
+# Table 5 again, with nothing from the other 97 % except the teachers' outputs on these 3 %: states, tree, language model,
+# priors and normalisation also come from the 3 %. The teachers are trained on the states that this HMM aligns.
 own_hmm() {
   local set own=$work/own
   asr-kd feats "$work/data/three" "$work/feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
@@ -185,22 +185,23 @@ run_part own 12 "HMM and language model of the 3 %" "$work/data/three" "$work/ow
 own_students() { train_on_own_states 6; }
 run_part own 13 "teachers and students on these states" "$work/own/states" "$work/own" own_students
 
-run_part own 14 "networks on these states: tuned on dev, scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
+run_part own 14 "networks on these states, tuned on dev and scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
 
 own_tables() {
-  own_results "AN4: states of the 3 %" "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" \
-    "130 test utterances of 10 speakers, 773 words. Scale, penalty and beam are tuned on dev; all else is as for the tables
-      on states of all speech."
+  own_results "AN4: states of the 3 %" \
+    "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" \
+    "130 test utterances of 10 speakers, 773 words. Acoustic scale, word penalty and beam are tuned on dev; all other
+      settings are those of the tables on states of all speech."
 }
 run_part own 15 "table on these states" "$work/model/own" "$recipe/own" own_tables
 
-# As many epochs of specialists as the ensemble has of further teachers.
+# The specialists have as many epochs in total as the ensemble's other teachers.
 specialise() { train_specialists train_speeds; distil_back train_speeds; }
-run_part specialists 16 "specialists, and students of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
-run_part specialists 17 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
+run_part specialists 16 "specialists, and students of their outputs" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+run_part specialists 17 "specialists, tuned on dev and scored on test" "$work/special, $work/whole" "$work/model" test_specialists
 
 specialist_tables() {
-  specialist_results "AN4: specialists" "Tuning, all of it on dev: scale, penalty and beam of each system; of specialists
-    their learning rate, 0.0005 or 0.003, with one or four of them, and which kind is distilled back."
+  specialist_results "AN4: specialists" "Everything was tuned on dev: acoustic scale, word penalty and beam of each system;
+    the specialists' learning rate (0.0005 or 0.003, with one or four specialists); the kind that is distilled back."
 }
 run_part specialists 18 "tables of specialists" "$work/model" "$recipe/specialists" specialist_tables

@@ -1,4 +1,4 @@
-"""What soft targets cost a student: its step against the same step on labels, and the reader by itself."""
+"""The cost of soft targets: a student's training step against the same step on labels, and the reader alone."""
 
 import argparse
 import dataclasses
@@ -26,9 +26,9 @@ MOST = {"top-20": 1.10, "dense": 1.5}
 
 
 def main() -> None:
-    """Take turns, and compare the best turn of each."""
+    """Run in turns, and compare the best turn of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the made-up stores")
+    parser.add_argument("work", type=Path, help="folder for the synthetic stores")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def steps(work: Path, states: int, options: argparse.Namespace) -> None:
-    """One batch, learnt again and again: from labels, from top-20 and from dense targets."""
+    """Repeated steps on one batch: with labels, with top-20 and with dense targets."""
     forms = {"top-20": TargetConfig("topk", 20), "dense": TargetConfig("dense")}
     precision = settle_precision("auto", "cpu")
     config = TrainConfig(net=NetConfig(bins=BINS, states=states), precision=precision)
@@ -72,7 +72,7 @@ def _steps(data: TrainingData, config: TrainConfig):  # type: ignore[no-untyped-
 
 
 def reading(work: Path, rounds: int) -> None:
-    """Shuffled frames of features, labels and top-20 targets from the page cache, by one core, without windows."""
+    """Read shuffled features, labels and top-20 targets from the page cache on one core, without context windows."""
     features, labels, targets = make_stores(work, FRAMES, 2000, TargetConfig("topk", 20))
     data = TrainingData(features, labels, None, TargetStore(targets))
     config = dataclasses.replace(TrainConfig(), batch_frames=4096)

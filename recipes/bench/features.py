@@ -1,4 +1,4 @@
-"""Features from compressed audio to the frame store, on one core: speed, and memory against the size of the corpus."""
+"""Features from compressed audio to the frame store, on one core: speed, and growth of memory with the corpus."""
 
 import argparse
 import shutil
@@ -14,12 +14,14 @@ COPIES = 4
 
 
 def main() -> None:
-    """Measure the corpus once and ``COPIES`` times; the speed is that of the latter, the program's start included."""
+    """Measure the corpus alone and ``COPIES`` times repeated; the speed is the latter's, program start included."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="of the corpus and its audio format")
+    parser.add_argument("name", help="name of the corpus and its audio format")
     parser.add_argument("data", type=Path, help="data directory, longer than a shard of a store (17 minutes)")
-    parser.add_argument("work", type=Path, help="folder for the stores, removed in the end")
-    parser.add_argument("--librispeech", action="store_true", help="DATA is a release; most of its test-clean is taken")
+    parser.add_argument("work", type=Path, help="folder for the stores; removed at the end")
+    parser.add_argument(
+        "--librispeech", action="store_true", help="DATA is a LibriSpeech release; its test-clean is used"
+    )
     options = parser.parse_args()
     if options.librispeech:
         data = prepare_librispeech(options.data, options.work)["test"]
@@ -42,7 +44,7 @@ def main() -> None:
 
 
 def repeat(data: DataDir, path: Path) -> DataDir:
-    """``COPIES`` of a corpus of whole recordings, as so many times the speakers."""
+    """``COPIES`` of a corpus of whole recordings, each with speakers of its own."""
     copies = range(COPIES)
     wav = {f"copy{i}-{utt}": file for i in copies for utt, file in data.wav.items()}
     speakers = {f"copy{i}-{utt}": f"copy{i}-{speaker}" for i in copies for utt, speaker in data.utt2spk.items()}
@@ -56,7 +58,7 @@ def extract(data: Path, store: Path) -> Cost:
 
 
 def decode(data: DataDir) -> tuple[float, float]:
-    """Computing time of decoding every file and nothing else, and the length of the audio, in seconds."""
+    """CPU time of decoding every file, and the duration of the audio, in seconds."""
     import soundfile
 
     began, seconds = time.process_time(), 0.0

@@ -1,4 +1,4 @@
-"""Peak memory of writing targets and of learning from them, on a corpus and on one ten times as large."""
+"""Peak memory of writing targets and of training on them, with a corpus and with one ten times as large."""
 
 import argparse
 import sys
@@ -10,11 +10,11 @@ SMALL, TIMES = 100_000, 10  # frames
 
 
 def main() -> None:
-    """Each command in a process of its own; the stores are made by others, since memory is counted from the start."""
+    """Run each command, and the making of the stores, in a process of its own: peak memory counts from its start."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the made-up stores")
+    parser.add_argument("work", type=Path, help="folder for the synthetic stores")
     work = parser.parse_args().work
-    peaks: dict[str, list[float]] = {"writing": [], "learning": []}
+    peaks: dict[str, list[float]] = {"writing": [], "training on": []}
     for frames in (SMALL, SMALL * TIMES):
         own = work / f"{frames}"
         make = f"from made import *; make_stores(Path({str(own)!r}), {frames}, 2000, TargetConfig('topk', 20))"
@@ -29,7 +29,7 @@ def main() -> None:
         cost = run(*ASR_KD, "targets", "write", out, "--teacher", teacher, "--feats", own / "feats", "--force")
         peaks["writing"].append(cost.memory)
         student = ("--out", own / "student", "--targets", out, "--set", "batch_frames=4096")
-        peaks["learning"].append(run(*ASR_KD, "train", *common, *dev, *pool, *student).memory)
+        peaks["training on"].append(run(*ASR_KD, "train", *common, *dev, *pool, *student).memory)
     for what, (small, large) in peaks.items():
         name = f"peak memory of {what} targets, {TIMES} times the corpus"
         row(name, large / small, f"times the memory ({large:,.0f} MB)", f"{SMALL:,} frames ({small:,.0f} MB)", most=1.1)

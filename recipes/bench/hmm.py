@@ -1,4 +1,4 @@
-"""GMM-HMM training of all stages, and alignment, as a user runs them."""
+"""All stages of GMM-HMM training, and alignment, as a user runs them."""
 
 import argparse
 import shutil
@@ -8,12 +8,12 @@ from measuring import ASR_KD, row, run
 
 
 def main() -> None:
-    """Run ``asr-kd hmm train`` and ``asr-kd hmm align`` from nothing."""
+    """Run ``asr-kd hmm train`` and ``asr-kd hmm align`` from scratch."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="data directory")
     parser.add_argument("feats", type=Path, help="its cepstra")
     parser.add_argument("lexicon", type=Path)
-    parser.add_argument("work", type=Path, help="folder for the models, removed in the end")
+    parser.add_argument("work", type=Path, help="folder for the models; removed at the end")
     parser.add_argument("--jobs", default="2")
     options = parser.parse_args()
     shutil.rmtree(options.work, ignore_errors=True)
@@ -26,7 +26,7 @@ def main() -> None:
         "GMM-HMM on AN4: monophones, triphones, LDA+MLLT, alignment",
         training.wall + aligning.wall,
         f"s with --jobs {options.jobs}",
-        "the clock",
+        "wall time",
         most=180,
     )
 

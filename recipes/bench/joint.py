@@ -1,4 +1,4 @@
-"""What a generalist and its specialists say together: speed, and SciPy's minimiser of the same divergences."""
+"""Joint inference of a generalist and its specialists: speed, and agreement with SciPy's minimiser."""
 
 import math
 import time
@@ -16,7 +16,7 @@ SHAPES = ((12, 80), (8, 200))  # specialists, and the states of each: those of r
 
 
 def main() -> None:
-    """Two rows for each shape: frames a second, and the greatest difference from SciPy's answer."""
+    """Two rows for each shape: frames per second, and the largest difference from SciPy's solution."""
     options = threads_and_rounds(__doc__)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -28,13 +28,13 @@ def main() -> None:
         active = active_specialists(log_p, own, 1)
         seconds = min(timed(log_p, log_r, own) for _ in range(options.rounds + 1))
         unit, asked = f"thousand frames/s, {options.threads} threads", float(active.sum(1).float().mean())
-        row(name, FRAMES / seconds / 1000, unit, f"the clock; {asked:.1f} specialists active in the mean", least=20)
+        row(name, FRAMES / seconds / 1000, unit, f"wall time; {asked:.1f} specialists active on average", least=20)
         answer = joint(log_p, log_r, own, active)[:CHECKED].double().exp().numpy()
         apart = max(abs(answer[i] - by_scipy(i, log_p, log_r, own, active)).max() for i in range(CHECKED))
         row(
             name,
             float(apart),
-            "the greatest difference of a probability",
+            "the largest difference of a probability",
             "SciPy's L-BFGS-B, frame by frame",
             most=1e-5,
         )

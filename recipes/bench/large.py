@@ -1,4 +1,4 @@
-"""Decoding with a large vocabulary on one core: the real-time factor, and what its beam costs."""
+"""Decoding with a large vocabulary on one core: the real-time factor, and the cost in WER of the tuned beam."""
 
 import argparse
 import json
@@ -6,15 +6,15 @@ from pathlib import Path
 
 from measuring import ASR_KD, row, run
 
-EVERY = 10  # one of so many utterances is decoded
+EVERY = 10  # one utterance in ten is decoded
 
 
 def main() -> None:
-    """Decode a part of the test set as a user would, words with times; the cost of the beam is that on dev."""
+    """Decode a part of the test set as a user would, with word times; the cost of the beam is measured on dev."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="model folder, tuned")
     parser.add_argument("data", type=Path, help="data directory")
-    parser.add_argument("work", type=Path, help="folder for the words")
+    parser.add_argument("work", type=Path, help="folder for the decoded words")
     options = parser.parse_args()
     lines = (options.data / "wav.scp").read_text().splitlines()[::EVERY]
     options.work.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def main() -> None:
     row(name, factor, "real-time factor on one core, from audio to words with times", "the length of the audio",
         most=0.03)  # fmt: skip
     against = f"beam {widest['beam']:g} ({widest['wer']:.2f} % on dev)"
-    row(f"{name}: errors", best["wer"] - widest["wer"], f"points of WER more ({best['wer']:.2f} %)", against, most=0.3)
+    row(f"{name}: errors", best["wer"] - widest["wer"], f"more points of WER ({best['wer']:.2f} %)", against, most=0.3)
 
 
 if __name__ == "__main__":

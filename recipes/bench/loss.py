@@ -1,4 +1,4 @@
-"""The objective of distillation, forward and backward, against plain torch's ``kl_div`` and ``cross_entropy``."""
+"""The distillation objective, forward and backward, against torch's ``kl_div`` and ``cross_entropy``."""
 
 import math
 import time
@@ -16,7 +16,7 @@ FRAMES, STATES, CHOSEN, TEMPERATURE, HARD = 4096, 2000, 20, 2.0, 0.5
 
 
 def main() -> None:
-    """Take turns, and compare the best turn of each."""
+    """Run in turns, and compare the best turn of each."""
     options = threads_and_rounds(__doc__)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def top_k(log_prob: Tensor) -> TopK:
-    """The most probable states and the mass of the others."""
+    """The most probable states, and the probability mass of the others."""
     values, states = log_prob.topk(CHOSEN)
     others = (log_prob / TEMPERATURE).log_softmax(1).scatter(1, states, -math.inf)
     return TopK(states.int(), values.half(), others.logsumexp(1))
@@ -54,7 +54,7 @@ def sampled(log_prob: Tensor) -> Sampled:
 
 
 def best(logits: Tensor, losses: list[Callable[[], Tensor]], rounds: int) -> list[float]:
-    """Seconds of the best turn of each loss and its gradient, after one turn to warm up."""
+    """Seconds of the best turn of each loss and its gradient, after a warm-up turn."""
     times = [math.inf] * len(losses)
     for turn in range(rounds + 1):
         for number, loss in enumerate(losses):

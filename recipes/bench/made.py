@@ -1,4 +1,4 @@
-"""Stores of made-up frames: what is measured on them depends on sizes alone."""
+"""Stores of synthetic frames, for measurements that depend on sizes alone."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class _Labels:
 
 
 class _Targets:
-    """Random states with falling probabilities; random log-probabilities where they are dense."""
+    """Random states with decreasing probabilities; for dense targets, random log-probabilities."""
 
     def __init__(self, states: int, config: TargetConfig) -> None:
         self.states, self.config = states, config

@@ -1,4 +1,4 @@
-"""What the scripts of the bench share: rows on standard output, and what a process costs."""
+"""Shared by the bench scripts: rows on standard output, and the cost of a process."""
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ ASR_KD = (sys.executable, "-m", "asr_kd")
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a process took, start included: ``wall`` and computing time ``cpu`` in seconds, peak ``memory`` in MB."""
+    """The cost of a process, start included: ``wall`` and ``cpu`` time in seconds, peak ``memory`` in MB."""
 
     wall: float
     cpu: float
@@ -22,7 +22,7 @@ class Cost:
 
 
 def threads_and_rounds(description: str | None) -> argparse.Namespace:
-    """The options of a script that asks for no more."""
+    """The options of a script that needs no others."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=8)
@@ -32,7 +32,7 @@ def threads_and_rounds(description: str | None) -> argparse.Namespace:
 def row(
     name: str, value: float, unit: str, against: str, most: float | None = None, least: float | None = None
 ) -> None:
-    """Print a row of the results; it is met where ``value`` is at most ``most``, or at least ``least``."""
+    """Print a row of the results; its bar is met if ``value`` is at most ``most``, or at least ``least``."""
     bar, met = "", None
     if most is not None:
         bar, met = f"at most {most:g}", value <= most
@@ -43,7 +43,7 @@ def row(
 
 
 def run(*command: str | Path, threads: int = 1) -> Cost:
-    """Run a command, all it prints on standard error, with so many OpenMP threads; if it fails, so does the script.
+    """Run a command with ``threads`` OpenMP threads and all its output on standard error; exit if it fails.
 
     Peak memory is at least that of the calling process, which therefore imports nothing large.
     """
@@ -54,5 +54,5 @@ def run(*command: str | Path, threads: int = 1) -> Cost:
     wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(process.returncode)  # the last line of standard error is its reason
+        sys.exit(process.returncode)  # the last line of its standard error gives the reason
     return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)

@@ -1,4 +1,4 @@
-"""Monophone training of ours and of kaldi-hmm-gmm: the same frames, words, topology and schedule, on one core."""
+"""Monophone training against kaldi-hmm-gmm: the same frames, words, topology and schedule, on one core."""
 
 import argparse
 import json
@@ -19,13 +19,13 @@ from asr_kd.hmm.transform import delta_transform
 
 
 def main() -> None:
-    """Train both and compare computing time."""
+    """Train both and compare CPU time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="data directory")
     parser.add_argument("feats", type=Path, help="its cepstra")
     parser.add_argument("lexicon", type=Path)
-    parser.add_argument("work", type=Path, help="folder for what the peer reads and writes")
-    parser.add_argument("--peer", required=True, help="a Python that has kaldi-hmm-gmm")
+    parser.add_argument("work", type=Path, help="folder for the files that the peer reads and writes")
+    parser.add_argument("--peer", required=True, help="a Python interpreter with kaldi-hmm-gmm installed")
     options = parser.parse_args()
     torch.set_num_threads(1)
     config, lexicon = HmmConfig(), read_lexicon(options.lexicon)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def export(folder: Path, data: Utterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig) -> None:
-    """What the peer trains on and how, in formats that it can read without asr_kd."""
+    """Write the peer's training data and settings in formats that need no asr_kd to read."""
     transform = delta_transform(data.features[0].shape[1])
     bounds = np.cumsum([0, *(len(features) for features in data.features)])
     np.savez(

@@ -1,7 +1,7 @@
-"""Kaldi's monophone training (steps/train_mono.sh) through the calls of kaldi-hmm-gmm, on what monophones.py exported.
+"""Kaldi's monophone training (steps/train_mono.sh) with kaldi-hmm-gmm, on the files that monophones.py exports.
 
-It runs in an environment of its own, without asr_kd: kaldi-hmm-gmm does not work beside the Kaldi wheels of today.
-Alignment is one call an utterance; statistics take one call a frame, as its interface has no other.
+It runs in an environment of its own, without asr_kd: kaldi-hmm-gmm is incompatible with the current Kaldi wheels.
+Alignment takes one call per utterance. Statistics take one call per frame; the interface offers no other.
 """
 
 import json
@@ -48,8 +48,8 @@ class Peer:
 
     def _graphs(self) -> list[kaldifst.StdVectorFst]:
         options = khg.TrainingGraphCompilerOptions()
-        options.transition_scale = options.self_loop_scale = 0.0  # added anew for each alignment
-        self.lexicon = self._lexicon()  # kept: the compiler does not own what it is given
+        options.transition_scale = options.self_loop_scale = 0.0  # added again for each alignment
+        self.lexicon = self._lexicon()  # kept alive: the compiler does not own its arguments
         compiler = khg.TrainingGraphCompiler(
             trans_model=self.transitions, ctx_dep=self.tree, lex_fst=self.lexicon, disambig_syms=[], opts=options
         )
@@ -82,7 +82,7 @@ class Peer:
         return fst
 
     def flat_model(self) -> khg.AmDiagGmm:
-        """The Gaussian of all frames for every state."""
+        """One Gaussian, estimated on all frames, for every state."""
         frames = torch.cat(self.frames)
         gmm = khg.DiagGmm(nmix=1, dim=frames.shape[1])
         gmm.set_weights(torch.ones(1))
@@ -94,7 +94,7 @@ class Peer:
         return model
 
     def flat_paths(self) -> list[list[int]]:
-        """Transition-ids of each utterance, cut into equal parts."""
+        """Transition-ids of each utterance, with equally long states."""
         paths = []
         for graph, frames in zip(self.graphs, self.frames, strict=True):
             found, path = kaldifst.equal_align(ifst=graph, length=len(frames), rand_seed=3, num_retries=10)
@@ -102,7 +102,7 @@ class Peer:
         return paths
 
     def align(self, model: khg.AmDiagGmm, paths: list[list[int]]) -> list[list[int]]:
-        """The best path of each utterance; the old one where there is none."""
+        """The best path of each utterance; its previous path where none is found."""
         began = time.process_time()
         config = khg.AlignConfig()
         config.beam, config.retry_beam, config.careful = BEAM, 4 * BEAM, False
@@ -122,7 +122,8 @@ class Peer:
         return found
 
     def estimate(self, model: khg.AmDiagGmm, paths: list[list[int]], first: bool) -> tuple[np.ndarray, float]:
-        """Re-estimate ``model`` and the transitions; the frames of each state, and log-likelihood a frame before."""
+        """Re-estimate ``model`` and the transitions; return the frames of each state, and the log-likelihood per frame
+        before the update."""
         sums = khg.AccumAmDiagGmm()
         sums.init(model=model, flags=khg.GmmUpdateFlags.kGmmAll)
         ids = range(1, self.transitions.num_transition_ids + 1)

@@ -1,4 +1,4 @@
-"""The paper's network, 8 x 2560 and 14,000 states, on made-up frames, against the peak of matrix products."""
+"""The paper's network, 8 x 2560 and 14,000 states, on synthetic frames, against the peak of matrix products."""
 
 import argparse
 import time
@@ -19,17 +19,17 @@ from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.transfer_set import Lesson
 
 LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
-# Frames of a batch: enough for the products to take longer than AdamW takes for 85 million weights.
+# Frames per batch: enough for the matrix products to take longer than AdamW's update of 85 million weights.
 ROWS = {("cpu", "fp32"): 4096, ("cpu", "bf16"): 4096, ("cuda", "fp32"): 8192, ("cuda", "bf16"): 8192}
 
 
 def main() -> None:
-    """Training from stores of top-20 targets, and products of the network's own sizes, in turns."""
+    """Run training from stores of top-20 targets, and matrix products of the network's sizes, in turns."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the made-up stores")
+    parser.add_argument("work", type=Path, help="folder for the synthetic stores")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=0, help="in one turn (default: 1 on a CPU, 50 on a GPU)")
+    parser.add_argument("--steps", type=int, default=0, help="steps per turn (default: 1 on a CPU, 50 on a GPU)")
     parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -68,9 +68,10 @@ def main() -> None:
 
 
 def products(precision: str, device: torch.device, rows: int, total: int) -> float:
-    """Floating-point operations a second of products of a hidden layer's size, as many as make up ``total``.
+    """FLOP/s of matrix products of a hidden layer's size, ``total`` operations in all.
 
-    Training's own turn: of a machine whose speed wavers, shorter turns would find faster moments.
+    A turn has as many operations as one of training: on a machine of varying speed, shorter turns would catch faster
+    moments.
     """
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = torch.randn(rows, 2560, device=device).to(kind), torch.randn(2560, 2560, device=device).to(kind)

@@ -1,4 +1,4 @@
-"""PocketSphinx, its own en-us acoustic model, on a data directory: ``text``, and ``decode.json`` with its speed."""
+"""PocketSphinx with its en-us acoustic model on a data directory: ``text``, and ``decode.json`` with its speed."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ import soundfile
 
 from asr_kd.corpus.datadir import read_data_dir
 
-SAMPLE_RATE = 16000  # hertz, of the en-us model
+SAMPLE_RATE = 16000  # hertz, expected by the en-us model
 
 
 def main() -> None:

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # Speed and memory: each row is measured against a peer or a physical limit in the same run, on the parts of a finished
-# AN4 system. The figures mean something only on a machine that does nothing else. About 15 minutes on 2 cores.
+# AN4 system. Run it on an otherwise idle machine. About 15 minutes on 2 cores.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 #   recipes/bench/run.sh --libri-dir CORPORA/LibriSpeech
-# --exp-dir and --large-dir are the --work folders of the two. Without --libri-dir the rows on Opus are left out, and
-# where there is no --large-dir those of a large vocabulary.
+# --exp-dir and --large-dir are the --work folders of the first two. Without --libri-dir, the rows on Opus are left out;
+# without --large-dir, those on a large vocabulary.
 exp_dir="" libri_dir="" large_dir="" options="exp_dir libri_dir large_dir" quickly=""
 source "$(dirname "$0")/../lib.sh"
 exp_dir=$root/recipes/an4/exp large_dir=$root/recipes/mini_librispeech/exp
 parse_options "$@"
 for part in data/train feats/mfcc/train feats/fbank/train states/train trigram.arpa model/teacher/seed1/model.yaml; do
   [[ -e $exp_dir/$part ]] && continue
-  echo "$0: no $exp_dir/$part; --exp-dir names a finished AN4 system: recipes/an4/run.sh --work $exp_dir" >&2
+  echo "$0: no $exp_dir/$part; --exp-dir must be a finished AN4 system: recipes/an4/run.sh --work $exp_dir" >&2
   exit 1
 done
-export PYTHONPATH=$root   # this checkout is measured, whatever is installed
+export PYTHONPATH=$root   # measures this checkout, whatever is installed
 rounds=$([[ -n ${small:-} ]] && echo 1 || echo 8)
 rows=$work/rows log=$work/log failed=""
 mkdir -p "$rows"
 
-# measure N "what" SCRIPT ARGUMENT...: the rows that SCRIPT prints. A failure is reported, and the next stage follows.
+# measure N "what" SCRIPT ARGUMENT...: stores the rows that SCRIPT prints. After a failure, which is reported, the next
+# stage follows.
 measure() {
   local number=$1 title=$2 script=$3
   ((number < stage || number > stop_stage)) && return
@@ -33,7 +34,7 @@ measure() {
   fi
 }
 
-# skip N "what" "why": a remark in place of the rows.
+# skip N "what" "why": stores a remark in place of the rows.
 skip() {
   ((${1} < stage || ${1} > stop_stage)) && return
   echo "== stage $1: $2: left out: $3"
@@ -41,7 +42,7 @@ skip() {
   echo "Left out: $2. $3" > "$rows/$1.remark"
 }
 
-# measure_bf16 N "what" SCRIPT ARGUMENT...: as measure, where the processor, or a GPU, multiplies in bfloat16.
+# measure_bf16 N "what" SCRIPT ARGUMENT...: as measure, if the processor or a GPU multiplies in bfloat16.
 measure_bf16() {
   (($1 < stage || $1 > stop_stage)) && return
   local settle='import torch; from asr_kd.nets import settle_precision
@@ -49,7 +50,7 @@ print(settle_precision("auto", "cuda" if torch.cuda.is_available() else "cpu"))'
   if [[ $(python -c "$settle") == bf16 ]]; then
     measure "$1" "$2 in bf16" "${@:3}" --precision bf16
   else
-    skip "$1" "$2 in bf16" "This processor has no bfloat16 products."
+    skip "$1" "$2 in bf16" "This processor cannot multiply in bfloat16."
   fi
 }
 
@@ -65,7 +66,7 @@ fi
 corpus=("$exp_dir/data/train" "$exp_dir/feats/mfcc/train" "$exp_dir/data/lexicon.txt")
 measure 3 "GMM-HMM training" hmm "${corpus[@]}" "$work/hmm" --jobs "$jobs"
 
-peer=$work/peer   # kaldi-hmm-gmm does not work beside the Kaldi wheels that asr_kd uses
+peer=$work/peer   # kaldi-hmm-gmm needs other versions of the Kaldi wheels than asr_kd
 install_peer() {
   [[ -e $peer/ready ]] && return
   uv venv --quiet --clear "$peer" --python "$(command -v python)" &&
@@ -96,22 +97,23 @@ else
 fi
 
 measure 11 "distillation loss" loss --threads "$jobs" --rounds "$rounds"
-measure 12 "steps on soft targets, the reader" distilling "$work/made" --threads "$jobs" --rounds "$rounds"
+measure 12 "training steps on soft targets, reading" distilling "$work/made" --threads "$jobs" --rounds "$rounds"
 measure 13 "writing soft targets" writing "$work/made" --rounds "$rounds"
 measure 14 "the paper's network in fp32" paper "$work/paper" --threads "$jobs" --precision fp32
-measure_bf16 15 "the paper's network" paper "$work/paper" --threads "$jobs" --rounds 12   # they are short
+measure_bf16 15 "the paper's network" paper "$work/paper" --threads "$jobs" --rounds 12   # short rounds
 measure 16 "memory" growth "$work/growth"
 measure 17 "specialists" joint --threads "$jobs" --rounds "$rounds"
 
 arguments=($(for number in {1..17}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
-for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8" "A large vocabulary:9 10"; do
+for group in "Features:1 2" "GMM-HMM:3 4" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8" \
+  "A large vocabulary:9 10"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
 done
 results=$([[ -n ${small:-} ]] && echo "$work" || echo "$recipe")
-((stage > 0 || stop_stage < 99)) || arguments+=(--seconds $((SECONDS - started)))   # of all rows, or not at all
+((stage > 0 || stop_stage < 99)) || arguments+=(--seconds $((SECONDS - started)))   # of all rows, or none
 asr-kd report --title "Speed and memory" --output "$results" \
-  --remark "Values are measured against what their rows name, in the same run. On one core: computing time of one thread." \
+  --remark "Each value is measured in the same run as what it is compared with. On one core: CPU time of one thread." \
   "${arguments[@]}"
 [[ -z $failed ]] || { echo "$0: these stages failed:$failed; see above" >&2; exit 1; }

@@ -1,4 +1,4 @@
-"""The beam search against kaldi-decoder's FasterDecoder on one core: the same graph, scores, beam and active tokens."""
+"""The beam search against kaldi-decoder's FasterDecoder on one core: same graph, scores, beam and max_active."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ Words = list[tuple[int, ...]]
 
 
 def main() -> None:
-    """Score the utterances once, then let both search them in turns."""
+    """Score the utterances once, then run both searches in turns."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="model folder with a network")
     parser.add_argument("feats", type=Path, help="features of the utterances")
@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = load_model_folder(options.model)
-    search = dataclasses.replace(model.config.search, word_penalty=0.0)  # the peer knows none
+    search = dataclasses.replace(model.config.search, word_penalty=0.0)  # the peer has none
     scores = [scale * block for block, scale in scored(model, FrameStore(options.feats), search.acoustic_scale)]
     search = dataclasses.replace(search, acoustic_scale=1.0)
     ours, theirs, same = compare(our_search(model, search), peer_search(options.model, search), scores, options.rounds)
@@ -49,13 +49,13 @@ def scored(model: Model, store: FrameStore, scale: float) -> list[tuple[np.ndarr
 
 
 def our_search(model: Model, search: SearchOptions) -> Callable[[np.ndarray], tuple[int, ...]]:
-    """Scores -> word ids, by this project."""
+    """Scores -> word ids, with our decoder."""
     decoder = Decoder(model.graph, search)
     return lambda scores: decoder.decode(scores).words
 
 
 def peer_search(model: Path, search: SearchOptions) -> Callable[[np.ndarray], tuple[int, ...]]:
-    """Scores -> word ids, by the bare decoder."""
+    """Scores -> word ids, with FasterDecoder."""
     graph = kaldifst.StdConstFst.read(str(model / "HCLG.fst"))
     options = kaldi_decoder.FasterDecoderOptions(beam=search.beam, max_active=search.max_active)
 
@@ -74,7 +74,7 @@ def compare(
     scores: Sequence[np.ndarray],
     rounds: int,
 ) -> tuple[float, float, int]:
-    """Computing time of the best of ``rounds`` turns of each, in seconds, and how many results are equal."""
+    """CPU time in seconds of the best of ``rounds`` turns of each, and the number of equal results."""
     times, results = [np.inf, np.inf], [Words(), Words()]
     for turn in range(rounds + 1):
         for number, decode in enumerate((first, second)):

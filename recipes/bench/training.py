@@ -27,9 +27,9 @@ STEPS, PRODUCTS = 100, 8  # in one turn
 
 
 def main() -> None:
-    """Take turns, so that all meet the same machine, and compare the best turns."""
+    """Run in turns, so that all see the same machine load, and compare the best turn of each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("feats", type=Path, help="features, as networks learn from them")
+    parser.add_argument("feats", type=Path, help="features of the training set")
     parser.add_argument("states", type=Path)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)

@@ -62,12 +62,18 @@ def writing(work: Path, states: int, net: NetConfig, rounds: int) -> None:
     row(name, written / bare, unit, against, most=1.1)
     row(name, written / held, unit, f"the same with weights that stay in {config.precision} ({FRAMES / held:,.0f})")
     size = store.store.total_bytes / FRAMES
-    row(f"top-20 targets at four temperatures, {states:,} states", size, "bytes a frame", "the shards' size", most=90)
+    row(
+        f"top-20 targets at four temperatures, {states:,} states",
+        size,
+        "bytes per frame",
+        "size of the shards",
+        most=90,
+    )
 
 
 @torch.inference_mode()
 def forward(ensemble: Path, features: FrameStore, precision: str, hold: bool = False) -> float:
-    """Seconds of opening the ensemble and scoring every frame."""
+    """Seconds to open the ensemble and score every frame."""
     began = time.perf_counter()
     model = open_model(ensemble)
     if hold:

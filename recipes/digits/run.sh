@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The built-in corpus: digit strings and commands spoken by a synthesiser, with noise and echo; voices of train, dev and
-# test are disjoint. From audio to the paper's two tables: an ensemble teaches students of two sizes, and students that
-# hear 3 % of the speech. It needs neither data nor network. --small is what `make demo` runs, in about 5 minutes on
-# 2 cores; all of it takes about half an hour.
+# The built-in corpus: digit strings and commands from a speech synthesiser, with noise and reverberation; train, dev and
+# test have different voices. From audio to the paper's two tables: an ensemble teaches students of two sizes, and
+# students trained on 3 % of the speech. Needs no data and no internet access. `make demo` runs --small, about 5 minutes
+# on 2 cores; the whole recipe takes about half an hour.
 #   recipes/digits/run.sh --hours 2 --seeds "1 2 3"
 hours=2 seeds="1 2 3" members=4 options="hours seeds members" quickly="hours=0.5 seeds=1 members=2"
 source "$(dirname "$0")/../lib.sh"
@@ -11,13 +11,13 @@ parse_options "$@"
 
 prepare() {
   asr-kd corpus prepare digits "$work/data" --hours "$hours" --jobs "$jobs"
-  awk 'NR % 3 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_part"   # what --small tunes on
+  awk 'NR % 3 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_part"   # the utterances on which --small tunes
   asr-kd corpus subset "$work/data/train" "$work/data/three" --fraction 0.03
   asr-kd corpus perturb "$work/data/three" "$work/data/three_copies" --jobs "$jobs" \
     --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5
   asr-kd corpus combine "$work/data/three_pool" "$work/data/three" "$work/data/three_copies"
 }
-run_stage 0 "speech is synthesised; 3 % of it at other speeds" "espeak-ng" "$work/data" prepare
+run_stage 0 "synthesised speech; copies of 3 % of it at other speeds" "espeak-ng" "$work/data" prepare
 
 sets="train three_pool dev test"
 extract() { features mfcc; features fbank; }
@@ -32,7 +32,7 @@ build_graph() {
 run_stage 3 "language model, decoding graph" "$work/data/train, $work/gmm" "$work/graph" build_graph
 
 teach() { train_teachers train; }
-run_stage 4 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
+run_stage 4 "teachers, which differ only in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
 
 write_targets() {
   local set
@@ -43,7 +43,7 @@ write_targets() {
 }
 run_stage 5 "soft targets" "$work/teacher, $work/feats/fbank" "$work/targets" write_targets
 
-# Table 1: students of the teachers' size and of a quarter of it. Table 5: students that hear 3 % of the speech.
+# Table 1: students of the teachers' size and of a quarter of it. Table 5: students trained on 3 % of the speech.
 train_students() {
   local priors="--priors '$work/states/train'"
   for seed in $seeds; do
@@ -62,7 +62,7 @@ test_all() {
   (seeds=$(seq -s " " "$members") && test_systems teacher)
   test_systems student small_hard small_soft three_hard three_stored three_live
 }
-run_stage 7 "all systems: tuned on dev, scored on test" "$work/*/seed*, $work/graph" "$work/model" test_all
+run_stage 7 "all systems, tuned on dev and scored on test" "$work/*/seed*, $work/graph" "$work/model" test_all
 
 results() {
   local figures
@@ -71,11 +71,11 @@ results() {
     --series "labels" $(trained three_hard) --series "soft, stored" $(trained three_stored) \
     --series "soft, live" $(trained three_live)
   report "Built-in digits" \
-    --remark "$hours hours of synthesised training speech; the voices of test are in neither train nor dev. Scale, penalty
-      and beam of each system are tuned on dev with its first seed. Also on dev, with one seed: the epochs of the networks
-      of table 1 (10; before, 6 for teachers and 4 for others), and the dropout (0 or 0.1) and temperature (2 or 5) of
-      the student, after a run of fewer epochs had been scored on test (teachers 79.4 %, student 78.7 % of frames); all
-      else is as first tried." \
+    --remark "$hours hours of synthesised training speech; the test voices occur in neither train nor dev. Acoustic scale,
+      word penalty and beam of each system are tuned on dev with its first seed. Also tuned on dev, with one seed: the
+      epochs of the networks of table 1 (10; at first 6 for teachers and 4 for others), and the student's dropout (0 or
+      0.1) and temperature (2 or 5). This followed a run of fewer epochs that had been scored on test (frame accuracy:
+      teachers 79.4 %, student 78.7 %). No other setting was tuned." \
     --table "Table 1: an ensemble and its students" \
     --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
     --system "labels, 3x256: teachers" $(decoded teacher) \
@@ -89,6 +89,6 @@ results() {
     --system "soft, 3 %, stored" $(decoded three_stored) \
     --system "soft, 3 %, live teachers" $(decoded three_live) \
     --recovery "labels, 3 %, augmented, early-stopped" "labels, 100 %" \
-    --picture "$figures/curves.png" "Learning curves of the systems that hear 3 %."
+    --picture "$figures/curves.png" "Learning curves of the systems trained on 3 % of the speech."
 }
 run_stage 8 "tables" "$work/model" "$recipe/RESULTS.md" results

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# FSDD (Free Spoken Digit Dataset: 3000 isolated digits of 6 speakers, 8 kHz): from audio to a word error rate.
-# The official test part shares its speakers with training; dev is a part of training. About 5 minutes on 2 cores.
-#   recipes/fsdd/run.sh --corpus-dir CORPORA/fsdd     (without --corpus-dir the release is downloaded)
+# FSDD (Free Spoken Digit Dataset: 3000 isolated digits of 6 speakers, 8 kHz): from audio to a word error rate. The
+# official test part has the same speakers as training; dev is taken from training. About 5 minutes on 2 cores.
+#   recipes/fsdd/run.sh --corpus-dir CORPORA/fsdd     (without --corpus-dir, the release is downloaded)
 corpus_dir="" seeds="1 2 3" options="seeds"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
@@ -24,14 +24,14 @@ test_gmms() { test_gmm lda; }
 run_stage 4 "GMM system: tuned on dev, scored on test" "$work/gmm, $work/graph" "$work/model" test_gmms
 
 train_networks() { for seed in $seeds; do echo "train_network dnn $seed train dnn"; done | side_by_side; }
-run_stage 5 "network training, one for each seed" "$work/feats/fbank, $work/states" "$work/dnn" train_networks
+run_stage 5 "networks, one per seed" "$work/feats/fbank, $work/states" "$work/dnn" train_networks
 
 test_networks() { test_systems dnn; }
 run_stage 6 "networks: tuned on dev, scored on test" "$work/dnn, $work/graph" "$work/model" test_networks
 
 results() {
   report "Free Spoken Digit Dataset" \
-    --remark "300 test utterances, the official part (index 0 to 4); the 6 speakers are those of training." \
+    --remark "300 test utterances, the official test part (index 0 to 4); its 6 speakers are also in training." \
     --table "Word error rate on test" \
     --system "GMM triphones, LDA+MLLT" "$work/model/lda/decode_test" \
     --system "DNN 3x256, hard targets" $(decoded dnn)

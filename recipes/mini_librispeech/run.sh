@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# mini_librispeech: five hours of read books (train-clean-5), 20,000 words, 14 test speakers. Of the 20 speakers of the
-# test part 6 are dev and 14 test. GMM systems give the states; an ensemble of factored TDNNs teaches students of two
-# sizes (table 1), and students that hear 3 % of the speech (table 5), a second time with tree and priors from these
-# 3 % as well. Specialists for confusable states join one of the teachers (tables 3 and 4), and are distilled back. About
-# four hours on 2 cores, 15 GB of disk.
+# mini_librispeech: five hours of read books (train-clean-5), 20,000 words; 6 speakers of test-clean are dev, the others
+# test. GMM systems align the states. An ensemble of factored TDNNs teaches students of two sizes (table 1) and students
+# trained on 3 % of the speech (table 5); the latter again with tree and priors of these 3 %. Specialists for confusable
+# states join one of the teachers (tables 3 and 4) and are distilled back. About four hours on 2 cores, 15 GB of disk.
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
-# --lm-dir holds lexicon.txt and a *.arpa.gz; without it, as without --corpus-dir, the official ones are downloaded.
+# --lm-dir holds lexicon.txt and a *.arpa.gz. Without it, or without --corpus-dir, the official files are downloaded.
 corpus_dir="" lm_dir="" seeds="1 2 3" members=3 temperatures="1 2 5 10"
 specialists=8 specialist_states=200 options="lm_dir seeds members temperatures parts specialists specialist_states"
 source "$(dirname "$0")/../lib.sh"
@@ -17,7 +16,7 @@ build_options="--max-active 1200" tune_options="--utterances $work/data/dev_sixt
 prepare() {
   asr-kd corpus prepare librispeech "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"} ${lm_dir:+--lm-dir "$lm_dir"} \
     --downloads "$downloads"
-  awk 'NR % 6 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_sixth"   # of all dev speakers: enough to tune on
+  awk 'NR % 6 == 1 {print $1}' "$work/data/dev/text" > "$work/data/dev_sixth"   # of all dev speakers: enough for tuning
   asr-kd corpus perturb "$work/data/train" "$work/data/speeds" --speeds 0.9,1.1 --jobs "$jobs"
   asr-kd corpus combine "$work/data/train_speeds" "$work/data/train" "$work/data/speeds"
   asr-kd corpus subset "$work/data/train" "$work/data/three" --fraction 0.03
@@ -25,7 +24,7 @@ prepare() {
     --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5
   asr-kd corpus combine "$work/data/three_pool" "$work/data/three" "$work/data/three_copies"
 }
-run_stage 0 "data directories; audio at other speeds and shifts" "${corpus_dir:-the official release}" "$work/data" prepare
+run_stage 0 "data directories; copies at other speeds and shifts" "${corpus_dir:-the official release}" "$work/data" prepare
 
 sets="train train_speeds three_pool dev test"
 extract() { features mfcc; features fbank; }
@@ -38,7 +37,7 @@ build_graph() { asr-kd graph compile "$work/gmm/lda" "$work/data/lm.arpa.gz" "$w
 run_stage 3 "decoding graph" "$work/data/lm.arpa.gz, $work/gmm/lda" "$work/graph" build_graph
 
 teach() { train_teachers train_speeds; }
-run_stage 4 "teachers, which differ in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
+run_stage 4 "teachers, which differ only in their seed" "$work/feats/fbank, $work/states" "$work/teacher" teach
 
 write_targets() {
   local shared=(--teacher "$work/teacher" --jobs "$jobs" --precision auto)
@@ -62,13 +61,13 @@ train_students() {
 }
 run_part tables 6 "students of two sizes" "$work/targets" "$work/student_T*, $work/small_*" train_students
 
-# Table 5: students that hear 3 % of the speech; of the others, only the states' priors.
+# Table 5: students trained on 3 % of the speech; the remaining speech gives only the state priors.
 students_of_three() { train_on_three three_ teacher targets/three_pool --priors "'$work/states/train'"; }
-run_part tables 7 "students from 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
+run_part tables 7 "students of 3 %" "$work/targets, $work/feats/fbank/three_pool" "$work/three_*" students_of_three
 
-# Every system decodes test, with the scale, penalty and beam that its first seed's tuning on dev found.
+# Every system decodes test with the scale, penalty and beam of its first seed, which is tuned on dev.
 test_networks() { test_experiments $(printf 'student_T%s ' $temperatures) small_hard small_soft; }
-run_part tables 8 "networks: tuned on dev, scored on test" "$work/*/seed*" "$work/model" test_networks
+run_part tables 8 "networks, tuned on dev and scored on test" "$work/*/seed*" "$work/model" test_networks
 
 results() {
   local figures lines=()
@@ -81,18 +80,19 @@ results() {
     --system "distilled, T = 5" $(decoded small_soft))
   table_5 "Table 5: soft targets as regularisers" three_ teacher
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
-    --picture "$figures/curves.png" "Learning curves of the systems that hear 3 %.")
+    --picture "$figures/curves.png" "Learning curves of the systems trained on 3 % of the speech.")
   report "mini_librispeech" \
-    --remark "14 of the test speakers; 6 others are dev. The language model is the trigram of --lm-dir, not the official
-      one, so the figures do not compare with other papers' (Kaldi on dev-clean-2: tri3b 18.1 %, TDNN 9.6 to 18.6 %)." \
-    --remark "Tuning, all of it on dev: scale, penalty and beam of each system with its first seed; the networks' settings
-      are those that AN4's dev speakers chose, with epochs and sizes for this corpus set by hand: 5 epochs
-      for teachers, 3 for all other networks of all speech." \
+    --remark "14 test speakers; 6 others of test-clean are dev. The language model is the trigram of --lm-dir,
+      not the official one, so these WERs cannot be compared with published ones (Kaldi on dev-clean-2: tri3b 18.1 %,
+      TDNN 9.6 to 18.6 %)." \
+    --remark "Acoustic scale, word penalty and beam of each system are tuned on dev with its first seed. The networks'
+      settings were chosen on AN4's dev speakers; their sizes and epochs were set by hand for this corpus: 5 epochs for
+      teachers, 3 for all other networks trained on all speech." \
     "${lines[@]}"
 }
 run_part tables 9 "tables and figures" "$work/model" "$recipe/RESULTS.md" results
 
-# Table 5 once more: states, tree, priors and normalisation come from the 3 % too (the language model is of other books).
+# Table 5 again, with states, tree, priors and normalisation from the 3 % too (the language model is of other books).
 own_hmm() {
   local set own=$work/own
   asr-kd feats "$work/data/three" "$work/feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
@@ -108,22 +108,22 @@ run_part own 10 "HMM of the 3 %" "$work/data/three" "$work/own" own_hmm
 own_students() { train_on_own_states 2; }
 run_part own 11 "teachers and students on these states" "$work/own/states" "$work/own" own_students
 
-run_part own 12 "networks on these states: tuned on dev, scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
+run_part own 12 "networks on these states, tuned on dev and scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
 
 own_tables() {
-  own_results "mini_librispeech: states of the 3 %" "Table 5 with tree and priors of the 3 %" "14 test speakers; the language
-    model is of other books. Scale, penalty and beam are tuned on dev; all else is as for the tables on states of all
-    speech."
+  own_results "mini_librispeech: states of the 3 %" "Table 5 with tree and priors of the 3 %" "14 test speakers; the
+    language model is of other books. Acoustic scale, word penalty and beam are tuned on dev; all other settings are those
+    of the tables on states of all speech."
 }
 run_part own 13 "table on these states" "$work/model/own" "$recipe/own" own_tables
 
-# Specialists have 8 epochs in all, and the further teachers of the ensemble 10.
+# The specialists have 8 epochs in total, the ensemble's other teachers 10.
 specialise() { train_specialists train_speeds; distil_back train_speeds; }
-run_part specialists 14 "specialists, and students of what they say" "$work/teacher, $work/feats/fbank" "$work/special" specialise
-run_part specialists 15 "specialists: tuned on dev, scored on test" "$work/special, $work/whole" "$work/model" test_specialists
+run_part specialists 14 "specialists, and students of their outputs" "$work/teacher, $work/feats/fbank" "$work/special" specialise
+run_part specialists 15 "specialists, tuned on dev and scored on test" "$work/special, $work/whole" "$work/model" test_specialists
 
 specialist_tables() {
-  specialist_results "mini_librispeech: specialists" "Tuning, all of it on dev: scale, penalty and beam of each system; the
-    specialists' settings are those that AN4's dev speakers chose."
+  specialist_results "mini_librispeech: specialists" "Acoustic scale, word penalty and beam of each system are
+    tuned on dev; the specialists' settings were chosen on AN4's dev speakers."
 }
 run_part specialists 16 "tables of specialists" "$work/model" "$recipe/specialists" specialist_tables

@@ -1,4 +1,4 @@
-"""The bench recipe around its measurements: what it needs, what it leaves out, what it does when one fails."""
+"""The bench recipe without its measurements: what it needs, what it leaves out, what happens when one fails."""
 
 import json
 import subprocess

@@ -1,9 +1,10 @@
-"""The recipes themselves, small: the commands that users run, on synthesised and on real speech."""
+"""The recipes themselves, in their small form: the commands that users run, on synthesised and on real speech."""
 
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -34,9 +35,9 @@ def test_digits_from_nothing_to_a_table_and_a_second_run_repeats_no_stage(tmp_pa
     assert "## Table 5" in page
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     second = _run("digits", "--small", "--hours", "0.1", "--work", tmp_path)
-    assert second.stdout.count("done before") == first.stdout.count("== stage")
+    assert second.stdout.count("already done") == first.stdout.count("== stage")
     other = _run("digits", "--small", "--hours", "0.1", "--work", tmp_path, "--seeds", "2", "--stop-stage", "0")
-    assert "done before" not in other.stdout  # another configuration
+    assert "already done" not in other.stdout  # another configuration
 
 
 @pytest.mark.timeout(2400)
@@ -58,8 +59,9 @@ def test_mnist_distils_and_finds_the_digit_that_a_student_never_saw(tmp_path: Pa
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     right = {(row["table"], row["system"], row["set"]): row["frame_accuracy"] for row in rows}
-    assert right["Distillation", "2 x 800 on labels", "test"] > 0.85
-    assert right["Distillation", "2 x 800, soft targets at T = 20", "test"] > 0.7
+    assert right["Distillation", "2 x 800 on labels, 20 epochs", "test"] > 0.85
+    assert right["Distillation", "2 x 800 on labels, 40 epochs", "test"] > 0.85
+    assert right["Distillation", "2 x 800, soft targets at T = 20, 40 epochs", "test"] > 0.7
     threes = {system: value for (table, system, name), value in right.items() if (table[-1], name) == ("3", "threes")}
     assert threes["bias from the teacher"] > threes["as trained"] + 0.1
     assert (tmp_path / "temperature.png").read_bytes().startswith(b"\x89PNG")
@@ -73,26 +75,80 @@ def test_every_recipe_explains_itself_and_refuses_what_it_does_not_know(recipe: 
     assert "unknown option --sede" in refused.stderr
 
 
-def test_a_failed_stage_ends_with_the_command_that_goes_on(tmp_path: Path) -> None:
+def test_a_failed_stage_ends_with_the_command_that_resumes_it(tmp_path: Path) -> None:
     nowhere = tmp_path / "no where"
     run = _run("an4", "--corpus-dir", nowhere, "--work", tmp_path / "exp", "--force", "--seeds", "1 2")
     assert run.returncode == 1
-    again = shlex.split(run.stderr.strip().splitlines()[-1])
+    *_, advice, command = run.stderr.strip().splitlines()
+    assert advice.endswith("failed with status 1. Fix the error above, then resume with:")
+    again = shlex.split(command)
     assert again[1:] == [
         "--corpus-dir", str(nowhere), "--work", str(tmp_path / "exp"), "--seeds", "1 2", "--stage", "0"
     ]  # fmt: skip
 
 
-def test_a_quick_run_has_its_own_folder_and_gives_way_to_options(tmp_path: Path) -> None:
-    told = _run("an4", "--seeds", "4 5", "--small", "--help").stdout
+def test_a_quick_run_has_its_own_folder_and_options_override_it(tmp_path: Path) -> None:
+    shown = _run("an4", "--seeds", "4 5", "--small", "--help").stdout
     for name, value in (("seeds", "4 5"), ("members", "2"), ("work", str(RECIPES / "an4" / "exp_small"))):
-        assert re.search(rf"--{name} VALUE +\({value}\)", told), told
+        assert re.search(rf"--{name} VALUE +\({value}\)", shown), shown
     refused = _run("fsdd", "--small")
     assert refused.returncode == 2
     assert "no --small" in refused.stderr
-    spaced = _run("fsdd", "--work", tmp_path / "a b")
-    assert spaced.returncode == 2
-    assert "has a space" in spaced.stderr
+
+
+@pytest.mark.parametrize("name", ["a b", "a;b", "a'b", 'a"b', "a$b", "a`b", "a*", "a[b]", "a&b", "a|b", "a\nb", "a\\b"])
+def test_a_working_folder_that_a_shell_would_not_keep_whole_is_refused(name: str, tmp_path: Path) -> None:
+    refused = _run("fsdd", "--work", tmp_path / name)
+    assert refused.returncode == 2
+    assert "the path has a space or a special character" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seeds", "1; touch x", "expected letters, digits, spaces and"),
+        ("--seeds", "$(touch x)", "expected letters, digits, spaces and"),
+        ("--jobs", "two", "--jobs two: expected a whole number"),
+        ("--stage", "-1", "--stage -1: expected a whole number"),
+    ],
+)
+def test_values_that_would_become_commands_are_refused(option: str, value: str, message: str, tmp_path: Path) -> None:
+    refused = _run("fsdd", "--work", tmp_path, option, value)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+
+
+def test_an_unsupported_system_is_named_before_anything_runs(tmp_path: Path) -> None:
+    for tool in ("bash", "dirname", "python", "nproc", "awk", "sed", "seq", "sort"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or tool)
+    script = tmp_path / "recipe" / "toy" / "run.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text(f". {RECIPES / 'lib.sh'}\ncheck_system 3 2 sed || true\n")
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [str(tmp_path / "bash"), str(script)]
+        return subprocess.run(command, capture_output=True, text=True, env={"PATH": str(tmp_path)})
+
+    missing = run()
+    assert missing.returncode == 1
+    assert "the command sha256sum was not found" in missing.stderr
+    (tmp_path / "sha256sum").symlink_to(shutil.which("sha256sum") or "sha256sum")
+    assert "bash 3.2 is too old: recipes need Linux and bash 4.4 or later" in run().stderr
+    (tmp_path / "sed").unlink()
+    (tmp_path / "sed").write_text("#!/bin/sh\n[ $1 != -u ]\n")  # as on macOS
+    (tmp_path / "sed").chmod(0o755)
+    other = run()
+    assert other.returncode == 1
+    assert "this sed has no option -u" in other.stderr
+
+
+def test_numbers_have_a_point_in_every_locale(tmp_path: Path) -> None:
+    script = tmp_path / "toy" / "run.sh"
+    script.parent.mkdir()
+    script.write_text(f'. {RECIPES / "lib.sh"}\nprintf "%.1f " 1.5; seq -f %g 0.5 0.5 1; sort -g <<< $LC_ALL\n')
+    run = subprocess.run(["bash", script], capture_output=True, text=True, env={**os.environ, "LC_ALL": "de_DE.UTF-8"})
+    assert run.stdout.split() == ["1.5", "0.5", "1", "C"], run.stderr
 
 
 FRAGILE = """#!/usr/bin/env bash
@@ -108,7 +164,7 @@ run_part own 1 second log log two
 """
 
 
-def test_a_stage_that_fails_when_repeated_is_done_no_more_and_other_parts_do_not_repeat_it(tmp_path: Path) -> None:
+def test_a_stage_that_fails_when_repeated_is_no_longer_done_and_other_parts_do_not_repeat_it(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     script, work = tmp_path / "toy" / "run.sh", tmp_path / "work"
     script.write_text(FRAGILE.format(lib=RECIPES / "lib.sh"))
@@ -117,12 +173,12 @@ def test_a_stage_that_fails_when_repeated_is_done_no_more_and_other_parts_do_not
         return subprocess.run(["bash", script, "--work", work, *options], capture_output=True, text=True)
 
     assert run("--parts", "tables").stdout.count("== stage") == 1
-    assert "stage 0: first: done before" in run("--parts", "tables own").stdout
+    assert "stage 0: first: already done" in run("--parts", "tables own").stdout
     (work / "broken").touch()
     assert run("--force").returncode == 1
     (work / "broken").unlink()
-    assert "done before" not in run("--stop-stage", "0").stdout
-    assert "stage 0: first: done before" in run().stdout
+    assert "already done" not in run("--stop-stage", "0").stdout
+    assert "stage 0: first: already done" in run().stdout
 
 
 TOY = """#!/usr/bin/env bash
@@ -136,7 +192,7 @@ run_stage 1 second log log two
 """
 
 
-def test_a_killed_recipe_goes_on_with_the_stage_it_was_killed_in(tmp_path: Path) -> None:
+def test_a_killed_recipe_resumes_with_the_stage_in_which_it_was_killed(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "run.sh").write_text(TOY.format(lib=RECIPES / "lib.sh"))
     command = ["bash", str(tmp_path / "toy" / "run.sh"), "--work", str(tmp_path / "exp")]
@@ -164,7 +220,7 @@ run_stage 0 "three commands" nothing log all
         assert ("three 3" in done) or kind == "bad"
 
 
-def test_results_tell_which_stages_an_earlier_commit_finished(tmp_path: Path) -> None:
+def test_results_name_the_stages_that_an_earlier_commit_finished(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "rows.jsonl").write_text('{"system": "one", "value": 1}\n')
     script = f"""#!/usr/bin/env bash
