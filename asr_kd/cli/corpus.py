@@ -205,7 +205,7 @@ def _language(options: argparse.Namespace) -> Path:
 def validate(options: argparse.Namespace) -> None:
     """Print every problem; ``UserError`` if one is an error."""
     from asr_kd.corpus import validate as validation
-    from asr_kd.hmm.lexicon import read_lexicon
+    from asr_kd.hmm.lexicon_reader import read_lexicon
 
     lexicon = read_lexicon(options.lexicon).entries if options.lexicon else None
     problems = validation.validate(options.dir, lexicon, options.allow_pipes, options.jobs)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 
@@ -48,12 +49,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     from asr_kd.graph.compile import compile_graph
-    from asr_kd.hmm.lexicon import read_lexicon
+    from asr_kd.hmm.lexicon_reader import read_lexicon
     from asr_kd.hmm.states import StateSpace
 
     space = StateSpace.load(options.model)
     lexicon = read_lexicon(options.lexicon or options.model / "lexicon.txt")
-    info = compile_graph(space, lexicon, options.arpa, options.out, options.silence_probability)
+    began = time.monotonic()
+    info = compile_graph(
+        space,
+        lexicon,
+        options.arpa,
+        options.out,
+        options.silence_probability,
+        lambda step: print(step, file=sys.stderr),
+    )
     if info.not_in_lexicon:
         shown = " ".join(info.not_in_lexicon[:10])
         print(
@@ -63,7 +72,7 @@ def _compile(options: argparse.Namespace) -> None:
         )
     if info.not_in_language_model:
         print(f"{info.not_in_language_model} words of the lexicon are not in the language model", file=sys.stderr)
-    seconds = sum(info.seconds.values())
+    seconds = time.monotonic() - began
     print(f"{options.out}: {info.words:,} words, {info.states:,} states, {info.arcs:,} arcs, {seconds:.1f} s")
 
 

@@ -105,7 +105,8 @@ def run_train(options: argparse.Namespace) -> None:
     from asr_kd.config import load_config
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.frames import FrameStore
-    from asr_kd.hmm.lexicon import read_lexicon, with_unknown
+    from asr_kd.hmm.lexicon import with_unknown
+    from asr_kd.hmm.lexicon_reader import read_lexicon
     from asr_kd.hmm.train import HmmConfig, train
     from asr_kd.hmm.training_data import load_utterances
     from asr_kd.progress import duration
@@ -130,7 +131,7 @@ def run_align(options: argparse.Namespace) -> None:
     from asr_kd.files import sha256
     from asr_kd.frames import FrameStore
     from asr_kd.hmm.alignment_store import write_alignments
-    from asr_kd.hmm.lexicon import read_lexicon
+    from asr_kd.hmm.lexicon_reader import read_lexicon
     from asr_kd.hmm.states import StateSpace
     from asr_kd.hmm.training_data import load_utterances
 

@@ -18,7 +18,8 @@ from asr_kd.decode.times import WordAligner
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
 from asr_kd.files import read_lines, read_text, sha256, write_text
-from asr_kd.hmm.lexicon import UNKNOWN_WORD, read_lexicon, write_lexicon
+from asr_kd.hmm.lexicon import UNKNOWN_WORD, write_lexicon
+from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
 from asr_kd.hmm.states import StateSpace
 
 SCHEMA = 1
@@ -90,7 +91,8 @@ def build_model(
     if states is not None:
         StateSpace.load(states).save(out)
         own = graph / LEXICON
-        write_lexicon(read_lexicon(own if own.exists() else Path(states) / LEXICON), out / LEXICON)
+        lexicon = read_lexicon(own, "plain") if own.exists() else load_lexicon(states)
+        write_lexicon(lexicon, out / LEXICON)
     origin: dict[str, Any] = {"asr_kd": __version__, kind: str(source), "graph": str(graph)}
     origin["states"] = states and str(states)
     if kind == "network" and (training := _training(source)):
@@ -199,7 +201,7 @@ def _load(path: Path, config: ModelConfig) -> Model:
         raise UserError(f"{path}: a state has a prior of zero or NaN; train the network on states that all occur")
     if config.word_times == "emitted":
         return Model(path, config, scorer, graph, words, None)
-    space, lexicon = StateSpace.load(path), read_lexicon(path / LEXICON)
+    space, lexicon = StateSpace.load(path), read_lexicon(path / LEXICON, "plain")
     if space.num_states != scorer.num_states:
         raise UserError(f"{path}: {space.num_states} states in states.yaml, {scorer.num_states} in the acoustic model")
     used = {words[index] for index in np.unique(graph.arcs["word"]).tolist() if index} - {UNKNOWN_WORD}

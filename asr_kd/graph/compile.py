@@ -19,22 +19,23 @@ from asr_kd.graph.expand import expand
 from asr_kd.graph.fst import Fst
 from asr_kd.graph.grammar import make_grammar
 from asr_kd.graph.loops import add_self_loops
-from asr_kd.graph.pronounce import pronounce
-from asr_kd.hmm.lexicon import Lexicon, write_lexicon
+from asr_kd.graph.pronounce import Pronunciations, pronounce
+from asr_kd.hmm.lexicon import Lexicon, SilenceProbabilities, with_silence_probability, write_lexicon
 from asr_kd.hmm.states import StateSpace
 
 GRAPH, WORDS, LEXICON, INFO = "HCLG.fst", "words.txt", "lexicon.txt", "graph.yaml"
-SILENCE_PROBABILITY = 0.5
 
 Result = TypeVar("Result")
+Report = Callable[[str], None]  # takes a line about what was done
 
 
 @dataclasses.dataclass(frozen=True)
 class GraphInfo:
-    """What ``graph.yaml`` says of a graph: sizes, words left out, seconds of each step, and where it came from.
+    """The content of ``graph.yaml``: sizes, words left out, and what the graph was made from.
 
     ``not_in_lexicon``: words of the language model that cannot be recognised; ``not_in_language_model``: how many
-    words of the lexicon cannot. ``inputs``: SHA-256 of the language model, lexicon and state space.
+    words of the lexicon cannot. ``silence_probability``: of a silence between words, where it does not depend on the
+    words. ``sizes``: arcs after each step. ``inputs``: SHA-256 of the language model, lexicon and state space.
     """
 
     states: int
@@ -42,9 +43,8 @@ class GraphInfo:
     words: int
     not_in_lexicon: tuple[str, ...]
     not_in_language_model: int
-    silence_probability: float
+    silence_probability: float | None
     sizes: dict[str, int]
-    seconds: dict[str, float]
     inputs: dict[str, str]
     version: str = __version__
 
@@ -54,27 +54,33 @@ def compile_graph(
     lexicon: Lexicon,
     arpa: str | Path,
     out: str | Path,
-    silence_probability: float = SILENCE_PROBABILITY,
+    silence_probability: float | None = None,
+    report: Report | None = None,
 ) -> GraphInfo:
     """Write the folder ``out``: ``HCLG.fst`` (input label: tied state + 1; const format), ``words.txt``,
-    ``lexicon.txt`` (of the graph's words) and, last, ``graph.yaml``.
+    ``lexicon.txt`` (pronunciations of the graph's words) and, last, ``graph.yaml``.
 
-    Costs are negative natural logs of the language model's, the transitions' and the optional silences' probabilities.
-    Words of the language model without a pronunciation are left out, ``<unk>`` in any case. Raises ``UserError`` if
-    no word is left, a phone is not one of the space's, or the ARPA file at ``arpa`` is malformed.
+    Costs are negative natural logs of the probabilities of the language model, the pronunciations, the optional
+    silences and the transitions. ``silence_probability`` replaces what the lexicon knows of silences; without either
+    it is 0.5. Words of the language model without a pronunciation are left out, and ``<unk>`` always is. ``report``
+    is called with the size and time of each step. Raises ``UserError`` if no word is left, a phone is not one of the
+    space's, or the ARPA file at ``arpa`` is malformed.
     """
-    if not 0 < silence_probability < 1:
-        raise UserError(f"a silence probability of {silence_probability} is not between 0 and 1")
+    if silence_probability is not None:
+        if not 0 < silence_probability < 1:
+            raise UserError(f"the silence probability is {silence_probability}; expected a number between 0 and 1")
+        lexicon = with_silence_probability(lexicon, silence_probability)
     out = Path(out)
-    clock = _Clock()
+    clock = _Clock(report or (lambda _: None))
     model = clock("read", lambda: read_arpa(arpa))
     words = sorted(set(model.vocabulary) & set(lexicon.entries) - {BEGIN, END, UNKNOWN})
-    graph = _compose(space, {word: lexicon.entries[word] for word in words}, model, silence_probability, clock)
+    spoken = lexicon.only(words)
+    graph = _compose(space, spoken, model, clock)
     graph.check(max_ilabel=space.num_states, max_olabel=len(words))
     for name in (INFO, WORDS):  # a folder whose writing was interrupted has no words.txt and is no model's graph
         (out / name).unlink(missing_ok=True)
     graph.write(out / GRAPH)
-    write_lexicon(Lexicon({word: lexicon.entries[word] for word in words}), out / LEXICON)
+    write_lexicon(spoken, out / LEXICON)
     write_words(words, out / WORDS)
     info = GraphInfo(
         states=graph.num_states,
@@ -82,10 +88,9 @@ def compile_graph(
         words=len(words),
         not_in_lexicon=tuple(sorted(set(model.vocabulary) - set(words) - {BEGIN, END, UNKNOWN})),
         not_in_language_model=len(set(lexicon.entries) - set(words) - {UNKNOWN}),
-        silence_probability=silence_probability,
+        silence_probability=None if spoken.has_word_silences else (spoken.silences or SilenceProbabilities()).overall,
         sizes=clock.sizes,
-        seconds=clock.seconds,
-        inputs={"language_model": sha256(arpa), "lexicon": _hash(lexicon.entries), "states": _hash_space(space)},
+        inputs={"language_model": sha256(arpa), "lexicon": _hash_lexicon(lexicon), "states": _hash_space(space)},
     )
     save_config(info, out / INFO)
     return info
@@ -96,41 +101,48 @@ def write_words(words: list[str], path: str | Path) -> None:
     write_text(path, "".join(f"{word} {label}\n" for label, word in enumerate(["<eps>", *words])))
 
 
-def _compose(
-    space: StateSpace,
-    pronunciations: dict[str, tuple[tuple[str, ...], ...]],
-    model: Arpa,
-    silence_probability: float,
-    clock: "_Clock",
-) -> Fst:
+def _compose(space: StateSpace, lexicon: Lexicon, model: Arpa, clock: "_Clock") -> Fst:
+    """HCLG over the words of ``lexicon``, in their order."""
     number = {phone: place for place, phone in enumerate(space.phones, 1)}
-    for word, variants in pronunciations.items():
+    for word, variants in lexicon.entries.items():
         for phone in {phone for variant in variants for phone in variant} - number.keys():
             raise UserError(f"{word!r} has the phone {phone!r}, which the model lacks; its phones: {' '.join(number)}")
-    labels = [[tuple(number[phone] for phone in pron) for pron in variants] for variants in pronunciations.values()]
-    grammar = clock("G", lambda: make_grammar(model, list(pronunciations)))
-    silence = number[space.silence[0]]
-    spoken = clock("LG", lambda: pronounce(grammar, labels, silence, silence_probability))
+    pronunciations = Pronunciations(
+        [[tuple(number[phone] for phone in pron) for pron in variants] for variants in lexicon.entries.values()],
+        [lexicon.weights_of(word) for word in lexicon.entries],
+        number[space.silence[0]],
+        lexicon.silences or SilenceProbabilities(),
+        lexicon.has_word_silences,
+    )
+    grammar = clock("G", lambda: make_grammar(model, list(lexicon.entries)))
+    spoken = clock("LG", lambda: pronounce(grammar, pronunciations))
     in_context, chains = clock("CLG", lambda: add_context(spoken, space))
     unrolled = clock("HCLGa", lambda: expand(in_context, chains))
     return clock("HCLG", lambda: add_self_loops(unrolled.connect(), space.log_loop, space.log_next).connect())
 
 
 class _Clock:
-    """Runs steps and keeps how long each took and how many arcs it made."""
+    """Runs steps, keeps how many arcs each made, and reports how long it took."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, report: Report) -> None:
+        self.report = report
         self.sizes: dict[str, int] = {}
 
     def __call__(self, step: str, work: Callable[[], Result]) -> Result:
         begin = time.monotonic()
         result = work()
-        self.seconds[step] = round(time.monotonic() - begin, 2)
         fst = result[0] if isinstance(result, tuple) else result
+        size = ""
         if isinstance(fst, Fst):
             self.sizes[step] = fst.num_arcs
+            size = f"{fst.num_states:,} states, {fst.num_arcs:,} arcs, "
+        self.report(f"{step}: {size}{time.monotonic() - begin:.1f} s")
         return result
+
+
+def _hash_lexicon(lexicon: Lexicon) -> str:
+    content = lexicon.content()
+    return _hash(lexicon.entries if len(content) == 1 else content)
 
 
 def _hash(content: object) -> str:

@@ -86,10 +86,13 @@ class Aligner:
         bounds = graphs.pred_bounds[nodes.start : nodes.stop + 1]
         preds = graphs.preds[bounds[0] : bounds[-1]]
         frames = np.ascontiguousarray(log_likelihoods, np.float32)
+        weights, ends = graphs.weights[bounds[0] : bounds[-1]], graphs.final_weights[nodes]
+        if not len(graphs.weights):
+            weights, ends = np.zeros(len(preds), np.float32), np.zeros(len(columns), np.float32)
         for width in dict.fromkeys((beam, np.inf)):
             path, score = _viterbi(
-                frames, columns, self._loop[nodes], self._leave[nodes], preds, bounds - bounds[0],
-                graphs.final[nodes], width,
+                frames, columns, self._loop[nodes], self._leave[nodes], preds, bounds - bounds[0], weights,
+                graphs.final[nodes], ends, width,
             )  # fmt: skip
             if score > _IMPOSSIBLE / 2:
                 return path + nodes.start, score
@@ -142,7 +145,9 @@ def _segments(labels: np.ndarray, name: Callable[[int, int], str]) -> tuple[Segm
 
 
 @compiled()
-def _viterbi(frames, columns, loop, leave, preds, bounds, final, beam):  # type: ignore[no-untyped-def]
+def _viterbi(  # type: ignore[no-untyped-def]
+    frames, columns, loop, leave, preds, bounds, weights, final, ends, beam
+):
     """Nodes are in topological order and visited backwards, so that one array of scores is enough."""
     count, nodes = len(frames), len(columns)
     came = np.empty((count, nodes), np.int16)  # 0: stayed; k: from the k-th predecessor
@@ -155,7 +160,7 @@ def _viterbi(frames, columns, loop, leave, preds, bounds, final, beam):  # type:
             if preds[k] >= 0:
                 reach[preds[k]] = max(reach[preds[k]], node)
             else:
-                score[node] = frames[0, columns[node]]
+                score[node] = frames[0, columns[node]] + weights[k]
                 high = node
     for node in range(1, nodes):
         reach[node] = max(reach[node], reach[node - 1])
@@ -167,8 +172,8 @@ def _viterbi(frames, columns, loop, leave, preds, bounds, final, beam):  # type:
             value, choice = score[node] + loop[node], 0
             for k in range(bounds[node], bounds[node + 1]):
                 pred = preds[k]
-                if pred >= 0 and score[pred] + leave[pred] > value:
-                    value, choice = score[pred] + leave[pred], k - bounds[node] + 1
+                if pred >= 0 and score[pred] + leave[pred] + weights[k] > value:
+                    value, choice = score[pred] + leave[pred] + weights[k], k - bounds[node] + 1
             score[node] = value + frames[t, columns[node]]
             came[t, node] = choice
             best = max(best, score[node])
@@ -181,8 +186,8 @@ def _viterbi(frames, columns, loop, leave, preds, bounds, final, beam):  # type:
     path = np.empty(count, np.int32)
     end, total = -1, _IMPOSSIBLE
     for node in range(nodes):
-        if final[node] and score[node] + leave[node] > total:
-            end, total = node, score[node] + leave[node]
+        if final[node] and score[node] + leave[node] + ends[node] > total:
+            end, total = node, score[node] + leave[node] + ends[node]
     for t in range(count - 1, -1, -1):
         path[t] = end
         if end >= 0 and t > 0 and came[t, end]:

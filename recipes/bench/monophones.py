@@ -11,7 +11,8 @@ from measuring import row, run
 
 from asr_kd.corpus.datadir import read_data_dir
 from asr_kd.frames import FrameStore
-from asr_kd.hmm.lexicon import Lexicon, read_lexicon
+from asr_kd.hmm.lexicon import Lexicon
+from asr_kd.hmm.lexicon_reader import read_lexicon
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.train import HmmConfig, train_monophones
 from asr_kd.hmm.training_data import Utterances, load_utterances

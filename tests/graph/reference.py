@@ -8,7 +8,7 @@ import numpy as np
 
 from asr_kd.graph.arpa import Arpa
 from asr_kd.graph.fst import Fst
-from asr_kd.hmm.lexicon import Lexicon
+from asr_kd.hmm.lexicon import Lexicon, SilenceProbabilities
 from asr_kd.hmm.states import StateSpace
 
 Paths = dict[tuple[tuple[int, ...], tuple[str, ...]], float]
@@ -62,7 +62,30 @@ def lm_cost(arpa: Arpa, words: tuple[str, ...]) -> float:
     return best(("<s>",) if arpa.order > 1 else (), (*words, "</s>"))
 
 
-def all_paths(space: StateSpace, lexicon: Lexicon, arpa: Arpa, longest: int, silence: float = 0.5) -> Paths:
+def spoken_cost(
+    words: tuple[str, ...], variants: tuple[int, ...], silences: tuple[bool, ...], lexicon: Lexicon
+) -> float:
+    """The cost of a way to say ``words`` in Kaldi's L with silence probabilities; negative natural log.
+
+    ``variants``: which pronunciation of each word; ``silences``: before the first word, and after each word.
+    """
+    rules = lexicon.silences or SilenceProbabilities()
+    chance, before = rules.begin, silences[0]
+    total = math.log(chance if before else 1 - chance)
+    for word, variant, after in zip(words, variants, silences[1:], strict=True):
+        weights = lexicon.weights_of(word)[variant]
+        total += math.log(weights.probability) + math.log(weights.after_silence if before else weights.after_word)
+        chance = rules.overall if weights.silence_after is None else weights.silence_after
+        total += _log(chance if after else 1 - chance)
+        before = after
+    return -total - math.log(rules.end_after_silence if before else rules.end_after_word)
+
+
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else -math.inf
+
+
+def all_paths(space: StateSpace, lexicon: Lexicon, arpa: Arpa, longest: int) -> Paths:
     """The cheapest cost of each (tied states without repetitions by self-loops, words), of up to ``longest`` states.
 
     Without the costs of self-loops, with those of leaving each state.
@@ -70,7 +93,8 @@ def all_paths(space: StateSpace, lexicon: Lexicon, arpa: Arpa, longest: int, sil
     paths: Paths = {}
     for words in _sentences(lexicon, space, longest):
         language = lm_cost(arpa, words)
-        for variant in itertools.product(*(lexicon.entries[word] for word in words)):
+        for numbers in itertools.product(*(range(len(lexicon.entries[word])) for word in words)):
+            variant = [lexicon.entries[word][number] for word, number in zip(words, numbers, strict=True)]
             if sum(int(space.lengths[space.index(phone)]) for pron in variant for phone in pron) > longest:
                 continue
             for silences in itertools.product((False, True), repeat=len(words) + 1):
@@ -80,8 +104,8 @@ def all_paths(space: StateSpace, lexicon: Lexicon, arpa: Arpa, longest: int, sil
                 around = [None, *phones, None]
                 states = [s for i, p in enumerate(phones) for s in space.chain(p, around[i], around[i + 2])]
                 if len(states) <= longest:
-                    quiet_cost = -sum(math.log(silence if quiet else 1 - silence) for quiet in silences)
-                    cost = language + quiet_cost - float(space.log_next[states].sum())
+                    spoken = spoken_cost(words, numbers, silences, lexicon)
+                    cost = language + spoken - float(space.log_next[states].sum())
                     key = tuple(states), words
                     paths[key] = min(cost, paths.get(key, math.inf))
     return paths

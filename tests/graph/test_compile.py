@@ -12,7 +12,8 @@ from asr_kd.graph.arpa import read_arpa
 from asr_kd.graph.compile import GraphInfo, compile_graph
 from asr_kd.graph.fst import Fst
 from asr_kd.graph.grammar import make_grammar
-from asr_kd.hmm.lexicon import Lexicon, read_lexicon, write_lexicon
+from asr_kd.hmm.lexicon import Lexicon, SilenceProbabilities, Weights, with_silence_probability, write_lexicon
+from asr_kd.hmm.lexicon_reader import read_lexicon
 from tests.graph.reference import all_paths, chain_viterbi, graph_paths, lm_cost, random_space, viterbi
 from tests.killing import Killed, killed_at
 
@@ -64,8 +65,30 @@ LEXICON = Lexicon(
 )
 
 
-def recognisable(arpa_words: tuple[str, ...]) -> Lexicon:
-    return Lexicon({w: p for w, p in LEXICON.entries.items() if w in arpa_words and w != "<unk>"})
+PROBABLE = Lexicon(
+    LEXICON.entries,
+    {
+        word: tuple(Weights(0.3 + 0.4 * (n + len(word)) % 0.7) for n in range(len(p)))
+        for word, p in LEXICON.entries.items()
+    },
+)
+SILENT = Lexicon(
+    LEXICON.entries,
+    {
+        "A": (Weights(1.0, 0.1, 1.7, 0.6), Weights(0.4, 0.8, 0.9, 1.1)),
+        "B": (Weights(0.9, 0.3, 0.5, 1.4),),
+        "C": (Weights(0.2), Weights(1.0, 1.0, 1.2, 0.8)),
+        "D": (Weights(0.7, 0.25, 2.0, 0.3), Weights(0.6, 0.5)),
+        "E": (Weights(0.5, 0.4, 1.3, 0.7),),
+        "UNSEEN": (Weights(),),
+        "<unk>": (Weights(),),
+    },
+    SilenceProbabilities(0.35, 0.9, 1.6, 0.4),
+)
+
+
+def recognisable(arpa_words: tuple[str, ...], lexicon: Lexicon = LEXICON) -> Lexicon:
+    return lexicon.only(word for word in lexicon.entries if word in arpa_words and word != "<unk>")
 
 
 @pytest.mark.parametrize("text", [TRIGRAM, UNIGRAM], ids=["trigram", "unigram"])
@@ -83,7 +106,8 @@ def test_a_graph_has_the_paths_and_costs_that_enumeration_finds(
     fst = Fst.read(tmp_path / "graph" / "HCLG.fst")
     words = [line.split()[0] for line in (tmp_path / "graph" / "words.txt").read_text().splitlines()]
     arpa = read_arpa(tmp_path / "a.arpa")
-    expected = all_paths(space, recognisable(arpa.vocabulary), arpa, longest, silence=0.3)
+    lexicon = with_silence_probability(recognisable(arpa.vocabulary), 0.3)
+    expected = all_paths(space, lexicon, arpa, longest)
     found = graph_paths(fst, words, longest)
     assert len(expected) > 20
     assert found.keys() == expected.keys()
@@ -92,6 +116,26 @@ def test_a_graph_has_the_paths_and_costs_that_enumeration_finds(
     log_likelihoods = np.random.default_rng(0).normal(scale=3, size=(longest, space.num_states))
     best = min(cost + chain_viterbi(space, states, log_likelihoods) for (states, _), cost in expected.items() if states)
     assert viterbi(fst, log_likelihoods) == pytest.approx(best, abs=1e-3)
+
+
+@pytest.mark.parametrize("lexicon", [PROBABLE, SILENT], ids=["pronunciations", "silences"])
+@pytest.mark.parametrize("text", [TRIGRAM, UNIGRAM], ids=["trigram", "unigram"])
+@pytest.mark.parametrize("positions", [(1, 1, 1, 1), (2, 1, 2, 1)])
+def test_probabilities_of_the_lexicon_cost_what_they_cost_in_kaldis_l(
+    tmp_path: Path, lexicon: Lexicon, text: str, positions: tuple[int, ...]
+) -> None:
+    (tmp_path / "a.arpa").write_text(text)
+    space = random_space("Sabc", sum(positions), positions, 2)
+    info = compile_graph(space, lexicon, tmp_path / "a.arpa", tmp_path / "graph")
+    assert info.silence_probability == (0.5 if lexicon is PROBABLE else None)
+    words = [line.split()[0] for line in (tmp_path / "graph" / "words.txt").read_text().splitlines()]
+    arpa = read_arpa(tmp_path / "a.arpa")
+    expected = all_paths(space, recognisable(arpa.vocabulary, lexicon), arpa, 4)
+    found = graph_paths(Fst.read(tmp_path / "graph" / "HCLG.fst"), words, 4)
+    possible = {path for path, cost in expected.items() if math.isfinite(cost)}
+    assert len(possible) > 20
+    assert found.keys() == possible
+    np.testing.assert_allclose([found[path] for path in possible], [expected[path] for path in possible], atol=1e-4)
 
 
 def test_every_state_has_a_loop_over_what_enters_it_and_no_other(tmp_path: Path) -> None:

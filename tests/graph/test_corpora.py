@@ -9,7 +9,7 @@ from asr_kd.graph.arpa import Arpa, read_arpa, write_arpa
 from asr_kd.graph.compile import compile_graph
 from asr_kd.graph.grammar import make_grammar
 from asr_kd.graph.ngram import estimate, measure
-from asr_kd.hmm.lexicon import read_lexicon
+from asr_kd.hmm.lexicon_reader import read_lexicon
 from asr_kd.hmm.states import StateSpace
 
 

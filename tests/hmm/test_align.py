@@ -8,8 +8,9 @@ import pytest
 from asr_kd.errors import UserError
 from asr_kd.hmm.align import Aligner, align, align_all
 from asr_kd.hmm.graphs import build_graphs
-from asr_kd.hmm.lexicon import Lexicon
+from asr_kd.hmm.lexicon import Lexicon, SilenceProbabilities, Weights
 from asr_kd.hmm.states import StateSpace
+from tests.graph.reference import spoken_cost
 
 LEXICON = Lexicon(
     {
@@ -65,6 +66,33 @@ def test_best_path_is_that_of_the_best_phone_sequence(words: list[str], beam: fl
         assert found.log_likelihood <= expected + 1e-3
         if beam == np.inf:
             assert found.log_likelihood == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("silences", [None, SilenceProbabilities(0.2, 0.2), SilenceProbabilities(0.3, 0.9, 1.8, 0.4)])
+def test_best_path_counts_the_probabilities_of_the_lexicon(seed: int, silences: SilenceProbabilities | None) -> None:
+    rng = np.random.default_rng(seed)
+    by_word = silences is not None and silences.end_after_word != 1
+
+    def weights() -> Weights:
+        probability = float(rng.uniform(1e-4, 1))
+        return Weights(probability, *rng.uniform(0.01, 0.99, 3).tolist()) if by_word else Weights(probability)
+
+    lexicon = Lexicon(LEXICON.entries, {w: tuple(weights() for _ in p) for w, p in LEXICON.entries.items()}, silences)
+    space, words = triphone_space(rng), ("ca", "abc", "a")
+    frames = rng.normal(0, 0.5, (20, 40)).astype(np.float32)
+    expected = -np.inf
+    for variants in itertools.product(*(range(len(lexicon.entries[word])) for word in words)):
+        prons = [lexicon.entries[word][number] for word, number in zip(words, variants, strict=True)]
+        for quiet in itertools.product((False, True), repeat=4):
+            parts = [
+                ["SIL"] * quiet[0],
+                *([*pron, *["SIL"] * after] for pron, after in zip(prons, quiet[1:], strict=True)),
+            ]
+            score = chain_score(space, tuple(itertools.chain(*parts)), frames)
+            constant = 4 * np.log(2) if silences is None else 0.0  # where nothing is known, a silence costs nothing
+            expected = max(expected, score - spoken_cost(words, variants, quiet, lexicon))
+    assert align(space, lexicon, words, frames).log_likelihood == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.hmm.lexicon import Lexicon, read_lexicon, with_unknown, write_lexicon
+from asr_kd.hmm.lexicon import Lexicon, with_unknown
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.topology import monophone_space
 
@@ -49,23 +49,3 @@ def test_a_missing_or_foreign_space_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one" / "states.safetensors").unlink()
     with pytest.raises(UserError, match=r"states\.safetensors: no such file"):
         StateSpace.load(tmp_path / "one")
-
-
-def test_a_lexicon_reads_back_as_written(tmp_path: Path) -> None:
-    write_lexicon(LEXICON, tmp_path / "lexicon.txt")
-    assert read_lexicon(tmp_path / "lexicon.txt") == LEXICON
-    assert LEXICON.missing(["oh", "no", "go", "no"]) == ["no"]
-
-
-def test_lexicon_variants_comments_and_repeats(tmp_path: Path) -> None:
-    (tmp_path / "l").write_text(";;; CMUdict\nOH(2) AO\n\nOH OW\nOH  OW\n")
-    assert read_lexicon(tmp_path / "l") == Lexicon({"OH": (("AO",), ("OW",))})
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("", "empty"), ("\n;;; no\n", "empty"), ("A AH\nB\n", "l:2: 'B' has no")]
-)
-def test_a_bad_lexicon_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "l").write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_lexicon(tmp_path / "l")

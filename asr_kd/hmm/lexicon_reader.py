@@ -1,0 +1,237 @@
+"""Read lexicons: plain ones, CMUdict's, and Kaldi's and MFA's with probabilities before the phones."""
+
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from asr_kd.config import shown
+from asr_kd.errors import UserError
+from asr_kd.files import lines_of, read_lines, read_text
+from asr_kd.hmm.lexicon import (
+    PLAIN,
+    SILENCES,
+    WITH_PROBABILITIES,
+    WITH_SILENCES,
+    Lexicon,
+    SilenceProbabilities,
+    Weights,
+)
+
+LexiconFormat = Literal["auto", "plain", "lexiconp", "silprob", "mfa"]
+FORMATS: tuple[LexiconFormat, ...] = get_args(LexiconFormat)
+
+_RESERVED_WORDS = ("<eps>", "<s>", "</s>")
+_DISAMBIGUATION = re.compile(r"#[0-9]+")
+_VARIANT = re.compile(r"\([0-9]+\)$")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_ODD_SPACES = (
+    "\x1c\x1d\x1e\x1f\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+)
+_COLUMNS = {"plain": 0, "lexiconp": 1, "silprob": 4}
+_OPTION = "--lexicon-format plain, lexiconp, silprob or mfa says which (see asr-kd hmm train --help)"
+
+
+class _Row(NamedTuple):
+    """A line of a lexicon: its number, its word, and the fields after it without a comment."""
+
+    line: int
+    word: str
+    fields: list[str]
+
+
+def read_lexicon(path: str | Path, form: LexiconFormat = "auto") -> Lexicon:
+    """Read a lexicon; ``form`` says what stands between a word and its phones.
+
+    - ``plain``: nothing. ``WORD(2)`` is a further pronunciation of ``WORD``, as in CMUdict.
+    - ``lexiconp``: a pronunciation probability, as in Kaldi's ``lexiconp.txt``.
+    - ``silprob``: four columns, as in Kaldi's ``lexiconp_silprob.txt``; see ``Weights``. The ``silprob.txt`` beside it
+      is read too, where there is one.
+    - ``mfa``: on each line none, one or four of these, as in dictionaries of the Montreal Forced Aligner.
+    - ``auto``: one of the first three, which all lines must have in common.
+
+    Lines that begin with ``;;;`` or a lone ``#`` are comments, and so is what follows a lone ``#`` after the phones.
+    Raises ``UserError`` with the line number for a word without phones, a reserved word, a probability that is none,
+    and a column that only some lines have; and for a file without entries.
+    """
+    rows, has_decimals = _read_rows(path)
+    if form == "auto":
+        columns = _detect(path, rows, has_decimals)
+    elif form == "mfa":
+        columns = None
+    else:
+        columns = _COLUMNS[form]
+    if columns == 0:
+        return _plain(rows)
+    lexicon = _weighted(path, rows, columns)
+    silences = Path(path).parent / SILENCES
+    if lexicon.has_word_silences and silences.is_file():
+        return dataclasses.replace(lexicon, silences=read_silences(silences))
+    return lexicon
+
+
+def load_lexicon(folder: str | Path) -> Lexicon:
+    """The lexicon of a model folder, as ``save_lexicon`` wrote it, or a ``lexicon.txt`` from elsewhere."""
+    folder = Path(folder)
+    forms: dict[str, LexiconFormat] = {WITH_SILENCES: "silprob", WITH_PROBABILITIES: "lexiconp", PLAIN: "plain"}
+    name = next((name for name in forms if (folder / name).is_file()), PLAIN)
+    lexicon = read_lexicon(folder / name, forms[name])
+    silences = folder / SILENCES
+    return dataclasses.replace(lexicon, silences=read_silences(silences)) if silences.is_file() else lexicon
+
+
+def read_silences(path: str | Path) -> SilenceProbabilities:
+    """Read Kaldi's ``silprob.txt``; ``UserError`` with the line number for anything else."""
+    names = {"<s>": "begin", "</s>_s": "end_after_silence", "</s>_n": "end_after_word", "overall": "overall"}
+    values: dict[str, float] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        fields = line.split()
+        if len(fields) != 2 or fields[0] not in names or names[fields[0]] in values:
+            raise UserError(f"{path}:{number}: {line!r}: expected each of {', '.join(names)} once, with a number")
+        probability = not fields[0].startswith("</s>")
+        values[names[fields[0]]] = _positive(path, number, fields[1], 1.0 if probability else None, fields[0])
+    if missing := sorted(set(names.values()) - set(values)):
+        raise UserError(f"{path}: lacks {', '.join(n for n in names if names[n] in missing)}; see Kaldi's silprob.txt")
+    return SilenceProbabilities(**values)
+
+
+def _read_rows(path: str | Path) -> tuple[list[_Row], bool]:
+    """The lines that are no comments; and whether any field after a word is written with a decimal point."""
+    text = read_text(path)
+    lines = lines_of(text)
+    if odd := next((space for space in _ODD_SPACES if space in text), None):
+        number = next(number for number, line in enumerate(lines, 1) if odd in line)
+        raise UserError(
+            f"{path}:{number}: has the character U+{ord(odd):04X} ({unicodedata.name(odd, 'a control character')}), a"
+            " space to some programs and not to others; replace it by a space, or by _ inside a word"
+        )
+    rows, has_decimals = [], False
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if not fields or fields[0] == "#" or line.startswith(";;;"):
+            continue
+        word, phones = fields[0], fields[1:]
+        if "#" in line:
+            phones = _without_comment(path, number, word, phones)
+        if not phones:
+            raise UserError(f"{path}:{number}: {word!r} has no phones; expected WORD PHONE PHONE ...")
+        if word in _RESERVED_WORDS or "<eps>" in phones:
+            found = word if word in _RESERVED_WORDS else "<eps>"
+            raise UserError(f"{path}:{number}: {found} is reserved for the graph; delete this line")
+        if "." in line and not has_decimals:
+            has_decimals = any(map(_is_decimal, phones))
+        rows.append(_Row(number, word, phones))
+    if not rows:
+        raise UserError(f"{path}: the lexicon is empty; expected lines of WORD PHONE PHONE ...")
+    return rows, has_decimals
+
+
+def _without_comment(path: str | Path, number: int, word: str, phones: list[str]) -> list[str]:
+    """The fields before a lone ``#``; ``UserError`` for a disambiguation symbol and for what may be a comment."""
+    if "#" in phones[1:]:
+        phones = phones[: phones.index("#", 1)]
+    if _DISAMBIGUATION.fullmatch(word):
+        raise UserError(f"{path}:{number}: the word {word!r} is reserved for disambiguation symbols; rename it")
+    if marked := next((phone for phone in phones if phone.startswith("#")), None):
+        raise UserError(
+            f"{path}:{number}: {word!r} has the phone {marked!r}; #0, #1, ... are reserved for disambiguation symbols,"
+            " and a comment after the phones begins with a # that has a space on either side"
+        )
+    return phones
+
+
+def _is_number(field: str) -> bool:
+    return _NUMBER.fullmatch(field) is not None
+
+
+def _is_decimal(field: str) -> bool:
+    """Whether ``field`` is a number and no phone: X-SAMPA has the phones 2 and 9, but none is called 0.99."""
+    return not field.isdigit() and _is_number(field)
+
+
+def _detect(path: str | Path, rows: Sequence[_Row], has_decimals: bool) -> int:
+    """How many columns of probabilities all lines have; ``UserError`` where that is not clear."""
+    if not has_decimals:
+        if not all(len(row.fields) > 1 and row.fields[0] in ("0", "1") for row in rows):
+            return 0
+        if Path(path).name.endswith(WITH_PROBABILITIES):
+            return 1
+        raise UserError(f"{path}:{rows[0].line}: is {rows[0].fields[0]!r} a probability or a phone? {_OPTION}")
+    first = next(row for row in rows if any(map(_is_decimal, row.fields)))
+    columns = 4 if any(_is_decimal(field) for row in rows for field in row.fields[1:4]) else 1
+    for row in rows:
+        leading, rest = row.fields[:columns], row.fields[columns:]
+        if len(leading) < columns or not all(map(_is_number, leading)) or any(map(_is_decimal, rest)):
+            raise UserError(
+                f"{path}:{row.line}: {shown(' '.join([row.word, *row.fields]))}: expected {columns} number(s) and then"
+                f" phones after the word, as line {first.line} has numbers; {_OPTION}"
+            )
+    return columns
+
+
+def _plain(rows: Sequence[_Row]) -> Lexicon:
+    entries: dict[str, list[tuple[str, ...]]] = {}
+    for _, word, phones in rows:
+        prons = entries.setdefault(_base(word), [])
+        if tuple(phones) not in prons:
+            prons.append(tuple(phones))
+    return Lexicon({word: tuple(prons) for word, prons in sorted(entries.items())})
+
+
+def _weighted(path: str | Path, rows: Sequence[_Row], columns: int | None) -> Lexicon:
+    """The lexicon of ``rows`` that begin with ``columns`` numbers (None: each with as many as it has)."""
+    entries: dict[str, dict[tuple[str, ...], Weights]] = {}
+    for row in rows:
+        count = _own_columns(path, row) if columns is None else columns
+        pron = tuple(row.fields[count:])
+        if not pron:
+            raise UserError(f"{path}:{row.line}: {row.word!r} has no phones after its {count} column(s) of numbers")
+        weights = _weights(path, row, row.fields[:count])
+        if entries.setdefault(_base(row.word), {}).setdefault(pron, weights) != weights:
+            raise UserError(f"{path}:{row.line}: {row.word!r} has this pronunciation twice, with other probabilities")
+    words = sorted(entries)
+    return Lexicon(
+        {word: tuple(entries[word]) for word in words}, {word: tuple(entries[word].values()) for word in words}
+    )
+
+
+def _own_columns(path: str | Path, row: _Row) -> int:
+    """How many numbers of MFA's columns a line has."""
+    count = next((n for n, field in enumerate(row.fields) if not _is_decimal(field)), len(row.fields))
+    if count not in (0, 1, 4):
+        raise UserError(
+            f"{path}:{row.line}: {row.word!r} is followed by {count} numbers; expected none, a pronunciation"
+            " probability, or that and a silence probability and two corrections"
+        )
+    return count
+
+
+def _weights(path: str | Path, row: _Row, columns: Sequence[str]) -> Weights:
+    if not columns:
+        return Weights()
+    probability = _positive(path, row.line, columns[0], 1.0, f"the pronunciation probability of {row.word!r}")
+    if len(columns) == 1 or (all(map(_is_number, columns)) and not any(map(float, columns[1:]))):
+        return Weights(probability)  # MFA writes 0.0 0.0 0.0 where it has not estimated the silences
+    after = _positive(path, row.line, columns[1], 1.0, f"the silence probability of {row.word!r}")
+    names = ("after a silence", "after a word")
+    factors = [
+        _positive(path, row.line, column, None, f"the correction of {row.word!r} {name}")
+        for column, name in zip(columns[2:], names, strict=True)
+    ]
+    return Weights(probability, after, *factors)
+
+
+def _positive(path: str | Path, line: int, field: str, most: float | None, what: str) -> float:
+    """The number of a field, above 0 and at most ``most``."""
+    value = float(field) if _is_number(field) else 0.0
+    if not 0 < value <= (most or 1e6):
+        expected = f"a number above 0 and at most {most:g}" if most else "a number above 0"
+        raise UserError(f"{path}:{line}: {what} is {field[:20]}; expected {expected}")
+    return value
+
+
+def _base(word: str) -> str:
+    """``WORD`` of ``WORD(2)``."""
+    return (_VARIANT.sub("", word) or word) if word[-1] == ")" else word
