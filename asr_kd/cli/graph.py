@@ -78,7 +78,7 @@ def _compile(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     from asr_kd.graph.kaldi_graph import import_graph
-    from asr_kd.hmm.kaldi_alignments import read_transitions
+    from asr_kd.hmm.kaldi_transitions import read_transitions
 
     transitions = read_transitions(options.model) if options.model else None
     fst = import_graph(options.graph, options.words, options.out, transitions)

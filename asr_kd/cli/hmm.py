@@ -2,29 +2,43 @@
 
 import argparse
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from asr_kd.cli import add_action
 
-    from asr_kd.hmm.alignment_store import Score
+if TYPE_CHECKING:
+    from asr_kd.corpus.datadir import DataDir
+    from asr_kd.hmm.alignment_store import AlignmentModel, AlignmentRun
+    from asr_kd.hmm.lexicon import Lexicon
     from asr_kd.hmm.states import StateSpace
+    from asr_kd.hmm.training_data import TranscribedUtterances
 
 _TRAIN = """\
 Train Gaussian mixture HMMs from a flat start: monophones, then triphones tied by a decision tree, then the same on
-LDA + MLLT features. OUT_DIR/{mono,tri,lda} are models to align and decode with. Run again after an interruption, it
-goes on after the last complete stage."""
+LDA + MLLT features. OUT_DIR/{mono,tri,lda} are models to align and decode with. After an interruption the same command
+resumes after the last complete stage."""
 _ALIGN = """\
 Find the tied state of each frame: the best path of each utterance through its words. The likelihoods are those of
-MODEL's Gaussians, or of a trained network (--network), whose own features FEATS must then be."""
-
+MODEL's Gaussians, or of a trained network or ensemble (--network), which needs its own features as FEATS. After an
+interruption the same command resumes with the first shard that is missing."""
+_PRONUNCIATIONS = """\
+Estimate the probabilities of pronunciations and of silences between words from an alignment, as Kaldi's get_prons.sh
+and dict_dir_add_pronprobs.sh do. OUT_DIR gets lexiconp.txt, lexiconp_silprob.txt and silprob.txt, each a LEXICON for
+asr-kd hmm train and asr-kd graph compile."""
 _IMPORT = """\
 Take alignments from Kaldi (ali.*.gz, .ark or .scp): transition-ids of --model, or pdf-ids. The states are Kaldi's pdfs:
 decode with its graph (asr-kd graph import)."""
+_FORMATS = """\
+
+A lexicon has lines of WORD PHONE PHONE ...; what follows a lone # is a comment. --lexicon-format says what else is on
+a line: plain (nothing), lexiconp (WORD PROBABILITY PHONES, as in Kaldi), silprob (four probabilities, as in Kaldi's
+lexiconp_silprob.txt, with silprob.txt in the same folder), mfa (none, one or four of them), or auto: one of the first
+three, found from the content."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add ``train``, ``align`` and ``import-alignment``."""
+    """Add ``train``, ``align``, ``pronunciations`` and ``import-alignment``."""
     parser.description = "GMM-HMM training, alignment of data directories."
     parser.epilog = (
         "example:\n"
@@ -33,15 +47,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd hmm align exp/hmm/lda data/train exp/mfcc/train exp/states/train --jobs 2"
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _configure_train(_action(actions, "train", "features and words -> models", _TRAIN))
+    _configure_train(_action(actions, "train", "features and words -> models", _TRAIN + "\n" + _FORMATS))
     _configure_align(_action(actions, "align", "a model, features and words -> states of all frames", _ALIGN))
+    _configure_pronunciations(
+        _action(actions, "pronunciations", "an alignment -> lexicon with probabilities", _PRONUNCIATIONS)
+    )
     _configure_import(_action(actions, "import-alignment", "Kaldi's alignments -> states of all frames", _IMPORT))
 
 
-def _action(actions: argparse._SubParsersAction, name: str, purpose: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=purpose, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _action(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, text: str
+) -> argparse.ArgumentParser:
+    parser = add_action(actions, "hmm", name, purpose, "")
+    parser.description = text
     return parser
 
 
@@ -50,16 +68,24 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --jobs 2\n"
         "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --set lda_states=1500 "
-        "--set lda_gaussians=12000"
+        "--set lda_gaussians=12000\n"
+        "every key of a configuration, with its default: asr-kd hmm train --print-config"
     )
-    parser.add_argument("data", metavar="DATA", help="data directory with text")
-    parser.add_argument("feats", metavar="FEATS", help="its cepstra (asr-kd feats --set kind=mfcc)")
-    parser.add_argument("lexicon", metavar="LEXICON", help="lines of WORD PHONE PHONE ...")
-    parser.add_argument("out", metavar="OUT_DIR", help="folder of the models")
+    parser.add_argument("data", metavar="DATA", nargs="?", help="data directory with text")
+    parser.add_argument(
+        "feats", metavar="FEATS", nargs="?", help="cepstra of its utterances (asr-kd feats --set kind=mfcc), or of more"
+    )
+    parser.add_argument("lexicon", metavar="LEXICON", nargs="?", help="pronunciations, with or without probabilities")
+    parser.add_argument("out", metavar="OUT_DIR", nargs="?", help="folder of the models")
     parser.add_argument("--config", help="YAML file of a training configuration (default: the values of HmmConfig)")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one value")
-    parser.add_argument("--unknown", choices=["error", "spn"], default="error",
-                        help="words outside the lexicon: an error (default), or spoken noise")  # fmt: skip
+    parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
+    add_lexicon_format(parser)
+    _add_silence_probability(parser, "the lexicon's")
+    parser.add_argument(
+        "--unknown", choices=["error", "spn"], default="error",
+        help="words outside the lexicon: an error (default), or spoken noise",
+    )  # fmt: skip
     parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
     parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
     parser.set_defaults(run=run_train, resumes=True)
@@ -69,21 +95,42 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  asr-kd hmm align exp/hmm/lda data/train exp/mfcc/train exp/states/train --jobs 2\n"
-        "  asr-kd hmm align exp/hmm/lda data/train exp/fbank/train exp/states2/train --network exp/hard"
+        "  asr-kd hmm align exp/hmm/lda data/train exp/fbank/train exp/states2/train --network exp/hard\n"
+        "  asr-kd hmm align exp/hmm/lda data/dev exp/mfcc/dev exp/states/dev --ctm words.ctm --phone-ctm phones.ctm"
     )
-    parser.add_argument(
-        "model", metavar="MODEL", help="folder with states and lexicon.txt: a stage of asr-kd hmm train"
-    )
+    parser.add_argument("model", metavar="MODEL", help="folder with states and lexicon: a stage of asr-kd hmm train")
     parser.add_argument("data", metavar="DATA", help="data directory with text")
-    parser.add_argument("feats", metavar="FEATS", help="its features, as the model was trained on")
+    parser.add_argument("feats", metavar="FEATS", help="its features, of the kind that the model was trained on")
     parser.add_argument("store", metavar="STORE", help="store of states to write")
-    parser.add_argument("--lexicon", help="pronunciations (default: MODEL/lexicon.txt)")
-    parser.add_argument("--network", metavar="FOLDER", help="realign with this network's likelihoods")
+    parser.add_argument("--lexicon", metavar="FILE", help="pronunciations (default: those in MODEL)")
+    add_lexicon_format(parser)
+    _add_silence_probability(parser, "MODEL's, or the lexicon's")
+    parser.add_argument("--network", metavar="FOLDER", help="align with the likelihoods of this network or ensemble")
     parser.add_argument("--beam", type=float, default=200.0, help="pruning, in nats (default: 200)")
+    parser.add_argument(
+        "--ctm",
+        metavar="FILE",
+        help="write when each word was said: lines of UTTERANCE 1 BEGIN DURATION WORD, in seconds",
+    )
+    parser.add_argument("--phone-ctm", metavar="FILE", help="the same for phones, silences included")
     parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
     parser.add_argument("--force", action="store_true", help="replace a store of other alignments")
     parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
     parser.set_defaults(run=run_align, resumes=True)
+
+
+def _configure_pronunciations(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd hmm pronunciations exp/hmm/lda data/train exp/states/train exp/dict\n"
+        "  asr-kd hmm train data/train exp/mfcc/train exp/dict/lexiconp.txt exp/hmm2 --jobs 2\n"
+        "  asr-kd graph compile exp/hmm/lda lm.arpa graph --lexicon exp/dict/lexiconp_silprob.txt"
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder with the states and lexicon of the alignment")
+    parser.add_argument("data", metavar="DATA", help="data directory with text")
+    parser.add_argument("states", metavar="STATES", help="its alignment, from asr-kd hmm align")
+    parser.add_argument("out", metavar="OUT_DIR", help="folder to write")
+    parser.set_defaults(run=run_pronunciations)
 
 
 def _configure_import(parser: argparse.ArgumentParser) -> None:
@@ -100,10 +147,25 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_import)
 
 
+def add_lexicon_format(parser: argparse.ArgumentParser) -> None:
+    """The option that says how a lexicon is written."""
+    choices = ["auto", "plain", "lexiconp", "silprob", "mfa"]
+    text = "what stands before the phones (default: auto; see asr-kd hmm train --help)"
+    parser.add_argument("--lexicon-format", choices=choices, default="auto", help=text)
+
+
+def _add_silence_probability(parser: argparse.ArgumentParser, default: str) -> None:
+    text = f"of a silence between two words (default: {default}, else 0.5)"
+    parser.add_argument("--silence-probability", type=float, metavar="P", help=text)
+
+
 def run_train(options: argparse.Namespace) -> None:
     """Train, and say where the models are."""
-    from asr_kd.config import load_config
+    import yaml
+
+    from asr_kd.config import load_config, to_dict
     from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.hmm.lexicon import with_unknown
     from asr_kd.hmm.lexicon_reader import read_lexicon
@@ -113,95 +175,157 @@ def run_train(options: argparse.Namespace) -> None:
 
     began = time.monotonic()
     config = load_config(HmmConfig, options.config, options.set)
-    lexicon = read_lexicon(options.lexicon)
+    if options.print_config:
+        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        return
+    if options.out is None:
+        raise UserError("expected DATA FEATS LEXICON OUT_DIR (see asr-kd hmm train --help)")
+    lexicon = _with_silence(read_lexicon(options.lexicon, options.lexicon_format), options.silence_probability)
     if options.unknown == "spn":
         lexicon = with_unknown(lexicon)
     datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.feats)
     utterances = load_utterances(datadir, store, config.monophones(lexicon), lexicon, options.skip_bad)
-    _list_skipped(utterances.skipped)
+    _report_unused(utterances, options)
     model = train(utterances, lexicon, options.out, config, options.jobs)
     print(f"{model}: trained on {len(utterances.ids):,} utterances in {duration(time.monotonic() - began)}")
 
 
 def run_align(options: argparse.Namespace) -> None:
     """Align, and print how many frames and how likely."""
-    from pathlib import Path
-
     from asr_kd.corpus.datadir import read_data_dir
-    from asr_kd.files import sha256
     from asr_kd.frames import FrameStore
     from asr_kd.hmm.alignment_store import write_alignments
-    from asr_kd.hmm.lexicon_reader import read_lexicon
+    from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
     from asr_kd.hmm.states import StateSpace
     from asr_kd.hmm.training_data import load_utterances
 
     began = time.monotonic()
     space = StateSpace.load(options.model)
-    lexicon = read_lexicon(options.lexicon or Path(options.model) / "lexicon.txt")
+    given = read_lexicon(options.lexicon, options.lexicon_format) if options.lexicon else load_lexicon(options.model)
+    lexicon = _with_silence(given, options.silence_probability)
     datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.feats)
     utterances = load_utterances(datadir, store, space, lexicon, options.skip_bad)
-    _list_skipped(utterances.skipped)
-    score, source = _network_score(options.network, space) if options.network else _gmm_score(options.model, space)
-    inputs = {path.name: sha256(path) for path in (source, Path(options.model) / "states.safetensors")}
-    states, per_frame = write_alignments(
-        options.store, utterances, space, score, inputs, options.beam, options.jobs, options.force
+    _report_unused(utterances, options)
+    model = _network(options, space) if options.network else _gaussians(options, space)
+    done = write_alignments(
+        options.store, utterances, model, options.beam, options.jobs, options.skip_bad, options.force
     )
-    done = "as before"
-    if per_frame is not None:
-        rate = states.total_frames / (time.monotonic() - began)
-        done = f"log-likelihood {per_frame:.3f} a frame; {rate:,.0f} frames/s"
-    size = f"{len(states):,} utterances, {states.total_frames:,} frames of {space.num_states} states"
-    print(f"{options.store}: {size}, {done}")
+    _list_skipped({utt: why for utt, why in done.store.skipped.items() if utt not in utterances.skipped})
+    _report_alignment(options.store, done, space, time.monotonic() - began)
+    if options.ctm or options.phone_ctm:
+        _write_times(options, done, datadir, space, lexicon)
 
 
-def _gmm_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":
-    from pathlib import Path
+def _report_alignment(path: str, done: "AlignmentRun", space: "StateSpace", seconds: float) -> None:
+    size = f"{len(done.store):,} utterances, {done.store.total_frames:,} frames of {space.num_states} states"
+    how = "as before"
+    if done.frames:
+        how = f"log-likelihood {done.log_likelihood:.3f} a frame; {done.frames / seconds:,.0f} frames/s"
+        if done.frames < done.store.total_frames:
+            how = f"{done.frames:,} frames aligned now, the others before; {how}"
+    print(f"{path}: {size}, {how}")
 
+
+def _write_times(
+    options: argparse.Namespace, done: "AlignmentRun", datadir: "DataDir", space: "StateSpace", lexicon: "Lexicon"
+) -> None:
+    from asr_kd.hmm.alignment_times import read_alignments, write_ctm
+
+    alignments = read_alignments(done.store, datadir, space, lexicon)
+    write_ctm(alignments, len(done.store), options.ctm, options.phone_ctm)
+
+
+def _gaussians(options: argparse.Namespace, space: "StateSpace") -> "AlignmentModel":
+    from asr_kd.files import sha256
+    from asr_kd.hmm.alignment_store import AlignmentModel
     from asr_kd.hmm.gmm import Gmm
 
+    folder = Path(options.model)
     gmm = Gmm.load(folder)
     gmm.check_fits(space.num_states, folder)
-    return gmm.log_likelihoods, Path(folder) / "gmm.safetensors"
+    hashes = {name: sha256(folder / name) for name in ("gmm.safetensors", "states.safetensors", "states.yaml")}
+    return AlignmentModel(space, gmm.log_likelihoods, hashes)
 
 
-def _network_score(folder: str, space: "StateSpace") -> "tuple[Score, Path]":
-    from pathlib import Path
-
+def _network(options: argparse.Namespace, space: "StateSpace") -> "AlignmentModel":
     import numpy as np
 
     from asr_kd.decode.scorer import NetworkScorer
     from asr_kd.errors import UserError
+    from asr_kd.files import sha256
+    from asr_kd.hmm.alignment_store import AlignmentModel
+    from asr_kd.nets import model_hash
 
-    scorer = NetworkScorer(folder)
+    scorer = NetworkScorer(options.network)
     if scorer.num_states != space.num_states:
-        raise UserError(f"{folder}: a network of {scorer.num_states} states; MODEL has {space.num_states}")
+        raise UserError(
+            f"{options.network}: a network of {scorer.num_states} states; {options.model} has {space.num_states}"
+        )
 
     def score(features: np.ndarray, states: np.ndarray) -> np.ndarray:
         return np.concatenate([block[:, states] for block in scorer.blocks(features)])
 
-    return score, Path(folder) / "model.safetensors"
+    hashes = {name: sha256(Path(options.model) / name) for name in ("states.safetensors", "states.yaml")}
+    return AlignmentModel(space, score, {"network": model_hash(options.network), **hashes})
+
+
+def run_pronunciations(options: argparse.Namespace) -> None:
+    """Estimate, write Kaldi's files, and print what was found."""
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.frames import FrameStore
+    from asr_kd.hmm.alignment_times import read_alignments
+    from asr_kd.hmm.lexicon import WITH_PROBABILITIES, save_lexicon, write_weighted_lexicon
+    from asr_kd.hmm.lexicon_reader import load_lexicon
+    from asr_kd.hmm.pronunciation_counts import estimate_probabilities
+    from asr_kd.hmm.states import StateSpace
+    from asr_kd.progress import progress
+
+    space, lexicon = StateSpace.load(options.model), load_lexicon(options.model)
+    datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.states)
+    alignments = (alignment for _, alignment in read_alignments(store, datadir, space, lexicon))
+    found = estimate_probabilities(lexicon, progress(alignments, len(store), "counting pronunciations"))
+    save_lexicon(found, options.out)
+    write_weighted_lexicon(found, Path(options.out) / WITH_PROBABILITIES, with_silences=False)
+    assert found.silences is not None, "estimate_probabilities sets them"
+    several = sum(len(prons) > 1 for prons in found.entries.values())
+    print(
+        f"{options.out}: {len(found.entries):,} words, {several:,} with several pronunciations; P(silence) is"
+        f" {found.silences.overall:g} between two words and {found.silences.begin:g} before the first"
+    )
 
 
 def run_import(options: argparse.Namespace) -> None:
     """Import, and print how much."""
     from asr_kd.frames import FrameStore
-    from asr_kd.hmm.kaldi_alignments import import_alignment, read_transitions
+    from asr_kd.hmm.kaldi_alignments import KaldiAlignments, import_alignment
+    from asr_kd.hmm.kaldi_transitions import read_transitions
 
-    states = import_alignment(
-        options.archives,
-        options.store,
-        "transition" if options.model else "pdf",
-        read_transitions(options.model) if options.model else None,
-        FrameStore(options.features) if options.features else None,
-        options.num_states,
-        options.skip_bad,
-        options.force,
-    )
+    transitions = read_transitions(options.model) if options.model else None
+    features = FrameStore(options.features) if options.features else None
+    source = KaldiAlignments(options.archives, transitions, options.num_states)
+    states = import_alignment(source, options.store, features, options.skip_bad, options.force)
     _list_skipped(states.skipped)
     print(
         f"{options.store}: {len(states):,} utterances, {states.total_frames:,} frames of "
         f"{states.config['num_states']} states"
     )
+
+
+def _with_silence(lexicon: "Lexicon", probability: float | None) -> "Lexicon":
+    from asr_kd.errors import UserError
+    from asr_kd.hmm.lexicon import with_silence_probability
+
+    if probability is None:
+        return lexicon
+    if not 0 < probability < 1:
+        raise UserError(f"--silence-probability {probability}: expected a number between 0 and 1")
+    return with_silence_probability(lexicon, probability)
+
+
+def _report_unused(utterances: "TranscribedUtterances", options: argparse.Namespace) -> None:
+    _list_skipped(utterances.skipped)
+    if utterances.unused:
+        print(f"{options.feats}: {utterances.unused:,} of its utterances are not in {options.data} and are not used")
 
 
 def _list_skipped(skipped: dict[str, str]) -> None:

@@ -73,7 +73,7 @@ def _estimate(options: argparse.Namespace) -> None:
 
 
 def _perplexity(options: argparse.Namespace) -> None:
-    from asr_kd.graph.arpa import read_arpa
+    from asr_kd.graph.arpa_reader import read_arpa
     from asr_kd.graph.ngram import measure, read_sentences
 
     result = measure(read_arpa(options.arpa), read_sentences(options.text, options.ids))

@@ -2,9 +2,6 @@
 
 import dataclasses
 import gzip
-import math
-import re
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +11,6 @@ from asr_kd.files import atomic_write
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LOG_ZERO = -99.0  # how the format writes the log10 of zero
-
-_COUNT = re.compile(r"ngram\s+(\d+)\s*=\s*(\d+)\s*$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,35 +67,6 @@ class Arpa:
         return row
 
 
-def read_arpa(path: str | Path) -> Arpa:
-    """Read an ARPA file, gzip-compressed where its name ends in ``.gz``.
-
-    Raises ``UserError`` with the line number for whatever is malformed: counts that differ from the header's, a line
-    with too few or too many fields, a number that is none, a probability above one, a word that is no unigram, an
-    n-gram twice or without its history, a model without ``</s>`` or without any word.
-    """
-    lines = _read_lines(path)
-    at, counts = _read_counts(path, lines)
-    index: dict[str, int] = {}
-    grams: list[Grams] = []
-    for order, count in enumerate(counts, 1):
-        at, first = _find_section(path, lines, at, f"\\{order}-grams:", count)
-        fields = [line.split() for line in lines[first:at]]
-        numbers = range(first + 1, at + 1)
-        if order == 1:
-            index = {field[1]: row for row, field in enumerate(fields) if len(field) > 1}
-        grams.append(_parse(path, fields, numbers, order, order == len(counts), index))
-    if not any(line.strip() == "\\end\\" for line in lines[at:]):
-        raise UserError(f"{path}: no \\end\\ after the {len(counts)}-grams; the file is truncated")
-    words = tuple(index)
-    if END not in index or len(set(words) - {BEGIN, END, UNKNOWN}) == 0:
-        raise UserError(f"{path}: the language model has no {END if END not in index else 'words'} among its 1-grams")
-    try:
-        return Arpa(words, tuple(grams))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
 def write_arpa(arpa: Arpa, path: str | Path) -> None:
     """Write an ARPA file atomically, gzip-compressed where its name ends in ``.gz``; same model, same bytes."""
     with atomic_write(path, "wb") as stream:
@@ -118,104 +84,3 @@ def write_arpa(arpa: Arpa, path: str | Path) -> None:
         out.write(b"\n\\end\\\n")
         if compressed:
             compressed.close()
-
-
-def _read_lines(path: str | Path) -> list[str]:
-    try:
-        content = Path(path).read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        return content.decode("utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected an ARPA language model") from None
-    except (zlib.error, EOFError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a readable ARPA file (plain or gzip, UTF-8): {error}") from None
-
-
-def _read_counts(path: str | Path, lines: list[str]) -> tuple[int, list[int]]:
-    """The line after the header, and the header's number of n-grams of each order."""
-    start = next((at for at, line in enumerate(lines) if line.strip() == "\\data\\"), None)
-    if start is None:
-        raise UserError(f"{path}: no \\data\\ line; this is not an ARPA language model")
-    counts: list[int] = []
-    for at in range(start + 1, len(lines)):
-        line = lines[at].strip()
-        if line.startswith("\\"):
-            break
-        if not line:
-            continue
-        match = _COUNT.match(line)
-        if not match or int(match[1]) != len(counts) + 1:
-            raise UserError(f"{path}:{at + 1}: expected 'ngram {len(counts) + 1}=COUNT', found {line!r}")
-        counts.append(int(match[2]))
-    while counts and counts[-1] == 0:
-        counts.pop()
-    if not counts or 0 in counts:
-        raise UserError(f"{path}: the language model is empty: its header counts {counts} n-grams")
-    return start + 1, counts
-
-
-def _find_section(path: str | Path, lines: list[str], at: int, title: str, count: int) -> tuple[int, int]:
-    """The end and the beginning (lines) of the section ``title``, which must hold ``count`` n-grams."""
-    first = next((row + 1 for row in range(at, len(lines)) if lines[row].strip() == title), None)
-    if first is None:
-        raise UserError(f"{path}: no {title} section; its header promises {count} n-grams of this order")
-    while first < len(lines) and not lines[first].strip():
-        first += 1
-    end = first
-    while end < len(lines) and (line := lines[end].strip()) and not line.startswith("\\"):
-        end += 1
-    if end - first != count:
-        raise UserError(f"{path}:{end}: {title} holds {end - first} n-grams; the header promises {count}")
-    return end, first
-
-
-def _parse(
-    path: str | Path, fields: list[list[str]], numbers: range, order: int, last: bool, index: dict[str, int]
-) -> Grams:
-    """The fields of a section's lines as sorted arrays."""
-    widths = np.fromiter(map(len, fields), np.int64, len(fields))
-    bad = np.flatnonzero((widths != order + 1) & (widths != order + 2))
-    if len(bad):
-        raise UserError(
-            f"{path}:{numbers[bad[0]]}: {' '.join(fields[bad[0]])!r}: expected a log10 probability, {order} word(s) "
-            "and at most a back-off weight"
-        )
-    words = np.empty((len(fields), order), np.int32)
-    for column in range(order):
-        row = np.fromiter((index.get(field[column + 1], -1) for field in fields), np.int32, len(fields))
-        if (row < 0).any():
-            at = int(np.argmin(row))
-            raise UserError(f"{path}:{numbers[at]}: {fields[at][column + 1]!r} is not among the 1-grams")
-        words[:, column] = row
-    log_prob = _floats(path, [field[0] for field in fields], numbers)
-    backoff = _floats(path, [field[order + 1] if len(field) > order + 1 else "0" for field in fields], numbers)
-    if (log_prob > 0).any():
-        at = int(np.argmax(log_prob))
-        raise UserError(f"{path}:{numbers[at]}: the log10 probability {log_prob[at]:g} is above 0")
-    order_of = np.lexsort(words.T[::-1])
-    same = (words[order_of[1:]] == words[order_of[:-1]]).all(axis=1)
-    if same.any():
-        at = int(order_of[1:][same].min())
-        raise UserError(
-            f"{path}:{numbers[at]}: the {order}-gram {' '.join(fields[at][1 : order + 1])!r} is there twice"
-        )
-    return Grams(words[order_of], log_prob[order_of], backoff[order_of])
-
-
-def _floats(path: str | Path, values: list[str], numbers: range) -> np.ndarray:
-    try:
-        array = np.array(values, np.float64)
-    except ValueError:
-        array = np.array([_float_or_nan(value) for value in values])
-    if not np.isfinite(array).all():
-        at = int(np.argmin(np.isfinite(array)))
-        raise UserError(f"{path}:{numbers[at]}: {values[at]!r} is not a finite number")
-    return array
-
-
-def _float_or_nan(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan

@@ -13,7 +13,8 @@ from asr_kd import __version__
 from asr_kd.config import save_config
 from asr_kd.errors import UserError
 from asr_kd.files import sha256, write_text
-from asr_kd.graph.arpa import BEGIN, END, UNKNOWN, Arpa, read_arpa
+from asr_kd.graph.arpa import BEGIN, END, UNKNOWN, Arpa
+from asr_kd.graph.arpa_reader import read_arpa
 from asr_kd.graph.context import add_context
 from asr_kd.graph.expand import expand
 from asr_kd.graph.fst import Fst

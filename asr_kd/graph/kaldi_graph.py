@@ -13,7 +13,7 @@ from asr_kd.graph.fst import Fst
 def import_graph(graph: str | Path, words: str | Path, out: str | Path, transitions: np.ndarray | None = None) -> Fst:
     """Write the folder ``out`` with Kaldi's ``HCLG.fst`` and ``words.txt``, input labels made state + 1.
 
-    ``transitions`` ``[transition-ids + 1]`` (``asr_kd.hmm.kaldi_alignments.read_transitions``) is the pdf of each
+    ``transitions`` ``[transition-ids + 1]`` (``asr_kd.hmm.kaldi_transitions.read_transitions``) is the pdf of each
     transition-id; without it, the labels are pdf-ids + 1 already. Costs stay as they are.
     Raises ``UserError`` for a graph that is damaged or empty, and for labels that the transitions or ``words`` lack.
     """

@@ -81,7 +81,7 @@ class Aligner:
         """
         nodes, graphs = self._nodes(utterance), self.graphs
         if not np.isfinite(log_likelihoods).all():
-            raise UserError(f"utterance {utterance}: log-likelihoods are not finite; look for NaN in its features")
+            raise UserError("the log-likelihoods are not all finite; look for NaN in the features")
         columns = np.searchsorted(self.states(utterance), self.node_states[nodes])
         bounds = graphs.pred_bounds[nodes.start : nodes.stop + 1]
         preds = graphs.preds[bounds[0] : bounds[-1]]
@@ -96,7 +96,7 @@ class Aligner:
             )  # fmt: skip
             if score > _IMPOSSIBLE / 2:
                 return path + nodes.start, score
-        raise UserError(f"utterance {utterance}: its {len(frames)} frames are too few for its words")
+        raise UserError(f"{len(frames)} frames are too few for the words")
 
     def alignment(self, path: np.ndarray, words: Sequence[str], log_likelihood: float) -> Alignment:
         """A path of nodes as states, words and phones in time."""
@@ -118,20 +118,23 @@ LogLikelihoods = Callable[[int, np.ndarray], np.ndarray]
 def align_all(
     aligner: Aligner, log_likelihoods: LogLikelihoods, beam: float = 200.0, jobs: int = 1
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """``best_path`` of every utterance, in order, on ``jobs`` threads.
+    """``best_path`` of every utterance, in order, on ``jobs`` threads; a ``UserError`` names the utterance.
 
     ``log_likelihoods(utterance, states)`` -> ``[frames, len(states)]``, of those states only. The search and the
     matrix products release the interpreter's lock, so that threads are as good as processes and share the features.
     """
 
     def one(utterance: int) -> tuple[np.ndarray, float]:
-        return aligner.best_path(utterance, log_likelihoods(utterance, aligner.states(utterance)), beam)
+        try:
+            return aligner.best_path(utterance, log_likelihoods(utterance, aligner.states(utterance)), beam)
+        except UserError as error:
+            raise UserError(f"utterance {utterance}, counted from 0: {error}") from None
 
     yield from in_threads(one, range(len(aligner.graphs)), jobs)
 
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
-    """``map`` on ``jobs`` threads; every matrix product inside stays on its own thread."""
+    """``map`` on ``jobs`` threads; each matrix product runs on the thread that asks for it."""
     with ThreadPoolExecutor(max(jobs, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         yield from pool.map(function, items)
 

@@ -1,58 +1,97 @@
 """Alignments of a whole data directory as a frame store of kind ``states``."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, find_store, write_arrays
-from asr_kd.hmm.align import Aligner, align_all
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, find_store, write_store
+from asr_kd.hmm.align import Aligner, in_threads
 from asr_kd.hmm.states import StateSpace
-from asr_kd.hmm.training_data import Utterances
-from asr_kd.progress import Progress
+from asr_kd.hmm.training_data import TranscribedUtterances
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+@dataclasses.dataclass(frozen=True)
+class AlignmentModel:
+    """What utterances are aligned with.
+
+    ``score(features, states)`` gives the log-likelihoods ``[frames, len(states)]`` of some states of ``space``: a
+    Gaussian model (``Gmm.log_likelihoods``) or a network. ``hashes`` name what ``score`` and ``space`` come from.
+    """
+
+    space: StateSpace
+    score: Score
+    hashes: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentRun:
+    """The ``store``; how many ``frames`` this run aligned, and their mean ``log_likelihood`` (0 if there were none)."""
+
+    store: FrameStore
+    frames: int
+    log_likelihood: float
+
+
 def write_alignments(
     path: str | Path,
-    utterances: Utterances,
-    space: StateSpace,
-    score: Score,
-    inputs: dict[str, str],
+    utterances: TranscribedUtterances,
+    model: AlignmentModel,
     beam: float = 200.0,
     jobs: int = 1,
+    skip_bad: bool = False,
     force: bool = False,
-) -> tuple[FrameStore, float | None]:
-    """Align all ``utterances`` and write the tied state of each frame; the store and the log-likelihood per frame.
+) -> AlignmentRun:
+    """Align all ``utterances`` and write the tied state of each frame, shard by shard.
 
-    Where that was done before, of the same utterances, ``inputs`` and ``beam``, there is no log-likelihood.
-
-    ``score(features, states)`` gives the log-likelihoods ``[frames, len(states)]`` of some states; a Gaussian model
-    (``Gmm.log_likelihoods``) or a network. ``inputs`` names the hashes of what ``score`` was made from.
+    Run again after an interruption, it keeps the shards that are complete; a complete store of the same utterances,
+    model and ``beam`` is returned as it is. ``skip_bad`` leaves out an utterance that the model cannot align.
     """
-    config = {"num_states": space.num_states}
-    inputs = {"utterances": utterances.fingerprint, "beam": f"{beam:g}", **inputs}
+    config = {"num_states": model.space.num_states}
+    inputs = {"utterances": utterances.fingerprint, "beam": f"{beam:g}", **model.hashes}
     if not force and (store := find_store(path, "states", config, inputs)):
-        return store, None
-    aligner = Aligner(space, utterances.graphs)
-    dtype = "uint16" if space.num_states <= 1 << 16 else "int32"
-    states, total = {}, 0.0
-
-    def one(utterance: int, wanted: np.ndarray) -> np.ndarray:
-        scores = score(np.asarray(utterances.features[utterance], np.float32), wanted)
-        if not np.isfinite(scores).all():
-            raise UserError(f"utterance {utterances.ids[utterance]}: the model's log-likelihoods are not all finite")
-        return scores
-
-    frames = sum(len(item) for item in utterances.features)
-    with Progress(frames, "aligning", "frames") as bar:
-        for utt, (nodes, value) in zip(utterances.ids, align_all(aligner, one, beam, jobs), strict=True):
-            states[utt] = {"state": aligner.node_states[nodes].astype(dtype)}
-            total += value
-            bar.advance(len(nodes))
+        return AlignmentRun(store, 0, 0.0)
+    dtype = "uint16" if model.space.num_states <= 1 << 16 else "int32"
+    aligned = _ShardAligner(utterances, model, beam, jobs, dtype)
     tensors = {"state": TensorSpec(dtype, (), "tied HMM state of the frame, from 0")}
+    frames = dict(zip(utterances.ids, utterances.features.frame_counts, strict=True))
     content = StoreContent("states", tensors, config, inputs, utterances.skipped)
-    store = write_arrays(path, content, states, WriteOptions(force=force))
-    return store, total / frames
+    store = write_store(path, content, frames, aligned, WriteOptions(skip_bad=skip_bad, force=force))
+    return AlignmentRun(store, aligned.frames, aligned.total / max(aligned.frames, 1))
+
+
+class _ShardAligner:
+    """Aligns the utterances of one shard after the other, on ``jobs`` threads."""
+
+    def __init__(
+        self, utterances: TranscribedUtterances, model: AlignmentModel, beam: float, jobs: int, dtype: str
+    ) -> None:
+        self.utterances, self.score, self.beam, self.jobs, self.dtype = utterances, model.score, beam, jobs, dtype
+        self.aligner = Aligner(model.space, utterances.graphs)
+        self.numbers = {utt: number for number, utt in enumerate(utterances.ids)}
+        self.frames, self.total = 0, 0.0
+
+    def __call__(self, ids: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray] | UserError]]:
+        results = in_threads(self._align, [self.numbers[utt] for utt in ids], self.jobs)
+        for utt, result in zip(ids, results, strict=True):
+            if isinstance(result, UserError):
+                yield utt, result
+                continue
+            nodes, log_likelihood = result
+            self.frames += len(nodes)
+            self.total += log_likelihood
+            yield utt, {"state": self.aligner.node_states[nodes].astype(self.dtype)}
+
+    def _align(self, utterance: int) -> tuple[np.ndarray, float] | UserError:
+        try:
+            features = np.asarray(self.utterances.features[utterance], np.float32)
+            scores = self.score(features, self.aligner.states(utterance))
+            if not np.isfinite(scores).all():
+                raise UserError("the model's log-likelihoods are not all finite")
+            return self.aligner.best_path(utterance, scores, self.beam)
+        except UserError as error:
+            return error

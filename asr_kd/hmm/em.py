@@ -16,7 +16,7 @@ _PERTURB = 0.1  # standard deviations by which the halves of a split Gaussian mo
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
+class GaussianSums:
     """Sums over the frames of each Gaussian, about its present mean.
 
     ``occupancy`` ``[gaussians]``, ``first`` and ``second`` ``[gaussians, dim]`` float64 and ``log_likelihood``, the
@@ -48,7 +48,7 @@ def single_gaussians(
     return Gmm(transform, weights, means.astype(np.float32), variances.astype(np.float32), bounds)
 
 
-def accumulate(gmm: Gmm, frames: np.ndarray, states: np.ndarray, jobs: int = 1) -> Statistics:
+def accumulate(gmm: Gmm, frames: np.ndarray, states: np.ndarray, jobs: int = 1) -> GaussianSums:
     """The E step: each frame's posteriors over the Gaussians of its state. The same sums for any ``jobs``.
 
     ``frames`` ``[frames, dim]`` are transformed; ``states`` ``[frames]``.
@@ -69,10 +69,10 @@ def accumulate(gmm: Gmm, frames: np.ndarray, states: np.ndarray, jobs: int = 1) 
         )  # fmt: skip
 
     list(in_threads(some, range(len(edges) - 1), jobs))
-    return Statistics(occupancy, first, second, float(likelihood.sum()))
+    return GaussianSums(occupancy, first, second, float(likelihood.sum()))
 
 
-def update(gmm: Gmm, statistics: Statistics, floor: np.ndarray) -> Gmm:
+def update(gmm: Gmm, statistics: GaussianSums, floor: np.ndarray) -> Gmm:
     """The M step with variances at least ``floor`` ``[dim]``; Gaussians that explain next to nothing are dropped."""
     state = np.repeat(np.arange(gmm.num_states), np.diff(gmm.bounds))
     occupancy = statistics.occupancy

@@ -3,9 +3,9 @@
 import dataclasses
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
@@ -30,16 +30,11 @@ _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _ODD_SPACES = (
     "\x1c\x1d\x1e\x1f\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )
-_COLUMNS = {"plain": 0, "lexiconp": 1, "silprob": 4}
+_COLUMNS: dict[str, int | None] = {"plain": 0, "lexiconp": 1, "silprob": 4, "mfa": None, "auto": None}
 _OPTION = "--lexicon-format plain, lexiconp, silprob or mfa says which (see asr-kd hmm train --help)"
 
 
-class _Row(NamedTuple):
-    """A line of a lexicon: its number, its word, and the fields after it without a comment."""
-
-    line: int
-    word: str
-    fields: list[str]
+_Row = tuple[int, list[str]]  # the number of a line, and its fields without a comment: the word, then the others
 
 
 def read_lexicon(path: str | Path, form: LexiconFormat = "auto") -> Lexicon:
@@ -56,16 +51,14 @@ def read_lexicon(path: str | Path, form: LexiconFormat = "auto") -> Lexicon:
     Raises ``UserError`` with the line number for a word without phones, a reserved word, a probability that is none,
     and a column that only some lines have; and for a file without entries.
     """
-    rows, has_decimals = _read_rows(path)
+    text = read_text(path)
+    _refuse_odd_spaces(path, text)
+    columns = _COLUMNS[form]
     if form == "auto":
-        columns = _detect(path, rows, has_decimals)
-    elif form == "mfa":
-        columns = None
-    else:
-        columns = _COLUMNS[form]
+        columns = _detect(path, list(_rows(path, text))) if _may_have_numbers(path, text) else 0
     if columns == 0:
-        return _plain(rows)
-    lexicon = _weighted(path, rows, columns)
+        return _plain(path, _rows(path, text))
+    lexicon = _weighted(path, _rows(path, text), columns)
     silences = Path(path).parent / SILENCES
     if lexicon.has_word_silences and silences.is_file():
         return dataclasses.replace(lexicon, silences=read_silences(silences))
@@ -91,41 +84,45 @@ def read_silences(path: str | Path) -> SilenceProbabilities:
         if len(fields) != 2 or fields[0] not in names or names[fields[0]] in values:
             raise UserError(f"{path}:{number}: {line!r}: expected each of {', '.join(names)} once, with a number")
         probability = not fields[0].startswith("</s>")
-        values[names[fields[0]]] = _positive(path, number, fields[1], 1.0 if probability else None, fields[0])
+        values[names[fields[0]]] = _positive(f"{path}:{number}", fields[1], 1.0 if probability else None, fields[0])
     if missing := sorted(set(names.values()) - set(values)):
         raise UserError(f"{path}: lacks {', '.join(n for n in names if names[n] in missing)}; see Kaldi's silprob.txt")
     return SilenceProbabilities(**values)
 
 
-def _read_rows(path: str | Path) -> tuple[list[_Row], bool]:
-    """The lines that are no comments; and whether any field after a word is written with a decimal point."""
-    text = read_text(path)
-    lines = lines_of(text)
+def _refuse_odd_spaces(path: str | Path, text: str) -> None:
     if odd := next((space for space in _ODD_SPACES if space in text), None):
-        number = next(number for number, line in enumerate(lines, 1) if odd in line)
+        number = text[: text.index(odd)].count("\n") + 1
         raise UserError(
             f"{path}:{number}: has the character U+{ord(odd):04X} ({unicodedata.name(odd, 'a control character')}), a"
             " space to some programs and not to others; replace it by a space, or by _ inside a word"
         )
-    rows, has_decimals = [], False
-    for number, line in enumerate(lines, 1):
+
+
+def _may_have_numbers(path: str | Path, text: str) -> bool:
+    """A quick look that tells most lexicons without probabilities from those that may have some."""
+    _, fields = next(_rows(path, text), (0, []))
+    if fields[1:2] in (["0"], ["1"]) or "e-" in text:
+        return True
+    return "." in text and re.search(r"[ \t][-+0-9]*\.[0-9]|[0-9]\.[ \t]", text) is not None
+
+
+def _rows(path: str | Path, text: str) -> Iterator[_Row]:
+    """The lines that are no comments."""
+    with_hash = "#" in text
+    with_reserved = "<" in text
+    for number, line in enumerate(lines_of(text), 1):
         fields = line.split()
         if not fields or fields[0] == "#" or line.startswith(";;;"):
             continue
-        word, phones = fields[0], fields[1:]
-        if "#" in line:
-            phones = _without_comment(path, number, word, phones)
-        if not phones:
-            raise UserError(f"{path}:{number}: {word!r} has no phones; expected WORD PHONE PHONE ...")
-        if word in _RESERVED_WORDS or "<eps>" in phones:
-            found = word if word in _RESERVED_WORDS else "<eps>"
+        if with_hash and "#" in line:
+            fields[1:] = _without_comment(path, number, fields[0], fields[1:])
+        if len(fields) == 1:
+            raise UserError(f"{path}:{number}: {shown(fields[0])} has no phones; expected WORD PHONE PHONE ...")
+        if with_reserved and (fields[0] in _RESERVED_WORDS or "<eps>" in fields):
+            found = fields[0] if fields[0] in _RESERVED_WORDS else "<eps>"
             raise UserError(f"{path}:{number}: {found} is reserved for the graph; delete this line")
-        if "." in line and not has_decimals:
-            has_decimals = any(map(_is_decimal, phones))
-        rows.append(_Row(number, word, phones))
-    if not rows:
-        raise UserError(f"{path}: the lexicon is empty; expected lines of WORD PHONE PHONE ...")
-    return rows, has_decimals
+        yield number, fields
 
 
 def _without_comment(path: str | Path, number: int, word: str, phones: list[str]) -> list[str]:
@@ -151,84 +148,93 @@ def _is_decimal(field: str) -> bool:
     return not field.isdigit() and _is_number(field)
 
 
-def _detect(path: str | Path, rows: Sequence[_Row], has_decimals: bool) -> int:
+def _detect(path: str | Path, rows: Sequence[_Row]) -> int:
     """How many columns of probabilities all lines have; ``UserError`` where that is not clear."""
-    if not has_decimals:
-        if not all(len(row.fields) > 1 and row.fields[0] in ("0", "1") for row in rows):
+    weighted = [row for row in rows if any(map(_is_decimal, row[1][1:]))]
+    if not weighted:
+        if not rows or not all(len(fields) > 2 and fields[1] in ("0", "1") for _, fields in rows):
             return 0
         if Path(path).name.endswith(WITH_PROBABILITIES):
             return 1
-        raise UserError(f"{path}:{rows[0].line}: is {rows[0].fields[0]!r} a probability or a phone? {_OPTION}")
-    first = next(row for row in rows if any(map(_is_decimal, row.fields)))
-    columns = 4 if any(_is_decimal(field) for row in rows for field in row.fields[1:4]) else 1
-    for row in rows:
-        leading, rest = row.fields[:columns], row.fields[columns:]
+        raise UserError(f"{path}:{rows[0][0]}: is {rows[0][1][1]!r} a probability or a phone? {_OPTION}")
+    columns = 4 if any(_is_decimal(field) for _, fields in weighted for field in fields[2:5]) else 1
+    for line, fields in rows:
+        leading, rest = fields[1 : 1 + columns], fields[1 + columns :]
         if len(leading) < columns or not all(map(_is_number, leading)) or any(map(_is_decimal, rest)):
             raise UserError(
-                f"{path}:{row.line}: {shown(' '.join([row.word, *row.fields]))}: expected {columns} number(s) and then"
-                f" phones after the word, as line {first.line} has numbers; {_OPTION}"
+                f"{path}:{line}: {shown(' '.join(fields))}: expected {columns} number(s) after the word, then phones,"
+                f" as line {weighted[0][0]} has numbers; {_OPTION}"
             )
     return columns
 
 
-def _plain(rows: Sequence[_Row]) -> Lexicon:
+def _plain(path: str | Path, rows: Iterable[_Row]) -> Lexicon:
     entries: dict[str, list[tuple[str, ...]]] = {}
-    for _, word, phones in rows:
-        prons = entries.setdefault(_base(word), [])
-        if tuple(phones) not in prons:
-            prons.append(tuple(phones))
+    for _, fields in rows:
+        pron = tuple(fields[1:])
+        prons = entries.setdefault(_base(fields[0]), [])
+        if pron not in prons:
+            prons.append(pron)
+    _refuse_empty(path, entries)
     return Lexicon({word: tuple(prons) for word, prons in sorted(entries.items())})
 
 
-def _weighted(path: str | Path, rows: Sequence[_Row], columns: int | None) -> Lexicon:
+def _weighted(path: str | Path, rows: Iterable[_Row], columns: int | None) -> Lexicon:
     """The lexicon of ``rows`` that begin with ``columns`` numbers (None: each with as many as it has)."""
     entries: dict[str, dict[tuple[str, ...], Weights]] = {}
-    for row in rows:
-        count = _own_columns(path, row) if columns is None else columns
-        pron = tuple(row.fields[count:])
+    for line, (word, *fields) in rows:
+        count = _own_columns(f"{path}:{line}: {word!r}", fields) if columns is None else columns
+        pron = tuple(fields[count:])
         if not pron:
-            raise UserError(f"{path}:{row.line}: {row.word!r} has no phones after its {count} column(s) of numbers")
-        weights = _weights(path, row, row.fields[:count])
-        if entries.setdefault(_base(row.word), {}).setdefault(pron, weights) != weights:
-            raise UserError(f"{path}:{row.line}: {row.word!r} has this pronunciation twice, with other probabilities")
+            raise UserError(f"{path}:{line}: {word!r} has no phones after its {count} column(s) of numbers")
+        weights = _weights(f"{path}:{line}", word, fields[:count])
+        if entries.setdefault(_base(word), {}).setdefault(pron, weights) != weights:
+            raise UserError(f"{path}:{line}: {word!r} has this pronunciation twice, with other probabilities")
+    _refuse_empty(path, entries)
     words = sorted(entries)
     return Lexicon(
         {word: tuple(entries[word]) for word in words}, {word: tuple(entries[word].values()) for word in words}
     )
 
 
-def _own_columns(path: str | Path, row: _Row) -> int:
+def _refuse_empty(path: str | Path, entries: object) -> None:
+    if not entries:
+        raise UserError(f"{path}: the lexicon is empty; expected lines of WORD PHONE PHONE ...")
+
+
+def _own_columns(where: str, fields: Sequence[str]) -> int:
     """How many numbers of MFA's columns a line has."""
-    count = next((n for n, field in enumerate(row.fields) if not _is_decimal(field)), len(row.fields))
+    count = next((n for n, field in enumerate(fields) if not _is_decimal(field)), len(fields))
     if count not in (0, 1, 4):
         raise UserError(
-            f"{path}:{row.line}: {row.word!r} is followed by {count} numbers; expected none, a pronunciation"
-            " probability, or that and a silence probability and two corrections"
+            f"{where} is followed by {count} numbers; expected none, a pronunciation probability, or that and a silence"
+            " probability and two corrections"
         )
     return count
 
 
-def _weights(path: str | Path, row: _Row, columns: Sequence[str]) -> Weights:
+def _weights(where: str, word: str, columns: Sequence[str]) -> Weights:
     if not columns:
         return Weights()
-    probability = _positive(path, row.line, columns[0], 1.0, f"the pronunciation probability of {row.word!r}")
+    probability = _positive(where, columns[0], 1.0, f"the pronunciation probability of {word!r}")
     if len(columns) == 1 or (all(map(_is_number, columns)) and not any(map(float, columns[1:]))):
         return Weights(probability)  # MFA writes 0.0 0.0 0.0 where it has not estimated the silences
-    after = _positive(path, row.line, columns[1], 1.0, f"the silence probability of {row.word!r}")
-    names = ("after a silence", "after a word")
-    factors = [
-        _positive(path, row.line, column, None, f"the correction of {row.word!r} {name}")
-        for column, name in zip(columns[2:], names, strict=True)
-    ]
-    return Weights(probability, after, *factors)
+    after = _positive(where, columns[1], 1.0, f"the silence probability of {word!r}")
+    after_silence = _positive(where, columns[2], None, f"the correction of {word!r} after a silence")
+    return Weights(
+        probability,
+        after,
+        after_silence,
+        _positive(where, columns[3], None, f"the correction of {word!r} after a word"),
+    )
 
 
-def _positive(path: str | Path, line: int, field: str, most: float | None, what: str) -> float:
+def _positive(where: str, field: str, most: float | None, what: str) -> float:
     """The number of a field, above 0 and at most ``most``."""
     value = float(field) if _is_number(field) else 0.0
     if not 0 < value <= (most or 1e6):
         expected = f"a number above 0 and at most {most:g}" if most else "a number above 0"
-        raise UserError(f"{path}:{line}: {what} is {field[:20]}; expected {expected}")
+        raise UserError(f"{where}: {what} is {field[:20]}; expected {expected}")
     return value
 
 

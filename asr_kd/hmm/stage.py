@@ -1,4 +1,4 @@
-"""One stage of GMM-HMM training: Viterbi EM on fixed alignments, now and then aligned anew, with growing mixtures."""
+"""One stage of GMM-HMM training: Viterbi EM with growing mixtures; alignments are renewed in some iterations."""
 
 import dataclasses
 import sys
@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from asr_kd.hmm.corpus import Corpus
 from asr_kd.hmm.em import accumulate, mllt_statistics, split, update
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.training_frames import TrainingFrames
 from asr_kd.hmm.transform import mllt
 
 
@@ -47,11 +47,17 @@ class Estimation:
 
 
 def run_stage(
-    name: str, corpus: Corpus, space: StateSpace, gmm: Gmm, path: np.ndarray, config: StageConfig, how: Estimation
+    name: str,
+    training: TrainingFrames,
+    space: StateSpace,
+    gmm: Gmm,
+    path: np.ndarray,
+    config: StageConfig,
+    how: Estimation,
 ) -> tuple[StateSpace, Gmm, list[Iteration]]:
     """Train ``gmm`` from the alignment ``path``; the state space comes back with its self-loops re-estimated."""
     rng = np.random.default_rng(how.seed)
-    states = space_states(space, corpus, path)
+    states = space_states(space, training, path)
     steps = max(config.grow_until - 1, 1)
     grow = max(config.gaussians - gmm.num_gaussians, 0) / steps
     start_size = gmm.num_gaussians
@@ -59,13 +65,13 @@ def run_stage(
     began = time.monotonic()
     for number in range(1, config.iterations + 1):
         if number in config.realign:
-            path = corpus.best_path(space, gmm, how.beam)
-            states = space_states(space, corpus, path)
-            space = dataclasses.replace(space, log_loop=corpus.log_loops(path, states, space.num_states))
+            path = training.best_path(space, gmm, how.beam)
+            states = space_states(space, training, path)
+            space = dataclasses.replace(space, log_loop=training.log_loops(path, states, space.num_states))
         if number in config.mllt:
-            gmm = _rotate(gmm, corpus, states)
-        floor = how.variance_floor * corpus.variance
-        sums = accumulate(gmm, corpus.frames, states, corpus.jobs)
+            gmm = _rotate(gmm, training, states)
+        floor = how.variance_floor * training.variance
+        sums = accumulate(gmm, training.frames, states, training.jobs)
         history.append(Iteration(number, sums.log_likelihood / len(states), gmm.num_gaussians))
         gmm = update(gmm, sums, floor)
         if number <= config.grow_until:
@@ -75,16 +81,16 @@ def run_stage(
     return space, gmm, history
 
 
-def space_states(space: StateSpace, corpus: Corpus, path: np.ndarray) -> np.ndarray:
+def space_states(space: StateSpace, training: TrainingFrames, path: np.ndarray) -> np.ndarray:
     """The tied state of each frame of ``path``, ``[frames]`` int32."""
-    return corpus.graphs.states(space)[path]
+    return training.graphs.states(space)[path]
 
 
-def _rotate(gmm: Gmm, corpus: Corpus, states: np.ndarray) -> Gmm:
-    """MLLT: a better basis for diagonal covariances, in the model and in the corpus's frames."""
-    matrix, _ = mllt(*mllt_statistics(gmm, corpus.frames, states))
+def _rotate(gmm: Gmm, training: TrainingFrames, states: np.ndarray) -> Gmm:
+    """MLLT: a better basis for diagonal covariances, in the model and in the training frames."""
+    matrix, _ = mllt(*mllt_statistics(gmm, training.frames, states))
     transform = gmm.transform.then(matrix)
-    corpus.transform(transform)
+    training.transform(transform)
     return dataclasses.replace(gmm, transform=transform, means=(gmm.means @ matrix.T).astype(np.float32))
 
 

@@ -10,16 +10,16 @@ import numpy as np
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
-from asr_kd.hmm.corpus import Corpus
+from asr_kd.files import read_json, write_text
 from asr_kd.hmm.em import single_gaussians
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.graphs import build_graphs
-from asr_kd.hmm.lexicon import Lexicon, write_lexicon
+from asr_kd.hmm.lexicon import Lexicon, save_lexicon
 from asr_kd.hmm.stage import Estimation, Iteration, StageConfig, run_stage, space_states
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.topology import monophone_space
-from asr_kd.hmm.training_data import Utterances
+from asr_kd.hmm.training_data import TranscribedUtterances
+from asr_kd.hmm.training_frames import TrainingFrames
 from asr_kd.hmm.transform import WindowTransform, delta_transform, lda_transform
 from asr_kd.hmm.tree import build_tree, context_statistics
 
@@ -31,9 +31,9 @@ class HmmConfig:
     mono_gaussians: int = 1000
     tri_states: int = 500  # tied states of the triphones on deltas
     tri_gaussians: int = 3000
-    lda_states: int = 500  # tied states of the final model: what networks learn
+    lda_states: int = 500  # tied states of the final model: the labels of networks
     lda_gaussians: int = 3000
-    mono_frames: int = 360_000  # the monophone stage learns from the shortest utterances, up to so many frames (1 h)
+    mono_frames: int = 360_000  # of the shortest utterances, on which the monophone stage is trained (1 h)
     phone_positions: int = 3
     silence_positions: int = 5
     min_leaf_frames: float = 100
@@ -70,29 +70,36 @@ class HmmConfig:
         return StageConfig(self.lda_gaussians, 35, (10, 20, 30), grow_until=25, mllt=(2, 4, 6, 12))
 
 
-def train(data: Utterances, lexicon: Lexicon, folder: str | Path, config: HmmConfig, jobs: int = 1) -> Path:
-    """Train all stages into ``folder/{mono,tri,lda}``; the last one's folder.
+_Trained = tuple[StateSpace, Gmm, list[Iteration]]
+
+
+def train(
+    utterances: TranscribedUtterances, lexicon: Lexicon, folder: str | Path, config: HmmConfig, jobs: int = 1
+) -> Path:
+    """Train all stages into ``folder/{mono,tri,lda}``; the folder of the last one.
 
     A stage that is complete for the same data, lexicon and configuration is not repeated.
     """
     folder = Path(folder)
     space = config.monophones(lexicon)
-    model = _stage(folder / "mono", data, lexicon, config, lambda: train_monophones(data, lexicon, space, config, jobs))
-    corpus = Corpus(data.features, data.graphs, jobs)
-    model = _stage(folder / "tri", data, lexicon, config, lambda: _tri(corpus, *model, config))
-    _stage(folder / "lda", data, lexicon, config, lambda: _lda(corpus, *model, config))
+
+    def stage(name: str, work: Callable[[], _Trained]) -> tuple[StateSpace, Gmm]:
+        key = {"config": to_dict(config), "data": utterances.fingerprint}
+        return _stage(folder / name, key, lexicon, work)
+
+    model = stage("mono", lambda: train_monophones(utterances, lexicon, space, config, jobs))
+    training = TrainingFrames(utterances.features, utterances.graphs, jobs)
+    model = stage("tri", lambda: _tri(training, *model, config))
+    stage("lda", lambda: _lda(training, *model, config))
     return folder / "lda"
 
 
-_Trained = tuple[StateSpace, Gmm, list[Iteration]]
+def _stage(folder: Path, key: dict[str, Any], lexicon: Lexicon, work: Callable[[], _Trained]) -> tuple[StateSpace, Gmm]:
+    """The model that an earlier run with the same ``key`` left in ``folder``, or the result of ``work``, saved.
 
-
-def _stage(
-    folder: Path, data: Utterances, lexicon: Lexicon, config: HmmConfig, work: Callable[[], _Trained]
-) -> tuple[StateSpace, Gmm]:
-    """What ``folder`` holds from an earlier run of the same, or ``work``'s result, saved; ``training.json`` is last."""
+    ``training.json`` is written last: without it a stage is not complete.
+    """
     report = folder / "training.json"
-    key = {"config": to_dict(config), "data": data.fingerprint}
     if report.is_file() and _key_of(report) == json.loads(json.dumps(key)):
         space, gmm = StateSpace.load(folder), Gmm.load(folder)
         gmm.check_fits(space.num_states, folder)
@@ -101,7 +108,7 @@ def _stage(
     report.unlink(missing_ok=True)
     space.save(folder)
     gmm.save(folder)
-    write_lexicon(lexicon, folder / "lexicon.txt")
+    save_lexicon(lexicon, folder)
     record = {"key": key, "iterations": [dataclasses.asdict(iteration) for iteration in history]}
     write_text(report, json.dumps(record, indent=1) + "\n")
     return space, gmm
@@ -109,65 +116,66 @@ def _stage(
 
 def _key_of(report: Path) -> Any:
     try:
-        return json.loads(read_text(report))["key"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{report}: damaged ({error!r}); delete it to train this stage anew") from None
+        return read_json(report)["key"]
+    except (UserError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{report}: damaged ({error}); delete it to train this stage again") from None
 
 
 def train_monophones(
-    data: Utterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig, jobs: int = 1
+    utterances: TranscribedUtterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig, jobs: int = 1
 ) -> _Trained:
     """The first stage, from a flat start: the space with its self-loops, the model, what each iteration did."""
-    order = sorted(range(len(data.features)), key=lambda utterance: (len(data.features[utterance]), utterance))
-    total = np.cumsum([len(data.features[utterance]) for utterance in order])
+    lengths = utterances.features.frame_counts
+    order = sorted(range(len(lengths)), key=lambda utterance: (lengths[utterance], utterance))
+    total = np.cumsum([lengths[utterance] for utterance in order])
     chosen = sorted(order[: max(1, int(np.searchsorted(total, config.mono_frames, side="right")))])
-    graphs = build_graphs(space, lexicon, [data.words[utterance] for utterance in chosen])
-    corpus = Corpus([data.features[utterance] for utterance in chosen], graphs, jobs)
-    transform = delta_transform(data.features[0].shape[1])
-    corpus.transform(transform)
-    path = corpus.equal_path(space)
+    graphs = build_graphs(space, lexicon, [utterances.words[utterance] for utterance in chosen])
+    training = TrainingFrames(utterances.features.only(chosen), graphs, jobs)
+    transform = delta_transform(utterances.features[0].shape[1])
+    training.transform(transform)
+    path = training.equal_path(space)
     return run_stage(
-        "mono", corpus, *_start(corpus, space, transform, path, config), path, config.mono, config.estimation
+        "mono", training, *_start(training, space, transform, path, config), path, config.mono, config.estimation
     )
 
 
-def _tri(corpus: Corpus, space: StateSpace, gmm: Gmm, config: HmmConfig) -> _Trained:
+def _tri(training: TrainingFrames, space: StateSpace, gmm: Gmm, config: HmmConfig) -> _Trained:
     """Triphones on the monophones' deltas, tied by a tree."""
-    corpus.transform(gmm.transform)
-    path = corpus.best_path(space, gmm, config.beam)
-    space = _tie(corpus, space, path, config.tri_states, config)
+    training.transform(gmm.transform)
+    path = training.best_path(space, gmm, config.beam)
+    space = _tie(training, space, path, config.tri_states, config)
     return run_stage(
-        "tri", corpus, *_start(corpus, space, gmm.transform, path, config), path, config.tri, config.estimation
+        "tri", training, *_start(training, space, gmm.transform, path, config), path, config.tri, config.estimation
     )
 
 
-def _lda(corpus: Corpus, space: StateSpace, gmm: Gmm, config: HmmConfig) -> _Trained:
-    """Triphones tied anew on LDA of a window of cepstra, with MLLT as training goes."""
-    corpus.transform(gmm.transform)
-    path = corpus.best_path(space, gmm, config.beam)
+def _lda(training: TrainingFrames, space: StateSpace, gmm: Gmm, config: HmmConfig) -> _Trained:
+    """Triphones, tied again, on LDA of a window of cepstra, with MLLT during training."""
+    training.transform(gmm.transform)
+    path = training.best_path(space, gmm, config.beam)
     silence = [space.index(phone) for phone in space.silence]
-    speech = ~np.isin(corpus.graphs.phone[path], silence)
-    labels = space_states(space, corpus, path)
-    sums = corpus.window_sums(labels, space.num_states, config.lda_window, speech)
+    speech = ~np.isin(training.graphs.phone[path], silence)
+    labels = space_states(space, training, path)
+    sums = training.window_sums(labels, space.num_states, config.lda_window, speech)
     transform = lda_transform(*sums, config.lda_window, config.lda_dim)
-    corpus.transform(transform)
-    space = _tie(corpus, space, path, config.lda_states, config)
+    training.transform(transform)
+    space = _tie(training, space, path, config.lda_states, config)
     return run_stage(
-        "lda", corpus, *_start(corpus, space, transform, path, config), path, config.lda, config.estimation
+        "lda", training, *_start(training, space, transform, path, config), path, config.lda, config.estimation
     )
 
 
-def _tie(corpus: Corpus, space: StateSpace, path: np.ndarray, leaves: int, config: HmmConfig) -> StateSpace:
-    floor = config.variance_floor * corpus.variance
-    statistics = context_statistics(corpus.frames, corpus.keys(path))
+def _tie(training: TrainingFrames, space: StateSpace, path: np.ndarray, leaves: int, config: HmmConfig) -> StateSpace:
+    floor = config.variance_floor * training.variance
+    statistics = context_statistics(training.frames, training.keys(path))
     return build_tree(space, statistics, leaves, config.min_leaf_frames, floor)
 
 
 def _start(
-    corpus: Corpus, space: StateSpace, transform: WindowTransform, path: np.ndarray, config: HmmConfig
+    training: TrainingFrames, space: StateSpace, transform: WindowTransform, path: np.ndarray, config: HmmConfig
 ) -> tuple[StateSpace, Gmm]:
     """One Gaussian for each state, and self-loops, from an alignment."""
-    states = space_states(space, corpus, path)
-    floor = config.variance_floor * corpus.variance
-    space = dataclasses.replace(space, log_loop=corpus.log_loops(path, states, space.num_states))
-    return space, single_gaussians(corpus.frames, states, space.num_states, transform, floor)
+    states = space_states(space, training, path)
+    floor = config.variance_floor * training.variance
+    space = dataclasses.replace(space, log_loop=training.log_loops(path, states, space.num_states))
+    return space, single_gaussians(training.frames, states, space.num_states, transform, floor)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,64 +14,102 @@ from asr_kd.hmm.lexicon import UNKNOWN_WORD, Lexicon
 from asr_kd.hmm.states import StateSpace
 
 
+class StoredFeatures:
+    """The features ``[frames, dim]`` of some utterances, mapped from the store when they are asked for.
+
+    Nothing stays open between two requests but what the store itself keeps mapped, however many shards it has.
+    """
+
+    def __init__(self, store: FrameStore, ids: Sequence[str]) -> None:
+        self.store, self.ids = store, ids
+        self.name = next(iter(store.tensors))
+        self.frame_counts = [store.frame_counts[utt] for utt in ids]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, utterance: int) -> np.ndarray:
+        return self.store.read(self.ids[utterance])[self.name]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[utterance] for utterance in range(len(self)))
+
+    def only(self, utterances: Sequence[int]) -> "StoredFeatures":
+        """Those of some of the utterances, by number."""
+        return StoredFeatures(self.store, [self.ids[utterance] for utterance in utterances])
+
+
 @dataclasses.dataclass(frozen=True)
-class Utterances:
+class TranscribedUtterances:
     """Utterances that can be aligned, sorted by id, and those ``skipped`` with the reason.
 
-    ``features``: ``[frames, dim]`` of each, mapped from the store; ``graphs`` of their ``words``; ``fingerprint``: a
-    hash of all of it, lexicon included.
+    ``graphs``: of their ``words``; ``fingerprint``: a hash of all of it, lexicon included; ``unused``: how many
+    utterances of the feature store are not in the data directory.
     """
 
     ids: tuple[str, ...]
-    features: Sequence[np.ndarray]
+    features: StoredFeatures
     words: Sequence[Sequence[str]]
     graphs: UtteranceGraphs
     fingerprint: str
     skipped: dict[str, str]
+    unused: int
 
 
 def load_utterances(
     datadir: DataDir, store: FrameStore, space: StateSpace, lexicon: Lexicon, skip_bad: bool = False
-) -> Utterances:
-    """Join transcripts and features by utterance id.
+) -> TranscribedUtterances:
+    """Join transcripts and features by utterance id; features of utterances outside ``datadir`` are not used.
 
-    Words outside the lexicon count as ``<unk>`` where the lexicon has that, else they are bad. An utterance is bad
-    also if the other side lacks it, if it is too short for its words or if a feature is NaN or infinite. The first bad
-    one raises ``UserError``; with ``skip_bad`` they are dropped and listed in ``skipped``.
+    Words outside the lexicon count as ``<unk>`` where the lexicon has that; otherwise their utterance is bad. It is
+    bad too if it has no features or no transcript, is too short for its words, or has a feature that is NaN or
+    infinite. The first bad one raises ``UserError``; with ``skip_bad`` they are dropped and listed in ``skipped``.
     """
     if store.kind != "features" or len(store.tensors) != 1:
         raise UserError(f"{store.path}: a store of {store.kind}; expected one tensor of features (see asr-kd feats)")
-    name = next(iter(store.tensors))
-    skipped = {utt: f"no features in {store.path}" for utt in datadir.utterances if utt not in store}
-    skipped |= {utt: f"no transcript in {datadir.path}" for utt in store.utterances if utt not in datadir.text}
-    transcripts = {}
-    for utt in set(datadir.utterances) - set(skipped):
-        transcripts[utt] = _known(datadir.words(utt), lexicon)
-        if absent := lexicon.missing(transcripts[utt]):
-            skipped[utt] = f"{' '.join(absent)!r} not in the lexicon; add it, or map such words with --unknown spn"
-    features = {utt: store.read(utt)[name] for utt in transcripts if utt not in skipped}
-    ids = sorted(features)
-    shortest = build_graphs(space, lexicon, [transcripts[utt] for utt in ids]).shortest()
-    for utt, needed in zip(ids, shortest.tolist(), strict=True):
-        if len(features[utt]) < needed:
-            skipped[utt] = f"{len(features[utt])} frames are too few for its {len(transcripts[utt])} words ({needed})"
-        elif not np.isfinite(features[utt]).all():
+    skipped, transcripts = _transcripts(datadir, store, lexicon)
+    features = StoredFeatures(store, sorted(transcripts))
+    graphs = build_graphs(space, lexicon, [transcripts[utt] for utt in features.ids])
+    for utt, frames, needed in zip(features.ids, features, graphs.shortest().tolist(), strict=True):
+        if len(frames) < needed:
+            skipped[utt] = f"{len(frames)} frames are too few for its {len(transcripts[utt])} words ({needed})"
+        elif not np.isfinite(frames).all():
             skipped[utt] = f"its features in {store.path} are not all finite"
-    ids = [utt for utt in ids if utt not in skipped]
-    _refuse(skipped, skip_bad, len(ids))
-    if not ids:
+    good = [utt for utt in features.ids if utt not in skipped]
+    _refuse(skipped, skip_bad, len(good))
+    if not good:
         raise UserError(f"{datadir.path}: no utterance is left; the features are in {store.path}")
-    words = [transcripts[utt] for utt in ids]
-    content = (store.content_hash, ids, words, sorted(lexicon.entries.items()))
+    words = [transcripts[utt] for utt in good]
+    if len(good) < len(features):
+        features, graphs = StoredFeatures(store, good), build_graphs(space, lexicon, words)
+    content = (store.content_hash, good, words, *lexicon.content())
     fingerprint = hashlib.sha256(repr(content).encode()).hexdigest()
-    graphs = build_graphs(space, lexicon, words)
-    return Utterances(tuple(ids), [features[utt] for utt in ids], words, graphs, fingerprint, skipped)
+    unused = len(set(store.utterances) - set(datadir.utterances))
+    return TranscribedUtterances(tuple(good), features, words, graphs, fingerprint, skipped, unused)
 
 
-def _known(words: Sequence[str], lexicon: Lexicon) -> list[str]:
+def known_words(words: Sequence[str], lexicon: Lexicon) -> list[str]:
+    """``words``, those outside the lexicon replaced by ``<unk>`` where the lexicon has that."""
     if UNKNOWN_WORD not in lexicon:
         return list(words)
     return [word if word in lexicon else UNKNOWN_WORD for word in words]
+
+
+def _transcripts(datadir: DataDir, store: FrameStore, lexicon: Lexicon) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Why utterances of ``datadir`` cannot be aligned, and the words of the others."""
+    skipped, transcripts = {}, {}
+    for utt in datadir.utterances:
+        if utt not in store:
+            skipped[utt] = f"no features in {store.path}"
+        elif utt not in datadir.text:
+            skipped[utt] = f"no transcript in {datadir.path}"
+        else:
+            words = known_words(datadir.words(utt), lexicon)
+            if absent := lexicon.missing(words):
+                skipped[utt] = f"{' '.join(absent)!r} not in the lexicon; add it, or map such words with --unknown spn"
+            else:
+                transcripts[utt] = words
+    return skipped, transcripts
 
 
 def _refuse(skipped: dict[str, str], skip_bad: bool, good: int) -> None:

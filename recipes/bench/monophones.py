@@ -15,7 +15,7 @@ from asr_kd.hmm.lexicon import Lexicon
 from asr_kd.hmm.lexicon_reader import read_lexicon
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.train import HmmConfig, train_monophones
-from asr_kd.hmm.training_data import Utterances, load_utterances
+from asr_kd.hmm.training_data import TranscribedUtterances, load_utterances
 from asr_kd.hmm.transform import delta_transform
 
 
@@ -47,15 +47,19 @@ def main() -> None:
     row("monophone training on AN4: all of it", seconds / peer["aligning"], "times as long on one core", against)
 
 
-def export(folder: Path, data: Utterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig) -> None:
+def export(
+    folder: Path, utterances: TranscribedUtterances, lexicon: Lexicon, space: StateSpace, config: HmmConfig
+) -> None:
     """Write the peer's training data and settings in formats that need no asr_kd to read."""
-    transform = delta_transform(data.features[0].shape[1])
-    bounds = np.cumsum([0, *(len(features) for features in data.features)])
+    transform = delta_transform(utterances.features[0].shape[1])
+    bounds = np.cumsum([0, *(len(features) for features in utterances.features)])
     np.savez(
-        folder / "data.npz", frames=np.concatenate([transform(features) for features in data.features]), bounds=bounds
+        folder / "data.npz",
+        frames=np.concatenate([transform(features) for features in utterances.features]),
+        bounds=bounds,
     )
     task = {
-        "words": [list(words) for words in data.words],
+        "words": [list(words) for words in utterances.words],
         "lexicon": lexicon.entries,
         "states": dict(zip(space.phones, space.lengths.tolist(), strict=True)),
         "silence": space.silence[0],

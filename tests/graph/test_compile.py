@@ -8,7 +8,7 @@ from asr_kd.cli import main
 from asr_kd.config import load_config
 from asr_kd.errors import UserError
 from asr_kd.graph import compile as compile_module
-from asr_kd.graph.arpa import read_arpa
+from asr_kd.graph.arpa_reader import read_arpa
 from asr_kd.graph.compile import GraphInfo, compile_graph
 from asr_kd.graph.fst import Fst
 from asr_kd.graph.grammar import make_grammar

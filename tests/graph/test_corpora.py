@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_kd.graph.arpa import Arpa, read_arpa, write_arpa
+from asr_kd.graph.arpa import Arpa, write_arpa
+from asr_kd.graph.arpa_reader import read_arpa
 from asr_kd.graph.compile import compile_graph
 from asr_kd.graph.grammar import make_grammar
 from asr_kd.graph.ngram import estimate, measure

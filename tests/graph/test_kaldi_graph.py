@@ -6,7 +6,7 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.graph.fst import Fst
 from asr_kd.graph.kaldi_graph import import_graph
-from asr_kd.hmm.kaldi_alignments import read_transitions
+from asr_kd.hmm.kaldi_transitions import read_transitions
 from tests.hmm.kaldi_model import PDFS, write_model
 
 GRAPH = "0 1 1 2 0.5\n1 1 2 0 0.25\n1 2 9 1 1\n2 0 0 0 0.1\n2 2 16 0\n2 0.75\n"

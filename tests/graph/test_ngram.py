@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_kd.errors import UserError
-from asr_kd.graph.arpa import Arpa, read_arpa, write_arpa
+from asr_kd.graph.arpa import Arpa, write_arpa
+from asr_kd.graph.arpa_reader import read_arpa
 from asr_kd.graph.ngram import _discounts, estimate, measure, read_sentences
 
 SENTENCES = st.lists(st.lists(st.sampled_from("ABCD"), min_size=1, max_size=5), min_size=1, max_size=12)

@@ -8,7 +8,8 @@ from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 from asr_kd.frames.kaldi_archives import _kaldi_io
-from asr_kd.hmm.kaldi_alignments import import_alignment, read_transitions
+from asr_kd.hmm.kaldi_alignments import KaldiAlignments, import_alignment
+from asr_kd.hmm.kaldi_transitions import read_transitions
 from tests.hmm.kaldi_model import LOOP_PDFS, PDFS, write_model
 
 ALIGNMENTS = {"u1": [1, 1, 2, 4, 15], "u2": [5, 6, 9], "u3": [16]}
@@ -38,7 +39,22 @@ def test_a_table_of_transition_ids_in_text(tmp_path: Path) -> None:
     assert read_transitions(tmp_path / "tid2pdf").tolist() == [-1, 7, 7, 0]
 
 
-@pytest.mark.parametrize("content", [b"", b"1 2 3\n", b"1 2\n3 4\n", b"1 2\n1 2\n", b"\x89PNG\r\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"1 2 3\n",
+        b"1 2\n3 4\n",
+        b"1 2\n1 2\n",
+        b"\x89PNG\r\n",
+        "1 \u00b2\n".encode(),
+        "\u0661 2\n".encode(),
+        b"1 " + b"9" * 5000 + b"\n",
+        b"1 999999999\n",
+        b"1 -2\n",
+        b"1 1_0\n",
+    ],
+)
 def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "final.mdl").write_bytes(content)
     with pytest.raises(UserError, match="final.mdl"):
@@ -65,7 +81,7 @@ def test_alignments_of_transition_ids_become_states(tmp_path: Path, packed: bool
         ark = tmp_path / "ali.1.gz"
     transitions = read_transitions(tmp_path / "final.mdl")
     features = make_features(tmp_path / "feats", {"u1": 5, "u2": 3, "u3": 1})
-    store = import_alignment([ark], tmp_path / "states", "transition", transitions, features)
+    store = import_alignment(KaldiAlignments([ark], transitions), tmp_path / "states", features)
     assert (store.kind, store.config["num_states"], store.tensors["state"].dtype) == ("states", 7, "uint16")
     for utt, labels in ALIGNMENTS.items():
         assert store.read(utt)["state"].tolist() == [PDFS[label] for label in labels]
@@ -74,7 +90,7 @@ def test_alignments_of_transition_ids_become_states(tmp_path: Path, packed: bool
 def test_alignments_of_pdfs_from_several_archives(tmp_path: Path) -> None:
     one = write_ark(tmp_path / "a.ark", {"u1": [0, 3]})
     other = write_ark(tmp_path / "b.ark", {"u2": [70000]})
-    store = import_alignment([one, other], tmp_path / "states")
+    store = import_alignment(KaldiAlignments([one, other]), tmp_path / "states")
     assert store.tensors["state"].dtype == "int32"
     assert store.config["num_states"] == 70001
     assert [store.read(utt)["state"].tolist() for utt in store.utterances] == [[0, 3], [70000]]
@@ -84,45 +100,43 @@ def test_another_number_of_frames_than_the_features_is_an_error_or_left_out(tmp_
     ark = write_ark(tmp_path / "a.ark", ALIGNMENTS)
     features = make_features(tmp_path / "feats", {"u1": 5, "u2": 4})
     with pytest.raises(UserError, match="utterance u2 has 3 frames, .*feats 4"):
-        import_alignment([ark], tmp_path / "states", features=features)
-    store = import_alignment([ark], tmp_path / "states", features=features, skip_bad=True)
+        import_alignment(KaldiAlignments([ark]), tmp_path / "states", features=features)
+    store = import_alignment(KaldiAlignments([ark]), tmp_path / "states", features=features, skip_bad=True)
     assert list(store.utterances) == ["u1"]
 
 
 @pytest.mark.parametrize(
-    ("alignments", "options", "message"),
+    ("alignments", "transitions", "num_states", "message"),
     [
-        ({"u1": [17]}, {"kind": "transition"}, "u1: transition-id 17 is outside 1..16"),
-        ({"u1": [0]}, {"kind": "transition"}, "u1: transition-id 0 is outside 1..16"),
-        ({"u1": [-1]}, {}, "state -1"),
-        ({"u1": [9]}, {"num_states": 9}, "state 9 is outside 0..8"),
-        ({}, {}, "no utterance"),
+        ({"u1": [17]}, np.array(PDFS), None, "u1: transition-id 17 is outside 1..16"),
+        ({"u1": [0]}, np.array(PDFS), None, "u1: transition-id 0 is outside 1..16"),
+        ({"u1": [-1]}, None, None, "state -1"),
+        ({"u1": [9]}, None, 9, "state 9 is outside 0..8"),
+        ({"u1": [2**31 - 1]}, None, None, "2,147,483,648 states; at most"),
+        ({}, None, None, "no utterance"),
     ],
 )
 def test_labels_out_of_range_are_refused(
-    tmp_path: Path, alignments: dict[str, list[int]], options: dict[str, object], message: str
+    tmp_path: Path,
+    alignments: dict[str, list[int]],
+    transitions: np.ndarray | None,
+    num_states: int | None,
+    message: str,
 ) -> None:
-    transitions = np.array(PDFS) if options.get("kind") else None
+    ark = write_ark(tmp_path / "a.ark", alignments)
     with pytest.raises(UserError, match=message):
-        import_alignment(
-            [write_ark(tmp_path / "a.ark", alignments)],
-            tmp_path / "s",
-            transitions=transitions,
-            **options,  # type: ignore[arg-type]
-        )
+        import_alignment(KaldiAlignments([ark], transitions, num_states), tmp_path / "s")
 
 
 def test_an_utterance_twice_is_refused(tmp_path: Path) -> None:
     ark = write_ark(tmp_path / "a.ark", ALIGNMENTS)
     with pytest.raises(UserError, match="u1 occurs twice"):
-        import_alignment([ark, ark], tmp_path / "states")
+        import_alignment(KaldiAlignments([ark, ark]), tmp_path / "states")
 
 
-def test_transition_ids_need_a_model_and_pipes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="need the model"):
-        import_alignment([tmp_path / "a.ark"], tmp_path / "states", "transition")
+def test_pipes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pipe"):
-        import_alignment([f"ark:touch {tmp_path}/ran|"], tmp_path / "states")
+        import_alignment(KaldiAlignments([f"ark:touch {tmp_path}/ran|"]), tmp_path / "states")
     assert not (tmp_path / "ran").exists()
 
 
@@ -141,4 +155,4 @@ def test_a_flipped_byte_of_packed_alignments_is_refused(tmp_path: Path) -> None:
         (tmp_path / "ali.1.gz").write_bytes(content)
         content[place] ^= 0x41
         with pytest.raises(UserError, match=r"ali\.1\.gz"):
-            import_alignment([tmp_path / "ali.1.gz"], tmp_path / "states")
+            import_alignment(KaldiAlignments([tmp_path / "ali.1.gz"]), tmp_path / "states")

@@ -1,6 +1,4 @@
-"""The frames that a GMM-HMM learns from, with the graph of each utterance's words."""
-
-from collections.abc import Sequence
+"""The frames that a GMM-HMM is trained on, with the alignment graph of each utterance."""
 
 import numpy as np
 
@@ -8,21 +6,22 @@ from asr_kd.hmm.align import Aligner, align_all, in_threads
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.graphs import START, UtteranceGraphs
 from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.training_data import StoredFeatures
 from asr_kd.hmm.transform import WindowTransform, splice
 
 _BATCH = 64  # utterances spliced at once
 
 
-class Corpus:
-    """Utterances one after the other in flat arrays. A *path* is a node of ``graphs`` for each frame, ``[frames]``.
+class TrainingFrames:
+    """All utterances in flat arrays, one after the other. A *path* is each frame's node in ``graphs``, ``[frames]``.
 
     - ``features``: stored cepstra of each utterance ``[frames, cepstra]``.
-    - ``frames`` ``[frames, dim]`` float32: all of them as ``transform`` left them; ``variance`` ``[dim]``: theirs.
+    - ``frames`` ``[frames, dim]`` float32: the output of the last ``transform``; ``variance`` ``[dim]`` of them.
     """
 
-    def __init__(self, features: Sequence[np.ndarray], graphs: UtteranceGraphs, jobs: int) -> None:
+    def __init__(self, features: StoredFeatures, graphs: UtteranceGraphs, jobs: int) -> None:
         self.features, self.graphs, self.jobs = features, graphs, jobs
-        self.bounds = np.concatenate([[0], np.cumsum([len(item) for item in features])])
+        self.bounds = np.concatenate([[0], np.cumsum(features.frame_counts)])
         self.frames = np.empty((0, 0), np.float32)
         self.variance = np.empty(0)
 
@@ -37,7 +36,7 @@ class Corpus:
         self.variance = self.frames.var(0)
 
     def equal_path(self, space: StateSpace) -> np.ndarray:
-        """The flat start: each utterance cut into equal parts, one for each node of a plain path through its graph."""
+        """The flat start: each utterance in equal parts, one for each node of a plain path through its graph."""
         aligner, paths = Aligner(space, self.graphs), []
         for utterance, frames in enumerate(np.diff(self.bounds)):
             nodes = _plain_path(self.graphs, utterance)
@@ -49,7 +48,7 @@ class Corpus:
         return np.concatenate(paths)
 
     def best_path(self, space: StateSpace, gmm: Gmm, beam: float) -> np.ndarray:
-        """The Viterbi path under ``gmm``, whose transform has made ``frames``."""
+        """The Viterbi path under ``gmm``, with whose transform ``frames`` were made."""
 
         def score(utterance: int, states: np.ndarray) -> np.ndarray:
             return gmm.score(self.frames[self._span(utterance)], states)
@@ -76,11 +75,11 @@ class Corpus:
     def window_sums(
         self, labels: np.ndarray, classes: int, window: int, keep: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the windows of frames that ``keep`` marks: count and sum by label, and the sum of outer products."""
+        """For the windows of frames that ``keep`` marks: count and sum by label, and the sum of outer products."""
         size = window * self.features[0].shape[1]
         first, scatter = np.zeros((classes, size)), np.zeros((size, size))
         for start in range(0, len(self.features), _BATCH):
-            batch = self.features[start : start + _BATCH]
+            batch = [self.features[i] for i in range(start, min(start + _BATCH, len(self.features)))]
             span = slice(self.bounds[start], self.bounds[start + len(batch)])
             windows = np.concatenate([splice(item, window) for item in batch])[keep[span]].astype(np.float64)
             np.add.at(first, labels[span][keep[span]], windows)
