@@ -1,17 +1,24 @@
 """Training and alignment of a small synthetic language, through the command line."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from asr_kd.cli import main
+from asr_kd.corpus.datadir import read_data_dir
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 from asr_kd.hmm.gmm import Gmm
+from asr_kd.hmm.lexicon import SilenceProbabilities, Weights
+from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
 from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.train import HmmConfig
+from asr_kd.hmm.training_data import load_utterances
 from tests.hmm.conftest import Boundaries, align, speak, train, write_corpus
 
 
@@ -70,7 +77,7 @@ def test_training_goes_on_after_the_last_complete_stage(
 
 @pytest.fixture
 def bad(corpus: tuple[Path, Boundaries], tmp_path: Path) -> Path:
-    """A corpus in which u1 is too short, u2 has NaN, u3 an unknown word, u4 no features, u5 no transcript."""
+    """A corpus in which u1 is too short, u2 has NaN, u3 an unknown word, u4 no features; only the store has u5."""
     rng = np.random.default_rng(1)
     for name in ("lexicon.txt", "hmm.yaml"):
         (tmp_path / name).write_text((corpus[0] / name).read_text())
@@ -93,14 +100,13 @@ REASONS = {
     "u2": "not all finite",
     "u3": "'zebra' not in the lexicon",
     "u4": "no features in",
-    "u5": "no transcript in",
 }
 
 
 def test_utterances_that_cannot_be_aligned_are_an_error(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert align(bad, bad / "states") == 1
     message = capsys.readouterr().err
-    assert "5 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in message
+    assert "4 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in message
     assert not (bad / "states").exists()
 
 
@@ -109,7 +115,8 @@ def test_skipping_bad_utterances_counts_and_lists_them(bad: Path, capsys: pytest
     printed = capsys.readouterr().out
     for utt, reason in REASONS.items():
         assert re.search(f"^skipped {utt}: .*{re.escape(reason)}", printed, re.MULTILINE)
-    assert "skipped 5 utterances" in printed
+    assert "skipped 4 utterances" in printed
+    assert "1 of its utterances are not in" in printed
     store = FrameStore(bad / "states")
     assert store.utterances == ("u0",)
     assert set(store.skipped) == set(REASONS)
@@ -119,13 +126,14 @@ def test_training_names_bad_utterances_or_skips_counts_and_lists_them(
     bad: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(bad, bad / "fresh") == 1
-    assert "5 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in capsys.readouterr().err
+    assert "4 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in capsys.readouterr().err
     assert not (bad / "fresh").exists()
     assert train(bad, bad / "fresh", "--skip-bad") == 0
     printed = capsys.readouterr().out
     for utt, reason in REASONS.items():
         assert re.search(f"^skipped {utt}: .*{re.escape(reason)}", printed, re.MULTILINE)
-    assert "skipped 5 utterances" in printed
+    assert "skipped 4 utterances" in printed
+    assert "1 of its utterances are not in" in printed
     assert "trained on 1 utterances" in printed
 
 
@@ -232,4 +240,78 @@ def test_likelihoods_that_are_not_finite_name_the_utterance(
 
     monkeypatch.setattr(Gmm, "log_likelihoods", poisoned)
     assert align(corpus[0], tmp_path / "states") == 1
-    assert "utterance u07: " in capsys.readouterr().err
+    assert "utterance u07: the model's log-likelihoods are not all finite" in capsys.readouterr().err
+
+
+def test_features_of_a_whole_set_serve_a_subset_of_it(
+    corpus: tuple[Path, Boundaries], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = corpus
+    for name in ("lexicon.txt", "hmm.yaml"):
+        (tmp_path / name).write_text((root / name).read_text())
+    for name in ("feats", "out"):
+        (tmp_path / name).symlink_to(root / name)
+    (tmp_path / "data").mkdir()
+    for name in ("text", "wav.scp", "utt2spk"):
+        lines = (root / "data" / name).read_text().splitlines(keepends=True)
+        (tmp_path / "data" / name).write_text("".join(lines[:20]))
+    assert align(tmp_path, tmp_path / "states") == 0
+    assert "20 of its utterances are not in" in capsys.readouterr().out
+    assert align(root, tmp_path / "all") == 0
+    store, whole = FrameStore(tmp_path / "states"), FrameStore(tmp_path / "all")
+    assert store.utterances == whole.utterances[:20]
+    for utt in store.utterances:
+        np.testing.assert_array_equal(store.read(utt)["state"], whole.read(utt)["state"])
+    assert train(tmp_path, tmp_path / "fresh") == 0
+
+
+def test_training_keeps_few_files_open_however_many_shards_there_are(
+    corpus: tuple[Path, Boundaries], tmp_path: Path
+) -> None:
+    root, _ = corpus
+    whole = FrameStore(root / "feats")
+    arrays = {utt: whole.read(utt) for utt in whole.utterances}
+    content = StoreContent("features", whole.tensors)
+    store = write_arrays(tmp_path / "feats", content, arrays, WriteOptions(shard_frames=100))
+    assert len(store.headers) >= 30
+    before = len(os.listdir("/dev/fd"))
+    space, lexicon = StateSpace.load(root / "out" / "mono"), read_lexicon(root / "lexicon.txt")
+    utterances = load_utterances(read_data_dir(root / "data"), store, space, lexicon)
+    assert sum(len(features) for features in utterances.features) == store.total_frames
+    assert len(os.listdir("/dev/fd")) < before + 5
+
+
+def test_probabilities_of_the_lexicon_are_kept_beside_the_model_and_used_to_align(
+    corpus: tuple[Path, Boundaries], tmp_path: Path
+) -> None:
+    root, _ = corpus
+    for name in ("feats", "data", "hmm.yaml"):
+        (tmp_path / name).symlink_to(root / name)
+    # "four" sounds like C; a second pronunciation B is all but impossible, then all but certain
+    base = "one 1.0 A B\ntwo 1.0 C A\nthree 1.0 B C B\n"
+    (tmp_path / "lexicon.txt").write_text(base + "four 1.0 C\nfour 1e-30 C C\n")
+    assert train(tmp_path, tmp_path / "out", "--silence-probability", "0.3") == 0
+    folder = tmp_path / "out" / "lda"
+    assert not (folder / "lexicon.txt").exists()
+    assert load_lexicon(folder).weights["four"] == (Weights(1.0), Weights(1e-30))
+    assert load_lexicon(folder).silences == SilenceProbabilities.constant(0.3)
+    assert align(tmp_path, tmp_path / "states") == 0
+    other = tmp_path / "other.txt"
+    other.write_text(base + "four 1e-30 C\nfour 1.0 C C\n")
+    assert align(tmp_path, tmp_path / "others", "--lexicon", str(other)) == 0
+    counts = [FrameStore(tmp_path / name).inputs["utterances"] for name in ("states", "others")]
+    assert counts[0] != counts[1]
+    stores = [FrameStore(tmp_path / name) for name in ("states", "others")]
+    one, two = stores
+    same = [np.array_equal(one.read(utt)["state"], two.read(utt)["state"]) for utt in one.utterances]
+    assert not all(same)
+    assert any(same)
+
+
+def test_print_config_prints_the_configuration_and_stops(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hmm", "train", "--print-config", "--set", "seed=7"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed"] == 7
+    assert printed["lda_states"] == HmmConfig().lda_states
+    assert main(["hmm", "train", "data"]) == 1
+    assert "expected DATA FEATS LEXICON OUT_DIR" in capsys.readouterr().err
