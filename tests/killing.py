@@ -1,4 +1,4 @@
-"""A process that ends anywhere in between, and what it leaves."""
+"""Stands in for a process that is killed, and digests of the files it leaves behind."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Raised where the process would have been killed."""
 
 
 def killed_at(real: Callable[..., Any], call: int) -> Callable[..., Any]:
-    """``real`` until the ``call``-th call, which ends the process."""
+    """A function that behaves as ``real`` up to its ``call``-th call, which raises ``Killed``."""
     calls: list[int] = []
 
     def function(*arguments: Any, **options: Any) -> Any:
@@ -24,6 +24,6 @@ def killed_at(real: Callable[..., Any], call: int) -> Callable[..., Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file below ``folder``."""
+    """The SHA-256 of every file below ``folder``, by its relative path."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

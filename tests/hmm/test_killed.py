@@ -1,4 +1,4 @@
-"""Training and alignment that are killed or interrupted go on to the same bytes."""
+"""Training and alignment that were killed or interrupted resume, and end with the same bytes."""
 
 import functools
 import os
@@ -22,7 +22,7 @@ from asr_kd.hmm.training_data import load_utterances
 from tests.hmm.conftest import Boundaries, align, train
 
 ROOT = Path(__file__).parents[2]
-# Ends the process by the signal in argv[1] as the function is called for the argv[2]-th time.
+# Sends this process the signal argv[1] when the function is called for the argv[2]-th time.
 ENDED = """
 import os, sys
 from unittest.mock import patch
@@ -40,14 +40,14 @@ with patch.object(module, "{name}", ended):
 
 
 def end(number: int, call: int, module: str, name: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """``asr-kd`` with ``command``, ended by signal ``number`` at the ``call``-th call of ``module.name``."""
+    """``asr-kd`` with ``command``, ended by signal ``number`` in the ``call``-th call of ``module.name``."""
     program = [sys.executable, "-c", ENDED.format(module=module, name=name), str(int(number)), str(call)]
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
     return subprocess.run([*program, *command], env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # of which an idle machine needs 20
+@pytest.mark.timeout(300)  # an idle machine takes 20
 def test_training_killed_in_any_stage_ends_with_the_same_models(
     corpus: tuple[Path, Boundaries], tmp_path: Path
 ) -> None:

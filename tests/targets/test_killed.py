@@ -1,4 +1,4 @@
-"""A writer that is killed at random moments, again and again, ends with the bytes of one that never was."""
+"""Targets whose writer was killed repeatedly, at random moments, equal those of an uninterrupted run."""
 
 import multiprocessing
 import random
@@ -21,7 +21,7 @@ SMALL = WriteOptions(shard_frames=20)
 
 
 def killed_again_and_again(folder: Path, kills: int) -> None:
-    """Kill a process that writes ``SHARDS`` shards ``kills`` times; shards are deleted so that there is work left."""
+    """Kill a process that writes ``SHARDS`` shards ``kills`` times. Shards are deleted first, so that work remains."""
     arrays = np.random.default_rng(0).normal(size=(SHARDS, 20, BINS)).astype(np.float32)
     features = write_features(folder / "feats", {f"u{i:02d}": array for i, array in enumerate(arrays)})
     teacher, out = network(folder / "m"), folder / "killed"
@@ -30,7 +30,7 @@ def killed_again_and_again(folder: Path, kills: int) -> None:
         return write_targets(Teacher(teacher, features), out, CONFIG, options=SMALL).store
 
     write(folder / "whole")
-    context = multiprocessing.get_context("forkserver")  # torch is loaded once, in a process of one thread
+    context = multiprocessing.get_context("forkserver")  # imports torch once, in a single-threaded process
     context.set_forkserver_preload(["asr_kd.targets"])
     moments, cut = random.Random(1), 0
     for _ in range(kills):
@@ -44,13 +44,13 @@ def killed_again_and_again(folder: Path, kills: int) -> None:
         wanted = before + moments.randrange(SHARDS // 3)
         while len(list(out.glob("shard-*"))) < wanted and process.is_alive():
             time.sleep(0.001)
-        time.sleep(moments.random() * 0.02)  # somewhere within a shard
+        time.sleep(moments.random() * 0.02)  # somewhere inside a shard
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         cut += process.exitcode != 0 and not (out / "index.json").exists()
     assert cut > kills // 2
-    for partial in out.glob(".*.partial"):  # a later writer deletes what is an hour old
+    for partial in out.glob(".*.partial"):  # a later writer only deletes files that are an hour old
         partial.unlink()
     write(out)
     assert digests(out) == digests(folder / "whole")
@@ -62,6 +62,6 @@ def test_ten_kills(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.timeout(1200)  # of which an idle machine needs 7
+@pytest.mark.timeout(1200)  # an idle machine takes 7
 def test_fifty_kills(tmp_path: Path) -> None:
     killed_again_and_again(tmp_path, 50)
