@@ -1,13 +1,14 @@
 """Real commands that are killed at random moments, run again, and compared with one that never was.
 
 ``python -m tests.fuzz.kills --kills 1000`` tries every command in turn. A command runs in a process group of its own,
-forked from this process, which has loaded all libraries. ``SIGKILL`` ends the whole group at a random moment; after one
-or more kills the same command runs to its end, and its files must have the bytes of an uninterrupted run. ``SIGINT``
-must end it with status 130 and one sentence.
+forked from this process, which has loaded all libraries. ``SIGKILL`` at a random moment ends the whole group, or its
+first process, whose workers must then end by themselves. After one or more kills the same command runs to its end, and
+its files must have the bytes of an uninterrupted run. ``SIGINT`` must end it with status 130 and one sentence.
 """
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -29,6 +30,10 @@ from tests.fuzz.worker import preload
 _DATA = "--feats mfcc --states states --dev-feats mfcc --dev-states states --config conf/train.yaml --device cpu"
 COMMANDS = {
     "feats": "feats plain out --config conf/features.yaml --jobs 1",
+    "feats --jobs 2": "feats plain out --config conf/features.yaml --jobs 2",
+    "targets write --jobs 2": "targets write out --teacher teacher --feats mfcc --form topk --k 3 --jobs 2",
+    "decode --jobs 2": "decode model_net plain --output out --jobs 2",
+    "train --threads 2": f"train {_DATA} --members 2 --seed 1 --threads 2 --out out",
     "hmm train": "hmm train plain mfcc lexicon.txt out --config conf/hmm.yaml",
     "hmm align": "hmm align gmm/lda plain mfcc out",
     "targets write": "targets write out --teacher teacher --feats mfcc --form sampled --temperatures 2 --k 3",
@@ -76,6 +81,7 @@ QUICK = (
 )  # what make test kills
 VOLATILE = {"seconds", "cpu_seconds", "real_time_factor", "frames_per_second", "cpu", "machine", "date"}  # of a run
 STARTED = b"."
+ORPHAN_SECONDS = 60  # on a busy machine; an idle one takes a fraction of a second
 
 
 @dataclasses.dataclass
@@ -109,13 +115,34 @@ class Running:
         self.seconds = time.monotonic() - self.began
         return status
 
-    def end(self, number: int, seconds: float) -> int:
-        """Send signal ``number`` to the group after ``seconds``, or at its end; its exit status."""
+    def end(self, number: int, seconds: float, alone: bool = False) -> int:
+        """Send signal ``number`` to the group, or to its first process ``alone``, after ``seconds``; its exit status.
+
+        No process of the group may be left ``ORPHAN_SECONDS`` later.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             time.sleep(0.0005)
-        os.killpg(self.pid, number)
-        return self.wait()
+        (os.kill if alone else os.killpg)(self.pid, number)
+        status = self.wait()
+        end = time.monotonic() + ORPHAN_SECONDS
+        while found := _members(self.pid):
+            if time.monotonic() > end:
+                os.killpg(self.pid, signal.SIGKILL)
+                raise AssertionError(f"{len(found)} processes outlived it by {ORPHAN_SECONDS} s: {found}")
+            time.sleep(0.01)
+        return status
+
+
+def _members(group: int) -> list[str]:
+    """The command lines of the living processes of a group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = (path / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200])
+    return found
 
 
 def _run_child(command: str, folder: Path, log: Path, started: int) -> None:
@@ -228,7 +255,7 @@ class Killer:
             self._expected[name], self._seconds[name] = complete(command, fresh(self.world, self.scratch))
         case = fresh(self.world, self.scratch)
         for _ in range(kills):
-            status = Running(command, case).end(signal.SIGKILL, self._moment(name))
+            status = Running(command, case).end(signal.SIGKILL, self._moment(name), self.rng.random() < 0.5)
             counts.kills += 1
             counts.cut += status == -signal.SIGKILL
             if status not in (0, -signal.SIGKILL):
