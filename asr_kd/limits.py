@@ -18,3 +18,6 @@ TRANSITION_BYTES = 1 << 28  # the TransitionModel that a Kaldi model begins with
 STATES = 1 << 24  # tied states; large systems have 20,000
 PHONES = 511  # of a state space, whose table has PHONES ** 3 rows
 WORD_ID = 1 << 24  # the highest id in words.txt; the largest vocabularies have a few million words
+AUDIO_RATES = (1_000, 768_000)  # hertz; one second at 1 Hz would become 16,000 samples
+AUDIO_CHANNELS = 256  # of one recording: large microphone arrays have about as many
+AUDIO_SAMPLES = 400_000_000  # of one utterance, before and after resampling together: 7 hours at 16 kHz, 1.6 GB

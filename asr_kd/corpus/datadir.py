@@ -1,10 +1,12 @@
 """Kaldi's data directory: who said what, in which file, as sorted plain text.
 
-    wav.scp    RECORDING PATH           the audio; a relative path starts at the current folder, as in Kaldi
-    text       UTTERANCE WORD WORD ...  absent in a transfer set, whose words nobody knows
+    wav.scp    RECORDING PATH           the audio; a relative path starts at the current folder, as in Kaldi.
+                                        PATH:OFFSET is the wav at that byte of an archive (wav-copy's output)
+    text       UTTERANCE WORD WORD ...  absent in a transfer set, which has no transcripts
     utt2spk    UTTERANCE SPEAKER
-    spk2utt    SPEAKER UTTERANCE ...    the inverse; written always, checked where present
-    segments   UTTERANCE RECORDING START END    in seconds; absent where each utterance is a recording
+    spk2utt    SPEAKER UTTERANCE ...    the inverse; always written, checked where present
+    segments   UTTERANCE RECORDING START END [CHANNEL]    in seconds, END -1 for the end of the recording; channels
+                                        count from 0; absent where each utterance is a recording
 
 Ids are unique and sorted by their bytes (``LC_ALL=C sort``).
 """
@@ -12,24 +14,48 @@ Ids are unique and sorted by their bytes (``LC_ALL=C sort``).
 import dataclasses
 import functools
 import math
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.files import read_lines, write_text
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
+_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".au", ".m4a")
+
 Table = dict[str, tuple[int, str]]  # key -> (line number, the rest of the line)
+
+
+class AudioSegment(NamedTuple):
+    """A part of a recording, in seconds; an ``end`` of -1 is the end of the recording. ``channel`` None: their mean."""
+
+    recording: str
+    start: float
+    end: float
+    channel: int | None = None
+
+    @property
+    def place(self) -> tuple[float | int, ...]:
+        """Everything but the recording."""
+        return (self.start, self.end) if self.channel is None else (self.start, self.end, self.channel)
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something wrong with a data directory; ``line`` counts from 1, 0 for the file as a whole."""
+    """Something wrong with a data directory; ``line`` counts from 1, 0 for the file as a whole.
+
+    Problems of one ``kind`` in one file have one cause and one remedy.
+    """
 
     file: Path
     line: int
     message: str
+    kind: str
     warning: bool = False
 
     def __str__(self) -> str:
@@ -45,7 +71,7 @@ class DataDir:
     wav: dict[str, str]
     text: dict[str, tuple[str, ...]]
     utt2spk: dict[str, str]
-    segments: dict[str, tuple[str, float, float]] | None = None
+    segments: dict[str, AudioSegment] | None = None
 
     @functools.cached_property
     def utterances(self) -> tuple[str, ...]:
@@ -67,7 +93,7 @@ class DataDir:
         """The same directory with some of its utterances; nothing is written."""
         utts = sorted(utterances)
         segments = None if self.segments is None else {utt: self.segments[utt] for utt in utts}
-        recordings = utts if segments is None else sorted({recording for recording, _, _ in segments.values()})
+        recordings = utts if segments is None else sorted({segment.recording for segment in segments.values()})
         return DataDir(
             self.path,
             {recording: self.wav[recording] for recording in recordings},
@@ -95,7 +121,7 @@ def write_data_dir(
     wav: Mapping[str, str | Path],
     text: Mapping[str, Sequence[str]],
     utt2spk: Mapping[str, str],
-    segments: Mapping[str, tuple[str, float, float]] | None = None,
+    segments: Mapping[str, AudioSegment] | None = None,
 ) -> DataDir:
     """Write a data directory, sorted, with its ``spk2utt``, and return it as ``read_data_dir`` reads it back.
 
@@ -110,10 +136,7 @@ def write_data_dir(
     _write_table(path / "utt2spk", utt2spk)
     _write_table(path / "spk2utt", {speaker: " ".join(utts) for speaker, utts in _invert(utt2spk).items()})
     if segments is not None:
-        lines = {
-            utt: f"{recording} {_seconds(start)} {_seconds(end)}" for utt, (recording, start, end) in segments.items()
-        }
-        _write_table(path / "segments", lines)
+        _write_table(path / "segments", {utt: _segment_line(segment) for utt, segment in segments.items()})
     _write_table(path / "wav.scp", {recording: str(file) for recording, file in wav.items()})
     return read_data_dir(path, allow_pipes=True)
 
@@ -129,8 +152,7 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
     """A data directory as far as it can be read, and every problem of its tables by file and line."""
     path = Path(path)
     if not (path / "wav.scp").is_file():
-        missing = Problem(path / "wav.scp", 0, "no such file; a data directory has wav.scp, utt2spk and mostly text")
-        return DataDir(path, {}, {}, {}), [missing]
+        return DataDir(path, {}, {}, {}), [_no_directory(path)]
     problems: list[Problem] = []
     wav = _read_table(path / "wav.scp", problems)
     problems += _pipes(path / "wav.scp", wav, allow_pipes)
@@ -138,6 +160,7 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
     segments = None if table is None else _segments(path / "segments", table, wav, problems)
     utterances = wav if table is None else table
     source = "wav.scp" if table is None else "segments"
+    problems += _unsafe_ids(path / source, ((utt, line) for utt, (line, _) in utterances.items()))
     utt2spk = _read_table(path / "utt2spk", problems)
     problems += _unmatched(path, utterances, source, utt2spk, "utt2spk")
     text: Table = {}
@@ -145,7 +168,7 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
         text = _read_table(path / "text", problems, values=False)
         problems += _unmatched(path, utterances, source, text, "text")
         problems += [
-            Problem(path / "text", line, f"{utt!r}: the transcript is empty", warning=True)
+            Problem(path / "text", line, f"{utt!r}: the transcript is empty", "transcript empty", warning=True)
             for utt, (line, words) in text.items()
             if not words
         ]
@@ -161,29 +184,51 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
     return datadir, problems
 
 
+def _no_directory(path: Path) -> Problem:
+    """What is wrong with a folder without ``wav.scp``."""
+    message = "no such file; a data directory has wav.scp, utt2spk and mostly text"
+    audio = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _AUDIO) if path.is_dir() else []
+    if audio:
+        message += (
+            f". {path} is a folder of audio files ({audio[0]}, ...): to decode them, name the files themselves; for a "
+            "data directory, write a line UTTERANCE PATH for each into wav.scp, and UTTERANCE SPEAKER into utt2spk"
+        )
+    return Problem(path / "wav.scp", 0, message, "missing")
+
+
+def _unsafe_ids(path: Path, ids: Iterable[tuple[str, int]]) -> list[Problem]:
+    """Warnings of ids that would not do as the name of a file: other tools use them so."""
+    message = "holds a slash or a control character; tools that make file names of ids would write elsewhere: rename it"
+    return [
+        Problem(path, line, f"{name!r} {message}", "unsafe id", warning=True)
+        for name, line in ids
+        if "/" in name or "\\" in name or name in (".", "..") or not name.isprintable()
+    ]
+
+
 def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Table:
     """``KEY REST`` lines; what is wrong goes to ``problems``. ``values``: each key must have something after it."""
     try:
         lines = read_lines(path)
     except UserError as error:
-        problems.append(Problem(path, 0, str(error).removeprefix(f"{path}: ")))
+        problems.append(Problem(path, 0, str(error).removeprefix(f"{path}: "), "unreadable"))
         return {}
     table: Table = {}
     previous = ""
     if not lines:
-        problems.append(Problem(path, 0, "the file is empty"))
+        problems.append(Problem(path, 0, "the file is empty", "empty"))
     for number, line in enumerate(lines, 1):
         key, *rest = line.split(maxsplit=1) or [""]
         if not key:
-            problems.append(Problem(path, number, "the line is empty"))
+            problems.append(Problem(path, number, "the line is empty", "line empty"))
             continue
         if values and not rest:
-            problems.append(Problem(path, number, f"{key!r} has nothing after it"))
+            problems.append(Problem(path, number, f"{key!r} has nothing after it", "incomplete"))
         if key in table:
-            problems.append(Problem(path, number, f"{key!r} is a duplicate of line {table[key][0]}"))
+            problems.append(Problem(path, number, f"{key!r} is a duplicate of line {table[key][0]}", "duplicate"))
         elif key < previous:
-            message = f"{key!r} comes after {previous!r}: not sorted; mend it with: LC_ALL=C sort -o {path} {path}"
-            problems.append(Problem(path, number, message))
+            message = f"{key!r} comes after {previous!r}: not sorted; sort it with: LC_ALL=C sort -o {path} {path}"
+            problems.append(Problem(path, number, message, "not sorted"))
         table.setdefault(key, (number, rest[0].rstrip() if rest else ""))
         previous = key
     return table
@@ -192,7 +237,7 @@ def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Tab
 def _pipes(path: Path, wav: Table, allowed: bool) -> list[Problem]:
     message = "is a pipe, which would run a shell command; refused unless --allow-pipes is given"
     pipes = [] if allowed else [item for item in wav.items() if is_pipe(item[1][1])]
-    return [Problem(path, line, f"{recording!r} {message}") for recording, (line, _) in pipes]
+    return [Problem(path, line, f"{recording!r} {message}", "pipe") for recording, (line, _) in pipes]
 
 
 def is_pipe(entry: str) -> bool:
@@ -200,31 +245,61 @@ def is_pipe(entry: str) -> bool:
     return entry.startswith("|") or entry.endswith("|")
 
 
-def _segments(path: Path, table: Table, wav: Table, problems: list[Problem]) -> dict[str, tuple[str, float, float]]:
+def split_archive(entry: str) -> tuple[str, int]:
+    """The file of a ``wav.scp`` entry and the byte at which the audio begins: 0, or what follows a colon at the end.
+
+    A file whose own name ends like that is taken as it is. Raises ``UserError`` for an impossible offset.
+    """
+    found = re.fullmatch(r"(.+):(-?[0-9]+)", entry, re.S)
+    if found is None or os.path.lexists(entry.replace("\0", "")):
+        return entry, 0
+    if found[2].startswith("-") or len(found[2]) > 18:
+        raise UserError(f"{entry}: {found[2]} is no offset in bytes; expected ARCHIVE:OFFSET, as wav-copy writes it")
+    return found[1], int(found[2])
+
+
+def _segments(path: Path, table: Table, wav: Table, problems: list[Problem]) -> dict[str, AudioSegment]:
     segments = {}
     for utt, (line, rest) in table.items():
         try:
-            recording, start, end = rest.split()
-            segments[utt] = recording, float(start), float(end)
+            segment = segments[utt] = _parse_segment(rest)
         except ValueError:
-            problems.append(Problem(path, line, f"{utt!r}: expected RECORDING START END in seconds, found {rest!r}"))
+            expected = "expected RECORDING START END in seconds, perhaps with a channel (0, 1, ...)"
+            problems.append(Problem(path, line, f"{utt!r}: {expected}, found {shown(rest)}", "malformed"))
             continue
-        if recording not in wav:
-            problems.append(Problem(path, line, f"{utt!r}: recording {recording!r} is not in wav.scp"))
-        if not 0 <= segments[utt][1] < segments[utt][2] < math.inf:
-            problems.append(Problem(path, line, f"{utt!r}: expected 0 <= start < end, found {start} to {end}"))
+        if segment.recording not in wav:
+            message = f"{utt!r}: recording {segment.recording!r} is not in wav.scp"
+            problems.append(Problem(path, line, message, "recording missing"))
+        if not (segment.start >= 0 and (segment.end == -1 or segment.start < segment.end < math.inf)):
+            message = f"{utt!r}: expected 0 <= start < end (or end -1), found {segment.start:g} to {segment.end:g}"
+            problems.append(Problem(path, line, message, "impossible times"))
     return segments
+
+
+def _parse_segment(text: str) -> AudioSegment:
+    """Raises ``ValueError`` for what is no segment."""
+    recording, start, end, *channels = text.split()
+    if len(channels) > 1 or (channels and not re.fullmatch(r"[0-9]{1,4}|[AB]", channels[0])):
+        raise ValueError("no channel")
+    channel = None if not channels else "AB".find(channels[0]) if channels[0] in "AB" else int(channels[0])
+    return AudioSegment(recording, float(start), float(end), channel)
+
+
+def _segment_line(segment: AudioSegment) -> str:
+    end = "-1" if segment.end == -1 else _seconds(segment.end)
+    channel = "" if segment.channel is None else f" {segment.channel}"
+    return f"{segment.recording} {_seconds(segment.start)} {end}{channel}"
 
 
 def _unmatched(path: Path, utterances: Table, source: str, table: Table, name: str) -> list[Problem]:
     """Utterances without an entry in ``table``, and entries of ``table`` without audio."""
     lacking = [
-        Problem(path / source, line, f"{utt!r} is not in {name}")
+        Problem(path / source, line, f"{utt!r} is not in {name}", f"not in {name}")
         for utt, (line, _) in utterances.items()
         if utt not in table
     ]
     surplus = [
-        Problem(path / name, line, f"{utt!r} has no audio: it is not in {source}")
+        Problem(path / name, line, f"{utt!r} has no audio: it is not in {source}", "no audio")
         for utt, (line, _) in table.items()
         if utt not in utterances
     ]
@@ -240,7 +315,7 @@ def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
             line = spk2utt.get(speaker, (0, ""))[0]
             example = min(different)
             message = f"{speaker!r} disagrees with utt2spk on {len(different)} utterances, {example!r} the first"
-            problems.append(Problem(path / "spk2utt", line, message))
+            problems.append(Problem(path / "spk2utt", line, message, "speakers disagree"))
     return problems
 
 

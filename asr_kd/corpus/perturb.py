@@ -9,6 +9,7 @@ from asr_kd.corpus.audio import audio_info, load_audio, write_flac
 from asr_kd.corpus.datadir import DataDir, check_apart, write_data_dir
 from asr_kd.corpus.validate import SHORTEST
 from asr_kd.errors import UserError
+from asr_kd.files import file_name
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
 
@@ -105,6 +106,6 @@ def _perturb(task: tuple[DataDir, Path, dict[float, tuple[float, ...]]]) -> dict
                     f"frame ({SHORTEST} s); leave the utterance out of {datadir.path}"
                 )
             name = _prefix(speed, shift) + utt
-            paths[name] = out / "audio" / f"{name}.flac"
+            paths[name] = out / "audio" / f"{file_name(name)}.flac"
             write_flac(paths[name], faster[dropped:], rate)
     return paths

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr_kd.corpus.audio import audio_info, num_samples
-from asr_kd.corpus.datadir import DataDir, check_apart, write_data_dir
+from asr_kd.corpus.datadir import AudioSegment, DataDir, check_apart, write_data_dir
 from asr_kd.corpus.splits import shuffled
 from asr_kd.errors import UserError
 
@@ -89,7 +89,7 @@ def combine(out: str | Path, datadirs: Sequence[DataDir]) -> DataDir:
     wav: dict[str, str] = {}
     text: dict[str, tuple[str, ...]] = {}
     utt2spk: dict[str, str] = {}
-    segments: dict[str, tuple[str, float, float]] = {}
+    segments: dict[str, AudioSegment] = {}
     segmented = any(datadir.segments is not None for datadir in datadirs)
     for datadir in datadirs:
         if twice := datadir.utt2spk.keys() & utt2spk.keys():
@@ -104,5 +104,5 @@ def combine(out: str | Path, datadirs: Sequence[DataDir]) -> DataDir:
     return write_data_dir(out, wav, text, utt2spk, segments if segmented else None)
 
 
-def _whole_recordings(datadir: DataDir) -> dict[str, tuple[str, float, float]]:
-    return {utt: (utt, 0.0, audio_info(entry, pipes=True).seconds) for utt, entry in datadir.wav.items()}
+def _whole_recordings(datadir: DataDir) -> dict[str, AudioSegment]:
+    return {utt: AudioSegment(utt, 0.0, audio_info(entry, pipes=True).seconds) for utt, entry in datadir.wav.items()}

@@ -1,13 +1,14 @@
 """Everything that is wrong with a data directory, by file and line, its audio included."""
 
 import dataclasses
+import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from asr_kd.corpus.audio import audio_info, load_audio
+from asr_kd.corpus.audio import load_audio, utterance_info
 from asr_kd.corpus.datadir import DataDir, Problem, scan
 from asr_kd.errors import UserError
 from asr_kd.files import read_lines
@@ -17,16 +18,17 @@ from asr_kd.progress import progress
 SHORTEST = 0.025  # seconds: one frame
 FULL_SCALE = 0.999
 CLIPPED = 0.01  # of an utterance's samples at full scale
+SHOWN = 3  # problems of one kind that are listed one by one
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
-    """What listening to one utterance gave: hertz (0 where it is unreadable), and what is wrong with it."""
+class AudioCheck:
+    """The result of decoding one utterance: hertz (0 where it cannot be read), and kind -> message of each problem."""
 
     utt: str
     sample_rate: int
-    error: str = ""
-    warning: str = ""
+    errors: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def validate(
@@ -40,36 +42,66 @@ def validate(
     if lexicon is not None:
         problems += _outside(datadir, lexicon)
     sound = [utt for utt in datadir.utterances if _is_complete(datadir, utt)]
-    if any(problem.file.name == "wav.scp" and "pipe" in problem.message for problem in problems):
+    if any(problem.kind == "pipe" for problem in problems):
         sound = []  # a refused pipe must not be run
     tasks = [datadir.subset([utt]) for utt in sound]
-    heard = list(progress(parallel_map(listen, tasks, jobs), len(tasks), "audio"))
-    return problems + _audio_problems(datadir, heard)
+    checks = list(progress(parallel_map(check_audio, tasks, jobs), len(tasks), "audio"))
+    return problems + _audio_problems(datadir, checks)
 
 
-def listen(datadir: DataDir) -> Heard:
+def summarise(problems: Iterable[Problem]) -> Iterator[str]:
+    """Lines that show the problems, of many of one kind in one file only the first and their number."""
+    groups: dict[tuple[Path, str, bool], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.file, problem.kind, problem.warning), []).append(problem)
+    for (file, kind, warning), group in groups.items():
+        shown = group if len(group) <= SHOWN + 1 else group[:SHOWN]
+        yield from map(str, shown)
+        if more := len(group) - len(shown):
+            yield f"{file}: {'warning: ' if warning else ''}{more:,} more of this kind ({kind}); --all lists them"
+
+
+def check_audio(datadir: DataDir) -> AudioCheck:
     """Decode the one utterance of ``datadir``."""
     (utt,) = datadir.utterances
     (entry,) = datadir.wav.values()
-    rate = 0
+    rate, warnings = 0, {}
     try:
-        rate = audio_info(entry, pipes=True).sample_rate
+        info = utterance_info(datadir, utt, 1)
+        rate = info.recorded_rate
         samples = load_audio(datadir, utt, rate)
     except UserError as error:
-        return Heard(utt, rate, error=str(error))
+        return AudioCheck(utt, rate, {_kind(str(error)): str(error)})
+    if info.averaged:
+        warnings["channels averaged"] = (
+            f"{entry}: has several channels, which are averaged; to take one, give it in the fifth column of segments"
+        )
+    if info.cut:
+        warnings["segment cut"] = f"{entry}: the segment ends after the recording, and is cut there"
     if len(samples) < SHORTEST * rate:
-        return Heard(utt, rate, error=f"{entry}: {len(samples)} samples, shorter than one frame ({SHORTEST} s)")
+        message = f"{entry}: {len(samples)} samples, shorter than one frame ({SHORTEST} s)"
+        return AudioCheck(utt, rate, {"too short": message}, warnings)
     if np.ptp(samples) == 0:
-        return Heard(utt, rate, error=f"{entry}: silent: every sample is {samples[0]:g}")
+        return AudioCheck(utt, rate, {"silent": f"{entry}: silent: every sample is {samples[0]:g}"}, warnings)
     clipped = float(np.mean(np.abs(samples) >= FULL_SCALE))
-    return Heard(utt, rate, warning=f"{entry}: clipped: {clipped:.1%} at full scale" if clipped >= CLIPPED else "")
+    if clipped >= CLIPPED:
+        warnings["clipped"] = f"{entry}: clipped: {clipped:.1%} at full scale"
+    return AudioCheck(utt, rate, warnings=warnings)
+
+
+def _kind(message: str) -> str:
+    """The kind of an error of the audio: what its message says before the particulars."""
+    for kind in ("no such audio file", "truncated", "not readable as audio", "the file is empty", "has only", "NaN"):
+        if kind in message:
+            return kind
+    return re.sub(r"[\d,.]+", "N", message.split(": ", 1)[-1])[:40]
 
 
 def _is_complete(datadir: DataDir, utt: str) -> bool:
     """Whether the tables say where the audio of ``utt`` is."""
     if utt not in datadir.utt2spk:
         return False
-    return datadir.segments is None or datadir.segments[utt][0] in datadir.wav
+    return datadir.segments is None or datadir.segments[utt].recording in datadir.wav
 
 
 def _outside(datadir: DataDir, lexicon: Container[str]) -> list[Problem]:
@@ -78,21 +110,24 @@ def _outside(datadir: DataDir, lexicon: Container[str]) -> list[Problem]:
     problems = []
     for utt, words in datadir.text.items():
         if outside := [word for word in words if word not in lexicon]:
-            problems.append(Problem(path, lines[utt], f"{utt!r}: not in the lexicon: {' '.join(outside)}"))
+            message = f"{utt!r}: not in the lexicon: {' '.join(outside)}"
+            problems.append(Problem(path, lines[utt], message, "not in the lexicon"))
     return problems
 
 
-def _audio_problems(datadir: DataDir, heard: list[Heard]) -> list[Problem]:
+def _audio_problems(datadir: DataDir, checks: list[AudioCheck]) -> list[Problem]:
     path = datadir.path / ("wav.scp" if datadir.segments is None else "segments")
-    lines = _lines(path) if heard else {}
+    lines = _lines(path) if checks else {}
     problems = []
-    for entry in heard:
-        if message := entry.error or entry.warning:
-            problems.append(Problem(path, lines[entry.utt], f"{entry.utt!r}: {message}", warning=not entry.error))
-    rates = Counter(entry.sample_rate for entry in heard if entry.sample_rate)
+    for check in checks:
+        for found, warning in ((check.errors, False), (check.warnings, True)):
+            for kind, message in found.items():
+                problems.append(Problem(path, lines[check.utt], f"{check.utt!r}: {message}", kind, warning))
+    rates = Counter(check.sample_rate for check in checks if check.sample_rate)
     if len(rates) > 1:
         listed = ", ".join(f"{rate} Hz ({count})" for rate, count in sorted(rates.items()))
-        problems.append(Problem(path, 0, f"sample rates differ between utterances: {listed}", warning=True))
+        message = f"sample rates differ between utterances: {listed}"
+        problems.append(Problem(path, 0, message, "sample rates differ", warning=True))
     return problems
 
 

@@ -1,15 +1,15 @@
-"""What the audio headers of a data directory say, before anything is decoded."""
+"""The lengths of a data directory's utterances and a hash of its audio, before anything is decoded."""
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-from asr_kd.corpus.audio import num_samples
-from asr_kd.corpus.datadir import DataDir, is_pipe
+from asr_kd.corpus.audio import UtteranceInfo, hash_audio, utterance_info
+from asr_kd.corpus.datadir import DataDir
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
-from asr_kd.files import sha256
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import Progress
 
@@ -18,30 +18,63 @@ _CHUNK = 200  # utterances in one task
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """Frames of each utterance, what is wrong with the others, and a hash of all audio."""
+    """Frames of each utterance, the reason why others cannot be read, a hash of all audio, and remarks for the user."""
 
     frame_counts: dict[str, int]
     bad: dict[str, str]
     sha256: str
+    remarks: tuple[str, ...] = ()
 
 
 def survey(datadir: DataDir, config: FeatureConfig, jobs: int = 1) -> Survey:
     """Read every header, and hash every file's bytes (which takes a thousandth of the time of decoding them)."""
     frame_counts: dict[str, int] = {}
     bad: dict[str, str] = {}
+    infos: list[UtteranceInfo] = []
     digest = hashlib.sha256()
     utterances = datadir.utterances
     chunks = [utterances[start : start + _CHUNK] for start in range(0, len(utterances), _CHUNK)]
     with Progress(len(utterances), "reading audio headers") as bar:
         for headers in parallel_map(_read_headers, chunks, jobs, _start, (datadir, config)):
-            for utterance, frames, content in headers:
-                if isinstance(frames, int):
-                    frame_counts[utterance] = frames
-                    digest.update(f"{utterance} {frames} {content}\n".encode())
-                else:
-                    bad[utterance] = str(frames)
+            for header in headers:
+                if header.info is None:
+                    bad[header.utterance] = header.content
+                    continue
+                infos.append(header.info)
+                frame_counts[header.utterance] = header.frames
+                digest.update(f"{header.utterance} {header.frames} {header.content}\n".encode())
             bar.advance(len(headers))
-    return Survey(frame_counts, bad, digest.hexdigest())
+    return Survey(frame_counts, bad, digest.hexdigest(), remarks(infos, config.sample_rate))
+
+
+def remarks(infos: Iterable[UtteranceInfo], sample_rate: int) -> tuple[str, ...]:
+    """What a user may not expect of the way from the recordings to ``sample_rate``, one sentence for each kind."""
+    rates, averaged, cut = Counter[int](), 0, 0
+    for info in infos:
+        rates[info.recorded_rate] += 1
+        averaged += info.averaged
+        cut += info.cut
+    found = [
+        f"{count:,} utterances were recorded at {rate:,} Hz and are resampled to {sample_rate:,} Hz: they have nothing "
+        f"above {rate // 2:,} Hz, unlike audio that was recorded at {sample_rate:,} Hz"
+        for rate, count in sorted(rates.items())
+        if rate < sample_rate
+    ]
+    if averaged:
+        found.append(f"{averaged:,} utterances have several channels, which are averaged")
+    if cut:
+        found.append(f"{cut:,} segments end after their recording and are cut there")
+    return tuple(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """An utterance's frames and its audio: hash and times. Where it cannot be read: no ``info``, and the reason."""
+
+    utterance: str
+    info: UtteranceInfo | None
+    frames: int
+    content: str
 
 
 _datadir: DataDir
@@ -54,20 +87,21 @@ def _start(datadir: DataDir, config: FeatureConfig) -> None:
     _hash.cache_clear()
 
 
-def _read_headers(utterances: Sequence[str]) -> list[tuple[str, int | UserError, str]]:
-    """Utterance, frames or what is wrong, and what its audio is: the file's hash and the segment's times."""
-    found: list[tuple[str, int | UserError, str]] = []
+def _read_headers(utterances: Sequence[str]) -> list[_Header]:
+    found = []
     for utterance in utterances:
         try:
-            frames = _config.num_frames(num_samples(_datadir, utterance, _config.sample_rate))
+            info = utterance_info(_datadir, utterance, _config.sample_rate)
+            frames = _config.num_frames(info.samples)
         except UserError as error:
-            found.append((utterance, error, ""))
+            found.append(_Header(utterance, None, 0, str(error)))
             continue
-        recording, *times = _datadir.segments[utterance] if _datadir.segments else (utterance,)
-        found.append((utterance, frames, f"{_hash(_datadir.wav[recording])} {times}"))
+        segment = _datadir.segments[utterance] if _datadir.segments else None
+        recording, place = (segment.recording, list(segment.place)) if segment else (utterance, [])
+        found.append(_Header(utterance, info, frames, f"{_hash(_datadir.wav[recording])} {place}"))
     return found
 
 
 @functools.lru_cache(8)  # the segments of a recording mostly come one after the other
 def _hash(entry: str) -> str:
-    return hashlib.sha256(entry.encode()).hexdigest() if is_pipe(entry) else sha256(entry)
+    return hash_audio(entry)

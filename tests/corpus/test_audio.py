@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from asr_kd.corpus.audio import audio_info, load_audio, num_samples, read_audio, write_flac
-from asr_kd.corpus.datadir import DataDir
+from asr_kd.corpus.datadir import AudioSegment, DataDir
 from asr_kd.errors import UserError
 
 Tone = Callable[..., np.ndarray]
@@ -29,7 +29,7 @@ FORMATS = {
 }
 
 
-def datadir(path: Path, segments: dict[str, tuple[str, float, float]] | None = None) -> DataDir:
+def datadir(path: Path, segments: dict[str, AudioSegment] | None = None) -> DataDir:
     utts = ["rec"] if segments is None else list(segments)
     return DataDir(Path("data"), {"rec": str(path)}, {}, dict.fromkeys(utts, "s"), segments)
 
@@ -145,17 +145,20 @@ def test_nan_and_integers_in_a_float_file_are_refused(tmp_path: Path, tone: Tone
 def test_a_segment_is_its_part_of_the_recording(tmp_path: Path, tone: Tone, name: str) -> None:
     path = tmp_path / "audio"
     soundfile.write(path, tone(2.0) * np.linspace(0, 1, 32000, dtype=np.float32), 16000, **FORMATS[name])
-    data = datadir(path, {"u": ("rec", 0.75, 1.25)})
+    data = datadir(path, {"u": AudioSegment("rec", 0.75, 1.25)})
     whole = read_audio(path, 16000)
     assert load_audio(data, "u", 16000) == pytest.approx(whole[12000:20000], abs=1e-4)
     assert num_samples(data, "u", 8000) == len(load_audio(data, "u", 8000)) == 4000
 
 
-def test_a_segment_may_end_a_rounding_error_after_the_recording_and_no_more(tmp_path: Path, tone: Tone) -> None:
+def test_a_segment_may_end_half_a_second_after_the_recording_and_is_cut_there(tmp_path: Path, tone: Tone) -> None:
     soundfile.write(tmp_path / "a.wav", tone(1.0), 16000)
-    assert len(load_audio(datadir(tmp_path / "a.wav", {"u": ("rec", 0.5, 1.005)}), "u", 16000)) == 8000
-    with pytest.raises(UserError, match=r"segments: 'u' ends at 1.02 s, but recording 'rec' has only 1.00 s"):
-        load_audio(datadir(tmp_path / "a.wav", {"u": ("rec", 0.5, 1.02)}), "u", 16000)
+    assert len(load_audio(datadir(tmp_path / "a.wav", {"u": AudioSegment("rec", 0.5, 1.49)}), "u", 16000)) == 8000
+    for start, end, message in [(0.5, 1.52, "ends at 1.52 s"), (1.2, 1.4, "starts at 1.2 s")]:
+        data = datadir(tmp_path / "a.wav", {"u": AudioSegment("rec", start, end)})
+        for call in (load_audio, num_samples):
+            with pytest.raises(UserError, match=rf"segments: 'u' {message}, but recording 'rec' has only 1.00 s"):
+                call(data, "u", 16000)
 
 
 def test_a_pipe_is_run_only_for_a_data_directory(tmp_path: Path, tone: Tone) -> None:

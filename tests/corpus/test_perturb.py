@@ -12,7 +12,7 @@ import soxr
 from asr_kd.cli import main
 from asr_kd.corpus import perturb as perturb_module
 from asr_kd.corpus.audio import load_audio
-from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
+from asr_kd.corpus.datadir import AudioSegment, DataDir, read_data_dir, write_data_dir
 from asr_kd.corpus.perturb import perturb_speed
 from asr_kd.errors import UserError
 from tests.killing import Killed, digests, killed_at
@@ -34,7 +34,7 @@ def test_a_faster_copy_is_shorter_and_higher(make_dir: MakeDir, tmp_path: Path) 
 
 def test_segments_are_cut_and_jobs_do_not_matter(make_dir: MakeDir, tmp_path: Path) -> None:
     whole = make_dir({"rec": 1.0})
-    cut = {"u1": ("rec", 0.0, 0.25), "u2": ("rec", 0.25, 1.0)}
+    cut = {"u1": AudioSegment("rec", 0.0, 0.25), "u2": AudioSegment("rec", 0.25, 1.0)}
     data = write_data_dir(whole.path, whole.wav, {}, {"u1": "s", "u2": "s"}, cut)
     one = perturb_speed(data, tmp_path / "one", [1.1], jobs=1)
     two = perturb_speed(data, tmp_path / "two", [1.1], jobs=2)

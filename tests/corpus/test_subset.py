@@ -8,7 +8,7 @@ import pytest
 
 from asr_kd.cli import main
 from asr_kd.corpus import subset
-from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
+from asr_kd.corpus.datadir import AudioSegment, DataDir, read_data_dir, write_data_dir
 from asr_kd.corpus.perturb import perturb_speed
 from asr_kd.corpus.subset import combine, contents, durations, take_fraction
 from asr_kd.errors import UserError
@@ -92,9 +92,9 @@ def test_no_action_overwrites_its_input(make_dir: MakeDir) -> None:
 
 def test_recordings_become_segments_beside_segments(make_dir: MakeDir, tmp_path: Path) -> None:
     whole, cut = make_dir({"a-1": 0.5}, "whole"), make_dir({"rec": 1.0}, "cut")
-    cut = write_data_dir(cut.path, cut.wav, {"c-1": ["X"]}, {"c-1": "c"}, {"c-1": ("rec", 0.25, 0.5)})
+    cut = write_data_dir(cut.path, cut.wav, {"c-1": ["X"]}, {"c-1": "c"}, {"c-1": AudioSegment("rec", 0.25, 0.5)})
     union = combine(tmp_path / "union", [whole, cut])
-    assert union.segments == {"a-1": ("a-1", 0.0, 0.5), "c-1": ("rec", 0.25, 0.5)}
+    assert union.segments == {"a-1": AudioSegment("a-1", 0.0, 0.5), "c-1": AudioSegment("rec", 0.25, 0.5)}
     assert durations(union) == {"a-1": 0.5, "c-1": 0.25}
 
 

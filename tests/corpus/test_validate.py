@@ -36,9 +36,11 @@ def test_every_bad_recording_is_named_with_its_line(make_dir: MakeDir) -> None:
         "wav.scp:1: 'a-1': a-1.wav: silent: every sample is 0",
         "wav.scp:2: 'a-2': a-2.wav: 1 samples, shorter than one frame (0.025 s)",
         "wav.scp:3: warning: 'a-3': a-3.wav: clipped: 100.0% at full scale",
-        "wav.scp:4: 'a-4': a-4.wav: truncated: 6300 bytes where the header says 6400",
+        "wav.scp:4: 'a-4': a-4.wav: truncated: 6,300 bytes of samples where the header says 6,400",
         "wav.scp:5: 'a-5': a-5.wav: the file is empty; audio was expected",
         "wav.scp:6: 'a-6': a-6.wav: no such audio file",
+        "wav.scp:7: warning: 'a-7': a-7.wav: has several channels, which are averaged; "
+        "to take one, give it in the fifth column of segments",
         "wav.scp: warning: sample rates differ between utterances: 8000 Hz (1), 16000 Hz (4)",
     ]
 

@@ -14,7 +14,7 @@ import pytest
 from asr_kd.cli import main
 from asr_kd.config import to_dict
 from asr_kd.corpus.audio import load_audio
-from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
+from asr_kd.corpus.datadir import AudioSegment, DataDir, read_data_dir, write_data_dir
 from asr_kd.errors import UserError
 from asr_kd.features import feature_store as store_module
 from asr_kd.features.config import FeatureConfig
@@ -88,7 +88,7 @@ def test_killed_run_goes_on_to_the_same_bytes(datadir: DataDir, tmp_path: Path, 
     script = f"""
 import os, signal, sys
 from asr_kd.corpus.datadir import read_data_dir
-from asr_kd.features import feature_store
+from asr_kd.features import feature_store as store
 from asr_kd.features.config import FeatureConfig
 compute = store.{target}.__call__
 def killed(self, utterances):
@@ -165,7 +165,7 @@ def test_bad_audio_is_named_or_skipped_and_listed(datadir: DataDir, tmp_path: Pa
 
 def test_segments_are_cut_from_their_recording(datadir: DataDir, tmp_path: Path) -> None:
     recording = datadir.wav["utt00"]
-    segments = {"a": ("r", 0.0, 0.2), "b": ("r", 0.2, 0.5)}
+    segments = {"a": AudioSegment("r", 0.0, 0.2), "b": AudioSegment("r", 0.2, 0.5)}
     parts = write_data_dir(tmp_path / "parts", {"r": recording}, {}, {"a": "x", "b": "y"}, segments)
     config = FeatureConfig(normalise="none")
     store = write_features(parts, tmp_path / "s", config)

@@ -1,0 +1,48 @@
+"""How long the audio of a file really is: containers whose headers state no length, or a wrong one.
+
+libsndfile decodes; but it takes a header at its word, guesses the length of an MP3, and stops at the end of the first
+of several joined streams. Each module here finds, for one family of containers, where the samples begin and end. It
+refuses what is cut short, damaged or ambiguous, and gives the parts to decode where the file as it is would be read
+wrongly.
+"""
+
+from asr_kd.corpus.containers import aiff, au, caf, flac, mpeg, ogg, sphere, wav, wave64
+from asr_kd.corpus.containers.source import Part, Source, View
+from asr_kd.corpus.containers.tags import id3_end
+
+__all__ = ["Part", "Source", "View", "find_parts"]
+
+_KINDS = {
+    b"RIFF": wav.find_parts,
+    b"RIFX": wav.find_parts,
+    b"RF64": wav.find_parts,
+    b"BW64": wav.find_parts,
+    b"riff": wave64.find_parts,
+    b"FORM": aiff.find_parts,
+    b".snd": au.find_parts,
+    b"dns.": au.find_parts,
+    b"caff": caf.find_parts,
+    b"NIST": sphere.find_parts,
+    b"fLaC": flac.find_parts,
+    b"OggS": ogg.find_parts,
+}
+
+
+def find_parts(source: Source) -> tuple[Part, ...]:
+    """The parts to decode one after the other; none where libsndfile reads all of the file as it is.
+
+    Raises ``UserError`` for a file that is truncated or holds audio that cannot be read.
+    """
+    kind = _KINDS.get(source.at(0, 4))
+    if kind is not None:
+        return kind(source)
+    if source.begin:
+        raise source.fault("no wav there (RIFF was expected); the offset into the archive is wrong")
+    begin = id3_end(source, 0)
+    if begin and source.at(begin, 4) == b"fLaC":
+        return flac.find_parts(source, begin)
+    if begin and source.at(begin, 4) in _KINDS:
+        raise source.fault("an ID3 tag precedes the header of the audio; remove the tag")
+    if begin or mpeg.is_frame(source.at(0, 4)):
+        return mpeg.find_parts(source)
+    return ()

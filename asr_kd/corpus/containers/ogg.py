@@ -1,0 +1,126 @@
+"""Ogg (RFC 3533): pages of one stream, or of several streams one after the other ("chained")."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from asr_kd.corpus.containers import flac
+from asr_kd.corpus.containers.source import Part, Source
+from asr_kd.corpus.containers.tags import is_padding, skip_tags
+
+_CONTINUED, _FIRST, _LAST = 1, 2, 4  # flags of a page
+_NO_PACKET = (1 << 64) - 1  # the position of a page on which no packet ends
+_FLAC = b"\x7fFLAC"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Page:
+    begin: int
+    body: int
+    end: int
+    flags: int
+    position: int  # samples up to the last packet that ends here
+    serial: bytes
+    number: int
+
+
+@dataclasses.dataclass
+class _Link:
+    """One stream of a chain; ``position`` is that of its last page."""
+
+    first: _Page
+    last: _Page
+    position: int
+
+
+def find_parts(source: Source) -> tuple[Part, ...]:
+    """A part for each link of a chain; none for a single stream.
+
+    Raises ``UserError`` for streams that lie side by side, a missing page, and a stream without its last page.
+    """
+    links: list[_Link] = []
+    for page in _pages(source):
+        if page.flags & _FIRST:
+            if links and not links[-1].last.flags & _LAST:
+                side_by_side = links[-1].last.flags & _FIRST
+                raise source.fault(_MULTIPLEXED if side_by_side else _unended(page.begin))
+            links.append(_Link(page, page, 0))
+            continue
+        if not links:
+            raise source.fault("not readable as audio, or truncated: the Ogg stream lacks its first page")
+        _follow(source, links[-1], page)
+    if not links or not links[-1].last.flags & _LAST:
+        raise source.fault("truncated: the Ogg stream has no last page")
+    parts = tuple(_part(source, link) for link in links)
+    whole = len(parts) == 1 and not parts[0].header and parts[0].begin == 0
+    return () if whole else parts
+
+
+_MULTIPLEXED = (
+    "holds several Ogg streams side by side (multiplexed); only one can be meant: extract it, for example with ffmpeg"
+)
+
+
+def _unended(offset: int) -> str:
+    return f"truncated: another Ogg stream begins at byte {offset:,}, before the one in front of it has ended"
+
+
+def _follow(source: Source, link: _Link, page: _Page) -> None:
+    """Append ``page`` to ``link``."""
+    if page.serial != link.first.serial:
+        raise source.fault(_MULTIPLEXED)
+    if link.last.flags & _LAST:
+        raise source.fault(f"damaged: byte {page.begin:,} goes on with an Ogg stream that has ended")
+    if page.number != (link.last.number + 1) & 0xFFFFFFFF:
+        raise source.fault(f"damaged: page {page.number:,} of the Ogg stream follows page {link.last.number:,}")
+    link.last = page
+    if page.position != _NO_PACKET:
+        if page.position < link.position:
+            raise source.fault(f"damaged: the Ogg page at byte {page.begin:,} goes back in time")
+        link.position = page.position
+
+
+def _pages(source: Source) -> Iterator[_Page]:
+    offset = 0
+    while offset < source.size:
+        head = source.at(offset, 27)
+        if head[:4] != b"OggS" or len(head) < 27:
+            end = skip_tags(source, offset)
+            if end < source.size and not is_padding(source, end):
+                raise source.fault(f"truncated or damaged: no Ogg page at byte {end:,}")
+            return
+        body = offset + 27 + head[26]
+        lengths = source.at(offset + 27, head[26])
+        end = body + sum(lengths)
+        if end > source.size or len(lengths) < head[26]:
+            raise source.fault(f"truncated: the Ogg page at byte {offset:,} is not whole")
+        position, number = (int.from_bytes(head[i:j], "little") for i, j in ((6, 14), (18, 22)))
+        yield _Page(offset, body, end, head[5], position, head[14:18], number)
+        offset = end
+
+
+def _part(source: Source, link: _Link) -> Part:
+    """The link as it is; where its FLAC header states another length than its last page, with that one."""
+    first = link.first
+    packet = source.read(first.body, first.end - first.body)
+    if packet[:5] != _FLAC or packet[9:13] != b"fLaC" or len(packet) < 9 + 42:
+        return Part(b"", first.begin, link.last.end)
+    stated = flac.stated_total(packet[9:])
+    if stated == link.position or not link.position:
+        return Part(b"", first.begin, link.last.end)
+    if stated > link.position:
+        raise source.fault(f"truncated: {link.position:,} samples where the header says {stated:,}")
+    head = bytearray(source.read(first.begin, first.body - first.begin) + packet[:9])
+    head += flac.with_total(packet[9:], link.position)
+    head[22:26] = bytes(4)
+    head[22:26] = _crc32(head).to_bytes(4, "little")
+    return Part(bytes(head), first.end, link.last.end, link.position)
+
+
+def _crc32(content: bytes | bytearray) -> int:
+    """Ogg's checksum of a page: the polynomial 0x04C11DB7, not reflected, from 0."""
+    crc = 0
+    for byte in content:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x104C11DB7) if crc & 0x80000000 else crc << 1
+    return crc

@@ -1,0 +1,222 @@
+"""One recording, opened: a file, a stretch of an archive, or the output of a command."""
+
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from asr_kd.corpus.containers import Part, Source, View, find_parts
+from asr_kd.corpus.datadir import is_pipe, split_archive
+from asr_kd.errors import UserError
+from asr_kd.files import open_regular
+from asr_kd.limits import AUDIO_CHANNELS, AUDIO_RATES
+
+if TYPE_CHECKING:
+    import soundfile
+
+LOUDEST = 8.0  # lossy codecs overshoot full scale a little; far above it the samples are not in [-1, 1] but integers
+_BLOCK = 1 << 18  # values decoded together
+_MOST_SAMPLES = 1 << 48  # libsndfile's largest number stands for "not known"
+_CHECKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")
+_HEADERS = {"HTK": 12, "IRCAM": 1024}  # bytes before the samples of containers without any further field of length
+_FORMATS = "wav, flac, ogg, opus, mp3 or sph"
+
+
+class Recording:
+    """The decoder of a recording: ``samples`` in each of its ``channels``, at ``sample_rate`` hertz."""
+
+    def __init__(self, source: Source, pieces: "list[soundfile.SoundFile]", parts: tuple[Part, ...]) -> None:
+        first = pieces[0]
+        self._pieces = pieces
+        self.sample_rate, self.channels, self.samples = first.samplerate, first.channels, first.frames
+        self.format: str = first.format
+        if parts:
+            self.samples = _check_parts(source, pieces, parts)
+        self._check(source, bool(parts))
+
+    def _check(self, source: Source, in_parts: bool) -> None:
+        """Refuse what is beyond the limits, and a container whose length cannot be checked."""
+        if not 0 < self.samples < _MOST_SAMPLES:
+            raise source.fault("the audio has no samples" if self.samples == 0 else "states no length; write it again")
+        if not AUDIO_RATES[0] <= self.sample_rate <= AUDIO_RATES[1]:
+            raise source.fault(
+                f"the sample rate is {self.sample_rate:,} Hz; expected {AUDIO_RATES[0]:,} to {AUDIO_RATES[1]:,}: the "
+                "header is damaged, or this is no speech"
+            )
+        if self.channels > AUDIO_CHANNELS:
+            raise source.fault(f"{self.channels:,} channels; at most {AUDIO_CHANNELS} are read: split them")
+        if self.format == "MP3" and not in_parts and source.at(0, 1) not in (b"I", b"\xff"):
+            raise source.fault("bytes that are not audio precede the first MPEG frame; remove them")
+        if self.format not in _CHECKED:
+            _check_size(source, self._pieces[0])
+
+    def read(self, begin: int, end: int, place: str, channel: int | None = None) -> np.ndarray:
+        """Samples ``begin`` to ``end`` of one channel, or the mean of all, as float32; ``place`` is for errors.
+
+        Raises ``UserError`` for samples that cannot be decoded, are NaN or far above full scale.
+        """
+        mono = np.empty(end - begin, np.float32)  # memory is taken only as it is filled
+        peak, offset, filled = 0.0, 0, 0
+        for piece in self._pieces:
+            first, last = max(begin - offset, 0), min(end - offset, piece.frames)
+            offset += piece.frames
+            if 0 < first < last:
+                piece.seek(first)
+            while first < last:
+                part = mono[filled : filled + min(max(1, _BLOCK // self.channels), last - first)]
+                part = _decode(piece, part, channel)
+                if not len(part):
+                    raise UserError(f"{place}: truncated: {begin + filled} samples where {end} were expected")
+                largest = float(max(part.max(), -part.min()))
+                if np.isnan(largest):
+                    bad = begin + filled + int(np.isnan(part).argmax())
+                    raise UserError(f"{place}: sample {bad} is NaN (not a number); correct the audio")
+                peak, first, filled = max(peak, largest), first + len(part), filled + len(part)
+        if peak > LOUDEST:
+            remedy = "full scale is 1: divide floating-point audio by it"
+            raise UserError(f"{place}: the largest sample is {peak:g}; {remedy}")
+        return mono
+
+
+def _decode(audio: "soundfile.SoundFile", out: np.ndarray, channel: int | None) -> np.ndarray:
+    """Fill ``out`` with the next samples of a channel or the mean of all; what is filled of it is returned."""
+    if audio.channels == 1:
+        found: np.ndarray = audio.read(out=out)
+        return found
+    block = audio.read(len(out), dtype="float32", always_2d=True)
+    out = out[: len(block)]
+    out[:] = block.mean(axis=1) if channel is None else block[:, channel]
+    return out
+
+
+@contextlib.contextmanager
+def open_recording(entry: str, pipes: bool = False, folder: Path | None = None) -> Iterator[Recording]:
+    """Open a file, or an entry of ``wav.scp``: also ``ARCHIVE:OFFSET`` and, with ``pipes``, a shell command.
+
+    ``folder``: of the data directory, for the advice where a relative path leads nowhere. Raises ``UserError`` for
+    what is missing, not audio, truncated, without samples, or of a rate or number of channels beyond the limits.
+    """
+    import soundfile
+
+    stream, begin = _open_stream(entry, pipes, folder)
+    with stream:
+        source = Source(stream.fileno(), entry, begin)
+        pieces: list[soundfile.SoundFile] = []
+        try:
+            parts = find_parts(source)
+            # The bare descriptor has no name: by its name, libsndfile would take x.raw for raw samples.
+            for file in [View(source, part) for part in parts] or [source.descriptor]:
+                pieces.append(_decoder()(file, closefd=False))
+            yield Recording(source, pieces, parts)
+        except soundfile.LibsndfileError as error:
+            raise UserError(_unreadable(source, error)) from None
+        finally:
+            for piece in pieces:
+                piece.close()
+
+
+@functools.cache
+def _decoder() -> "type[soundfile.SoundFile]":
+    import soundfile
+
+    class Sequential(soundfile.SoundFile):
+        """Reads on without a seek after each block, which FLAC would answer by searching the file."""
+
+        def seekable(self) -> bool:
+            return False
+
+    return Sequential
+
+
+def _check_parts(source: Source, pieces: "list[soundfile.SoundFile]", parts: tuple[Part, ...]) -> int:
+    """The samples of all parts; ``UserError`` where they differ in form, or cannot be decoded whole."""
+    first = pieces[0]
+    for piece, part in zip(pieces, parts, strict=True):
+        if (piece.samplerate, piece.channels) != (first.samplerate, first.channels):
+            raise source.fault(
+                f"holds several streams, and they differ: {first.samplerate} Hz in {first.channels} channels, then "
+                f"{piece.samplerate} Hz in {piece.channels}; split them"
+            )
+        if part.samples is not None and piece.frames != part.samples:
+            raise source.fault(f"of its {part.samples:,} samples {piece.frames:,} can be decoded; convert it to wav")
+    return sum(int(piece.frames) for piece in pieces)
+
+
+def _check_size(source: Source, audio: "soundfile.SoundFile") -> None:
+    """Refuse a rare container unless its header and samples fill the file."""
+    width = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "ULAW": 1, "ALAW": 1}
+    block = width.get(audio.subtype, 0) * audio.channels
+    if audio.format in _HEADERS and block and source.size - _HEADERS[audio.format] == audio.frames * block:
+        return
+    raise source.fault(f"{audio.format_info}: the length of such a file cannot be checked; convert it to {_FORMATS}")
+
+
+def _open_stream(entry: str, pipes: bool, folder: Path | None) -> tuple[IO[bytes], int]:
+    """The open file and where in it the audio begins."""
+    if pipes and is_pipe(entry):
+        return _run(entry), 0
+    path, begin = (entry, 0) if folder is None else split_archive(entry)
+    try:
+        stream = open_regular(path)
+    except UserError:
+        if "\0" in path or os.path.lexists(path):
+            raise
+        raise UserError(f"{entry}: no such audio file{_place(path, folder)}") from None
+    if begin and begin >= (size := os.fstat(stream.fileno()).st_size):
+        stream.close()
+        raise UserError(f"{entry}: byte {begin:,} is past the end of the archive ({size:,} bytes)")
+    if not stream.seekable():  # a pipe that the shell opened: <(command)
+        with stream:
+            return _spooled(lambda output: shutil.copyfileobj(stream, output)), 0
+    return stream, begin
+
+
+def _run(command: str) -> IO[bytes]:
+    """What a ``wav.scp`` entry's shell command writes."""
+
+    def run(output: IO[bytes]) -> None:
+        status = subprocess.run(command.strip("| "), shell=True, stdout=output, check=False).returncode
+        if status:
+            raise UserError(f"wav.scp: the command {command!r} failed with status {status}")
+
+    return _spooled(run)
+
+
+def _spooled(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
+    """A temporary file with what ``write`` writes into it, at its beginning."""
+    output = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        write(output)
+        output.flush()
+        os.lseek(output.fileno(), 0, os.SEEK_SET)
+    except BaseException:
+        output.close()
+        raise
+    return output
+
+
+def _place(path: str, folder: Path | None) -> str:
+    """Advice where a relative path leads nowhere."""
+    if os.path.isabs(path):
+        return ""
+    advice = f"; the path is relative, and starts at the current folder ({Path.cwd()})"
+    if folder is not None and (folder / path).is_file():
+        advice += f". It exists in {folder}: write absolute paths into wav.scp, or run the command there"
+    return advice
+
+
+def _unreadable(source: Source, error: Exception) -> str:
+    if source.size == 0:
+        return f"{source.name}: the file is empty; audio was expected"
+    reason = str(error).split(": ", 1)[-1].rstrip(".")
+    return (
+        f"{source.name}: not readable as audio, or truncated: {reason or 'the decoder gives no reason'}; expected "
+        f"{_FORMATS} (headerless audio needs a header: convert it, for example with sox)"
+    )
