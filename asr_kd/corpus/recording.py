@@ -112,7 +112,8 @@ def open_recording(entry: str, pipes: bool = False, folder: Path | None = None) 
         try:
             parts = find_parts(source)
             # The bare descriptor has no name: by its name, libsndfile would take x.raw for raw samples.
-            for file in [View(source, part) for part in parts] or [source.descriptor]:
+            files: list[View | int] = [View(source, part) for part in parts]
+            for file in files or [source.descriptor]:
                 pieces.append(_decoder()(file, closefd=False))
             yield Recording(source, pieces, parts)
         except soundfile.LibsndfileError as error:

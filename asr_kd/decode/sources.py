@@ -63,7 +63,7 @@ class Utterances:
                 found[utterance] = _named(utterance, error)
         good = {utterance: features for utterance, features in found.items() if isinstance(features, np.ndarray)}
         speaker = self.datadir.utt2spk
-        means = speaker_means((speaker[utterance], features) for utterance, features in good.items())
+        means = speaker_means(((speaker[utterance], features) for utterance, features in good.items()), config)
         for utterance in self.names:
             if utterance in good:
                 yield utterance, normalise(good[utterance], config, means[speaker[utterance]])

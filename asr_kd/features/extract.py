@@ -25,12 +25,11 @@ def compute_features(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
     Raises ``UserError`` for audio shorter than one frame.
     """
     frames = config.num_frames(len(samples))
-    samples = samples * _FULL_SCALE
     features = np.empty((frames, config.dimension), np.float32)
     for start in range(0, frames, _BLOCK):
         end = min(start + _BLOCK, frames)
         span = samples[start * config.shift : (end - 1) * config.shift + config.window]
-        features[start:end] = _compute_block(span, config)
+        features[start:end] = _compute_block(span * _FULL_SCALE, config)
     return features
 
 
@@ -82,6 +81,12 @@ def _filters(config: FeatureConfig) -> np.ndarray:
 
 def _mel(hertz: float | np.ndarray) -> np.ndarray:
     return 1127 * np.log1p(np.asarray(hertz) / 700)
+
+
+@functools.cache
+def cepstra_to_log_mel(config: FeatureConfig) -> np.ndarray:
+    """The matrix ``[cepstra, bins]`` from cepstra to the smooth log-mel spectra that they describe."""
+    return np.linalg.pinv(_cosines(config).astype(np.float64))
 
 
 @functools.cache

@@ -92,7 +92,7 @@ def _global_mean(datadir: DataDir, config: FeatureConfig, utterances: Sequence[s
     plain = _Extract(datadir, dataclasses.replace(config, normalise="none"))
     sample = utterances[:: -(-len(utterances) // _SAMPLE)]
     good = ((config.kind, arrays[config.kind]) for _, arrays in plain(sample) if not isinstance(arrays, UserError))
-    mean = speaker_means(good).get(config.kind)
+    mean = speaker_means(good, config).get(config.kind)
     if mean is None:
         raise UserError(f"{datadir.path}: no audio could be read for the global mean")
     return tuple(float(value) for value in mean.astype(np.float32))
@@ -138,7 +138,7 @@ class _RawFeatures:
         options = WriteOptions(self.jobs, self.shard_frames, self.skip_bad)
         store = write_store(self.path, content, self.audio.frame_counts, _Extract(self.datadir, plain), options)
         pairs = ((self.datadir.utt2spk[name], store.read(name)[plain.kind]) for name in store.utterances)
-        write_bytes(self.path / _MEANS, save(speaker_means(pairs)))
+        write_bytes(self.path / _MEANS, save(speaker_means(pairs, plain)))
 
 
 @dataclasses.dataclass(frozen=True)
