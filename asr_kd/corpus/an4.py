@@ -10,12 +10,13 @@ from asr_kd.corpus.datadir import DataDir, write_data_dir
 from asr_kd.corpus.download import Archive
 from asr_kd.corpus.splits import find_root, hold_out
 from asr_kd.errors import UserError
-from asr_kd.files import read_lines, read_text, write_text
+from asr_kd.files import file_name, read_bytes, read_lines, read_text, write_text
 from asr_kd.progress import progress
 
 RELEASE = (Archive("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"),)  # CMU states no checksum
 SAMPLE_RATE = 16000  # of the headerless files
 DEV_FRACTION = 0.1
+CLEAR_BITS = 1.0  # a sample; right and wrong order of speech differ by 4 to 10
 _LINE = re.compile(r"(.*)\((\S+)\)\s*$")
 
 
@@ -23,8 +24,8 @@ def prepare_an4(corpus_dir: str | Path, out: str | Path, seed: int = 0) -> dict[
     """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``.
 
     ``test`` is the official one; ``dev`` takes whole speakers from the training part, about 10 % by duration. Ids are
-    ``SPEAKER-NAME``. The audio may be ``.flac``, ``.sph``, ``.wav`` or the release's headerless big-endian ``.raw``,
-    which is copied as FLAC to ``out/audio``.
+    ``SPEAKER-NAME``. The audio may be ``.flac``, ``.sph``, ``.wav`` or the release's headerless ``.raw`` of either byte
+    order, which is copied as FLAC to ``out/audio``.
     """
     root = find_root(corpus_dir, "etc/an4.dic", "AN4's layout: etc/an4.dic, wav/an4_clstk, wav/an4test_clstk")
     out = Path(out)
@@ -65,10 +66,12 @@ def _read_part(root: Path, part: str, out: Path) -> Entries:
     entries: Entries = {}
     for number, (fileid, line) in enumerate(progress(zip(fileids, lines, strict=True), len(lines), f"an4 {part}"), 1):
         found = _LINE.match(line)
-        name = fileid.rsplit("/", 1)[-1]
+        *folders, name = fileid.split("/")
+        if not folders:
+            raise UserError(f"{root / 'etc' / f'an4_{part}.fileids'}: expected FOLDER/SPEAKER/NAME, found {fileid!r}")
         if found is None or found[2] != name:
             raise UserError(f"{transcription}:{number}: expected WORDS ({name}), found {line!r}")
-        speaker = fileid.split("/")[-2]
+        speaker = folders[-1]
         words = [word for word in found[1].split() if word not in ("<s>", "</s>")]
         entries[f"{speaker}-{name}"] = speaker, _audio(root / "wav" / fileid, f"{speaker}-{name}", out), words
     return entries
@@ -83,9 +86,36 @@ def _audio(stem: Path, utt: str, out: Path) -> Path:
     raw = stem.parent / f"{stem.name}.raw"
     if not raw.exists():
         raise UserError(f"{stem}: no audio; expected .raw, .sph, .wav or .flac")
-    content = raw.read_bytes()
-    if not content or len(content) % 2:
-        raise UserError(f"{raw}: {len(content)} bytes; 16-bit samples were expected: the file is empty or truncated")
-    path = out.resolve() / "audio" / f"{utt}.flac"
-    write_flac(path, np.frombuffer(content, ">i2").astype(np.int16), SAMPLE_RATE)
+    path = out.resolve() / "audio" / f"{file_name(utt)}.flac"
+    write_flac(path, _decode_raw(raw), SAMPLE_RATE)
     return path
+
+
+def _decode_raw(path: Path) -> np.ndarray:
+    """The 16-bit samples of a headerless file, in the byte order in which they make sense.
+
+    The official release is big-endian, others are little-endian, and neither says so (a README in circulation is
+    wrong). In the wrong order the low byte, which is as good as random, becomes the high one: speech becomes white
+    noise. So the right order is the one whose samples change less from one to the next. Raises ``UserError`` where
+    neither is clearly better.
+    """
+    content = read_bytes(path)
+    if not content or len(content) % 2:
+        raise UserError(f"{path}: {len(content)} bytes; 16-bit samples were expected: the file is empty or truncated")
+    orders = {order: np.frombuffer(content, order).astype(np.int16) for order in ("<i2", ">i2")}
+    little, big = (_bits_to_code(samples) for samples in orders.values())
+    if np.array_equal(*orders.values()) or big < little - CLEAR_BITS:
+        return orders[">i2"]
+    if little < big - CLEAR_BITS:
+        return orders["<i2"]
+    raise UserError(
+        f"{path}: the byte order cannot be told: its samples look like noise either way; convert the file to .wav or "
+        ".flac, for example with sox"
+    )
+
+
+def _bits_to_code(samples: np.ndarray) -> float:
+    """How many bits the difference between one sample and the next needs, on average; common factors do not count."""
+    differences = np.abs(np.diff(samples.astype(np.int64)))
+    factor = max(1, int(np.gcd.reduce(samples.astype(np.int64))))
+    return float(np.log2(1 + differences / factor).mean()) if len(differences) else 0.0
