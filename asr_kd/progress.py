@@ -53,6 +53,11 @@ class Progress:
         print(f"{clear}{self.label}: {done} {self.unit}, {speed}, {rest}", end=end, file=sys.stderr, flush=True)
 
 
+def note(text: str) -> None:
+    """Show a remark on standard error, beside the progress."""
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
 def progress(items: Iterable[Item], total: float | None, label: str, unit: str = "utterances") -> Iterator[Item]:
     """Iterate over ``items`` and show how many of ``total`` (None: unknown) are done."""
     with Progress(total, label, unit) as bar:

@@ -74,11 +74,13 @@ def _configure_validate(actions: "Actions") -> None:
         actions,
         "validate",
         "list everything that is wrong, by file and line",
-        "Check the tables of a data directory and decode its audio. Exits with 1 if there are errors.",
+        "Check the tables of a data directory and decode its audio. Exits with 1 if there are errors.\n"
+        "Of many problems of one kind in one file, the first three are shown, and their number.",
         "data/an4/train --lexicon data/an4/lexicon.txt",
     )
     parser.add_argument("dir", type=Path, metavar="DIR")
     parser.add_argument("--lexicon", type=Path, help="words outside it are errors")
+    parser.add_argument("--all", action="store_true", help="show every problem")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.set_defaults(run=validate)
@@ -209,10 +211,10 @@ def validate(options: argparse.Namespace) -> None:
 
     lexicon = read_lexicon(options.lexicon).entries if options.lexicon else None
     problems = validation.validate(options.dir, lexicon, options.allow_pipes, options.jobs)
-    for problem in problems:
-        print(problem)
+    for line in problems if options.all else validation.summarise(problems):
+        print(line)
     errors = sum(not problem.warning for problem in problems)
-    counts = f"{errors} errors, {len(problems) - errors} warnings"
+    counts = f"{errors:,} errors, {len(problems) - errors:,} warnings"
     if errors:
         raise UserError(f"{options.dir}: {counts}")
     print(f"{options.dir}: {counts}")

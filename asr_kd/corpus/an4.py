@@ -102,12 +102,12 @@ def _decode_raw(path: Path) -> np.ndarray:
     content = read_bytes(path)
     if not content or len(content) % 2:
         raise UserError(f"{path}: {len(content)} bytes; 16-bit samples were expected: the file is empty or truncated")
-    orders = {order: np.frombuffer(content, order).astype(np.int16) for order in ("<i2", ">i2")}
-    little, big = (_bits_to_code(samples) for samples in orders.values())
-    if np.array_equal(*orders.values()) or big < little - CLEAR_BITS:
-        return orders[">i2"]
-    if little < big - CLEAR_BITS:
-        return orders["<i2"]
+    little, big = (np.frombuffer(content, order).astype(np.int16) for order in ("<i2", ">i2"))
+    gain = _bits_to_code(little) - _bits_to_code(big)
+    if gain > CLEAR_BITS or np.array_equal(little, big):
+        return big
+    if gain < -CLEAR_BITS:
+        return little
     raise UserError(
         f"{path}: the byte order cannot be told: its samples look like noise either way; convert the file to .wav or "
         ".flac, for example with sox"

@@ -44,7 +44,9 @@ class Recording:
     def _check(self, source: Source, in_parts: bool) -> None:
         """Refuse what is beyond the limits, and a container whose length cannot be checked."""
         if not 0 < self.samples < _MOST_SAMPLES:
-            raise source.fault("the audio has no samples" if self.samples == 0 else "states no length; write it again")
+            raise source.fault(
+                "the audio has no samples" if self.samples == 0 else "the header states no length; write the file again"
+            )
         if not AUDIO_RATES[0] <= self.sample_rate <= AUDIO_RATES[1]:
             raise source.fault(
                 f"the sample rate is {self.sample_rate:,} Hz; expected {AUDIO_RATES[0]:,} to {AUDIO_RATES[1]:,}: the "

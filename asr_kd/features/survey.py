@@ -11,23 +11,23 @@ from asr_kd.corpus.datadir import DataDir
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
 from asr_kd.parallel import parallel_map
-from asr_kd.progress import Progress
+from asr_kd.progress import Progress, note
 
 _CHUNK = 200  # utterances in one task
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """Frames of each utterance, the reason why others cannot be read, a hash of all audio, and remarks for the user."""
+    """Frames of each utterance, the reason why others cannot be read, and a hash of all audio."""
 
     frame_counts: dict[str, int]
     bad: dict[str, str]
     sha256: str
-    remarks: tuple[str, ...] = ()
 
 
 def survey(datadir: DataDir, config: FeatureConfig, jobs: int = 1) -> Survey:
-    """Read every header, and hash every file's bytes (which takes a thousandth of the time of decoding them)."""
+    """Read every header, hash every file's bytes (in a thousandth of the time of decoding them), and say what a user
+    may not expect of the audio."""
     frame_counts: dict[str, int] = {}
     bad: dict[str, str] = {}
     infos: list[UtteranceInfo] = []
@@ -44,7 +44,9 @@ def survey(datadir: DataDir, config: FeatureConfig, jobs: int = 1) -> Survey:
                 frame_counts[header.utterance] = header.frames
                 digest.update(f"{header.utterance} {header.frames} {header.content}\n".encode())
             bar.advance(len(headers))
-    return Survey(frame_counts, bad, digest.hexdigest(), remarks(infos, config.sample_rate))
+    for remark in remarks(infos, config.sample_rate):
+        note(remark)
+    return Survey(frame_counts, bad, digest.hexdigest())
 
 
 def remarks(infos: Iterable[UtteranceInfo], sample_rate: int) -> tuple[str, ...]:

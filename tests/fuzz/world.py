@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from asr_kd.cli import main
-from asr_kd.corpus.datadir import write_data_dir
+from asr_kd.corpus.datadir import AudioSegment, write_data_dir
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 
 WORDS = {"GO": ("G", "OW"), "NO": ("N", "OW"), "ON": ("AA", "N"), "STOP": ("S", "T", "AA", "P")}
@@ -94,7 +94,7 @@ def _corpora() -> None:
     text = {f"s{n % 2}-u{n}": [words[n % 4], words[(n + 1) % 4]] for n in range(6)}
     speakers = {utterance: utterance[:2] for utterance in text}
     write_data_dir("plain", {utt: f"wav/r{n}.wav" for n, utt in enumerate(text)}, text, speakers)
-    cut = {utt: (f"rec{n % 2}", 0.05 * n, 0.05 * n + 0.3) for n, utt in enumerate(text)}
+    cut = {utt: AudioSegment(f"rec{n % 2}", 0.05 * n, 0.05 * n + 0.3) for n, utt in enumerate(text)}
     write_data_dir("data", {"rec0": "wav/r0.wav", "rec1": "wav/r1.wav"}, text, speakers, cut)
     for number, (name, how) in enumerate(AUDIO.items()):
         soundfile.write(f"audio/{name}", sound(0.25, number, 16000), 16000, **how)
