@@ -14,7 +14,7 @@ check_system() {
   fi
   for tool in "${@:3}"; do
     command -v "$tool" > /dev/null && continue
-    echo "$0: the command $tool was not found; recipes need Linux with GNU coreutils, sed, awk and python" >&2
+    echo "$0: the command $tool was not found; recipes need Linux, GNU coreutils, sed and awk, and python with asr_kd" >&2
     return 1
   done
   if ! sed -u p < /dev/null > /dev/null 2>&1; then
@@ -49,8 +49,7 @@ END
 }
 
 # parse_options "$@": sets the variable of each --name VALUE; the known names are those in $options. Values are inserted
-# into commands, so special characters of the shell are refused in the names of working folders, and in all values but
-# paths.
+# into commands, so check_value refuses special characters of the shell; paths of corpora are quoted and may have them.
 parse_options() {
   options="corpus_dir jobs work ${options:-}"
   [[ " $* " != *" --small "* ]] || go_quickly
@@ -87,8 +86,10 @@ check_value() {
       echo "$0: $1 $2: the path has a space or a special character; choose another folder" >&2 ;;
     --*-dir) return 0 ;;   # corpora: their paths are always quoted
     --stage | --stop-stage | --jobs | --members | --specialists | --specialist-states)
-      [[ ! $2 =~ ^[0-9]{1,9}$ ]] || return 0
-      echo "$0: $1 $2: expected a whole number" >&2 ;;
+      local least=1
+      [[ $1 != --*stage ]] || least=0
+      [[ ! $2 =~ ^(0|[1-9][0-9]{0,8})$ ]] || (($2 < least)) || return 0
+      echo "$0: $1 $2: expected a whole number from $least" >&2 ;;
     *)
       [[ ! $2 =~ ^[A-Za-z0-9\ ,.:_+-]*$ ]] || return 0
       echo "$0: $1 $2: expected letters, digits, spaces and , . : _ + - only" >&2 ;;

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     parts = _parts(options.parts)
     remarks = [_one_line(remark) for remark in options.remark]
     origin = provenance(options.seconds, dict(options.stages_at))
-    print(write_report(options.output, options.title, parts, origin, remarks), end="")
+    print(write_report(options.output, _one_line(options.title), parts, origin, remarks), end="")
 
 
 def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
@@ -76,19 +76,19 @@ def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
     parts: list[Any] = []
     for option, value in given:
         if option == "table":
-            table = value
+            table = _one_line(value)
         elif option == "rows":
             parts += read_rows(value, table)
         elif option == "recovery":
-            parts.append(Recovery(table, *value))
+            parts.append(Recovery(table, *map(_one_line, value)))
         elif option == "difference":
-            parts.append(Difference(table, value))
+            parts.append(Difference(table, _one_line(value)))
         elif option == "picture":
             parts.append(Picture(Path(value[0]), _one_line(value[1])))
         elif len(value) < 2:
             raise UserError(f"--system {value[0]!r}: expected a name and at least one decode folder")
         else:
-            parts += scored_entries(table, value[0], value[1:])
+            parts += scored_entries(table, _one_line(value[0]), value[1:])
     if not parts:
         raise UserError("nothing to report; give --system NAME FOLDER..., --rows FILE or --picture FILE CAPTION")
     return parts

@@ -16,6 +16,7 @@ from asr_kd.decode.tune_search import Point, Setting, Tuning, choose
 from asr_kd.errors import UserError
 from asr_kd.files import write_text
 from asr_kd.parallel import Workers
+from asr_kd.progress import Progress
 
 
 def tune(
@@ -35,12 +36,15 @@ def tune(
         )
     if not (words := sum(len(references[name]) for name in names)):
         raise UserError(f"the transcripts of all {len(names)} utterances are empty; tuning needs words to count")
-    with Workers(jobs, _start, (str(model.path), dict(references))) as workers:
+    workers = Workers(jobs, _start, (str(model.path), dict(references)))
+    with workers, Progress(None, "tuning", "passes over the development set") as bar:
 
         def evaluate(search: SearchOptions, grid: list[Setting]) -> tuple[Point, ...]:
             errors = np.zeros(len(grid), np.int64)
-            for part in workers.map(_rescore, [(source, search, grid) for source in sources]):
+            parts = workers.map(_rescore, [(source, search, grid) for source in sources])
+            for source, part in zip(sources, parts, strict=True):
                 errors += part
+                bar.advance(len(source.names) / len(names))
             return tuple(
                 Point(*setting, search.beam, int(count), words) for setting, count in zip(grid, errors, strict=True)
             )

@@ -35,9 +35,9 @@ def rate_interval(errors: np.ndarray, words: np.ndarray, clusters: Sequence[str]
     from scipy.special import ndtr, stdtrit
 
     # Clusters with equal totals share a row, drawn as often as all of them: thousands of images have two distinct rows.
-    totals, alike = np.unique(_sum_by_cluster(np.stack([errors, words], axis=1), clusters), axis=0, return_counts=True)
-    number = int(alike.sum())
-    drawn = np.random.default_rng(seed).multinomial(number, alike / number, DRAWS) @ totals
+    totals, copies = np.unique(_sum_by_cluster(np.stack([errors, words], axis=1), clusters), axis=0, return_counts=True)
+    number = int(copies.sum())
+    drawn = np.random.default_rng(seed).multinomial(number, copies / number, DRAWS) @ totals
     rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1)
     tail = (1 - LEVEL) / 2
     if number > 1:
@@ -59,8 +59,8 @@ def permutation_p(difference: np.ndarray, clusters: Sequence[str], seed: int = 0
     if number <= _EXACT:
         signs = 1 - 2 * (np.arange(2**number)[:, None] >> np.arange(number) & 1)
         return float((np.abs(signs @ totals) >= abs(totals.sum())).mean())
-    sizes, alike = np.unique(np.abs(totals[totals != 0]), return_counts=True)
-    drawn = (2 * np.random.default_rng(seed).binomial(alike, 0.5, (DRAWS, len(alike))) - alike) @ sizes
+    sizes, copies = np.unique(np.abs(totals[totals != 0]), return_counts=True)
+    drawn = (2 * np.random.default_rng(seed).binomial(copies, 0.5, (DRAWS, len(copies))) - copies) @ sizes
     return float((1 + (np.abs(drawn) >= abs(totals.sum())).sum()) / (1 + DRAWS))
 
 

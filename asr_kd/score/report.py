@@ -242,8 +242,8 @@ def _searches(decoded: Sequence[ReportEntry]) -> list[tuple[str, Record]]:
     found: list[tuple[str, Record]] = []
     for system, group in itertools.groupby(decoded, key=lambda entry: entry.row["system"]):
         entries = list(group)
-        alike = len({tuple(entry.row.get(key) for key in TUNING) for entry in entries}) == 1
-        found += [(system, entries[0].row)] if alike else [(_name(entry), entry.row) for entry in entries]
+        same = len({tuple(entry.row.get(key) for key in TUNING) for entry in entries}) == 1
+        found += [(system, entries[0].row)] if same else [(_name(entry), entry.row) for entry in entries]
     return found
 
 

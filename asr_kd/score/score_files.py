@@ -92,7 +92,8 @@ def load_score(path: str | Path) -> Score:
             counts=np.array([_counts(row) for row in rows.values()], np.int64),
             missing=tuple(map(_text, _list(content["missing"]))),
             confused=tuple(
-                ((_text(said), _text(heard)), _count(count)) for said, heard, count in _list(content["confused"])
+                ((_text(spoken), _text(decoded)), _count(count))
+                for spoken, decoded, count in _list(content["confused"])
             ),
             deleted=tuple((_text(word), _count(count)) for word, count in _list(content["deleted"])),
             inserted=tuple((_text(word), _count(count)) for word, count in _list(content["inserted"])),

@@ -42,9 +42,8 @@ def summary(score: Score, top: int = 10) -> str:
             for name, part in score.by_speaker.items()
         ]
         lines += ["", render(records, _SPEAKER)]
-    lines += _most(
-        "confused (reference > hypothesis)", [(f"{a} > {b}", count) for (a, b), count in score.confused[:top]]
-    )
+    confused = [(" > ".join(pair), count) for pair, count in score.confused[:top]]
+    lines += _most("confused (reference > hypothesis)", confused)
     lines += _most("deleted", score.deleted[:top])
     lines += _most("inserted", score.inserted[:top])
     return "\n".join([*lines, describe(score), *unicode_note("", score)]) + "\n"

@@ -90,7 +90,7 @@ class Score:
     @property
     def unicode_form_only(self) -> int:
         """Substitutions of a word by itself in another Unicode form (NFC, NFD)."""
-        return sum(count for (said, heard), count in self.confused if same_but_for_unicode_form(said, heard))
+        return sum(count for pair, count in self.confused if same_but_for_unicode_form(*pair))
 
     @property
     def cluster_unit(self) -> str:
@@ -170,17 +170,17 @@ def _count(
     for row, (reference, hypothesis), chunks in zip(counts, pairs, output.alignments, strict=True):
         row[WORDS] = len(reference)
         for chunk in chunks:
-            said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-            heard = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            spoken = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+            decoded = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
             if chunk.type == "substitute":
-                row[SUBSTITUTIONS] += len(said)
-                confused.update(zip(said, heard, strict=True))
+                row[SUBSTITUTIONS] += len(spoken)
+                confused.update(zip(spoken, decoded, strict=True))
             elif chunk.type == "delete":
-                row[DELETIONS] += len(said)
-                deleted.update(said)
+                row[DELETIONS] += len(spoken)
+                deleted.update(spoken)
             elif chunk.type == "insert":
-                row[INSERTIONS] += len(heard)
-                inserted.update(heard)
+                row[INSERTIONS] += len(decoded)
+                inserted.update(decoded)
     return counts, confused, deleted, inserted
 
 

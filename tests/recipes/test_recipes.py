@@ -109,7 +109,9 @@ def test_a_working_folder_that_a_shell_would_not_keep_whole_is_refused(name: str
     [
         ("--seeds", "1; touch x", "expected letters, digits, spaces and"),
         ("--seeds", "$(touch x)", "expected letters, digits, spaces and"),
-        ("--jobs", "two", "--jobs two: expected a whole number"),
+        ("--jobs", "two", "--jobs two: expected a whole number from 1"),
+        ("--jobs", "0", "--jobs 0: expected a whole number from 1"),
+        ("--stage", "08", "--stage 08: expected a whole number from 0"),
         ("--stage", "-1", "--stage -1: expected a whole number"),
     ],
 )

@@ -29,8 +29,8 @@ def folders(tmp_path: Path) -> list[Path]:
         folder = tmp_path / system / "decode_test"
         save_score(score(REFERENCES, hypotheses, SPEAKERS), folder / "wer.json")
         made.append(folder)
-    told = {"frame_accuracy": 0.615, "parameters": 1_580_000, "acoustic_scale": 0.1, "word_penalty": 0.5}
-    (made[1] / "decode.json").write_text(json.dumps(told | {"tuned_on": "dev", "real_time_factor": 0.004}))
+    summary = {"frame_accuracy": 0.615, "parameters": 1_580_000, "acoustic_scale": 0.1, "word_penalty": 0.5}
+    (made[1] / "decode.json").write_text(json.dumps(summary | {"tuned_on": "dev", "real_time_factor": 0.004}))
     return made
 
 
@@ -49,7 +49,7 @@ def test_a_system_against_itself_does_not_differ(folders: list[Path]) -> None:
     assert same.p == 1
     assert same.difference is not None
     assert (same.difference.low, same.difference.high) == (0, 0)
-    assert same.name == str(folders[0])  # the short name would not tell them apart
+    assert same.name == str(folders[0])  # their short names are the same
 
 
 def test_the_table_says_how_to_read_it(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,7 @@ def test_machines_get_unrounded_numbers(form: str, folders: list[Path], capsys: 
     assert float(rows[1]["p"]) == compare(folders).systems[1].p
 
 
-def test_missing_hypotheses_are_told_below_the_table(tmp_path: Path) -> None:
+def test_missing_hypotheses_are_reported_below_the_table(tmp_path: Path) -> None:
     save_score(score(REFERENCES, {}, SPEAKERS), tmp_path / "none" / "decode_test" / "wer.json")
     assert any("none: 24 of 24 utterances" in note for note in notes(compare([tmp_path / "none" / "decode_test"])))
 

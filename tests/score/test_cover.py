@@ -76,7 +76,7 @@ def test_gains_are_paired_and_relative() -> None:
     (record,) = cover_records(counts(*[(100, 50, 53)] * 12))
     assert (record["generalist"], record["joint"]) == (0.5, 0.53)
     assert record["gain"] == pytest.approx(0.03)
-    assert record["gain_low"] == record["gain_high"] == pytest.approx(0.03)  # all utterances alike
+    assert record["gain_low"] == record["gain_high"] == pytest.approx(0.03)  # all utterances are the same
     assert record["relative"] == pytest.approx(0.06)
     assert record["p"] == pytest.approx(2 / 2**12)
     (noise,) = cover_records(counts(*[(100, 50, 53), (100, 53, 50)] * 6))
@@ -88,8 +88,8 @@ def test_gains_are_paired_and_relative() -> None:
 def test_covers_that_are_rare_count_as_one() -> None:
     rows = {ALL: (1000, 500, 510), 0: (600, 300, 300), 1: (392, 190, 194), 2: (3, 3, 3), 3: (4, 1, 4), 5: (1, 0, 0)}
     records = cover_records(counts(*rows.values(), groups=tuple(rows)))
-    told = [(record["system"], record["frames"], record["more"]) for record in records]
-    assert told[1:] == [
+    shown = [(record["system"], record["frames"], record["more"]) for record in records]
+    assert shown[1:] == [
         ("no specialists cover the state", 600, False),
         ("1 specialist covers the state", 392, False),
         ("2 or more specialists cover the state", 8, True),

@@ -33,7 +33,7 @@ def test_the_interval_is_welchs() -> None:
     assert record["frame_accuracy_change"] == pytest.approx(np.mean(OTHER) - np.mean(BASE))
     assert (record["frame_accuracy_low"], record["frame_accuracy_high"]) == pytest.approx(tuple(expected))
     assert "wer_change" not in record
-    assert "frame_accuracy_p" not in record  # nobody said which frames
+    assert "frame_accuracy_p" not in record  # the frames are unknown
 
 
 def test_one_run_is_exact_and_two_single_runs_have_no_interval_over_seeds() -> None:
@@ -50,7 +50,7 @@ def test_a_base_without_others_is_named(base: str) -> None:
 
 
 def decode_folder(folder: Path, wrong: list[int], missed: list[int]) -> str:
-    """One utterance of ten words and of 1,000 frames for each speaker, with so many errors."""
+    """One utterance of ten words and 1,000 frames per speaker, with the given numbers of errors."""
     of_whom = {f"{name}-u": name for name in SPEAKERS}
     references = {utterance: ["A"] * 10 for utterance in of_whom}
     hypotheses = {u: ["X"] * n + ["A"] * (10 - n) for u, n in zip(of_whom, wrong, strict=True)}
@@ -61,7 +61,9 @@ def decode_folder(folder: Path, wrong: list[int], missed: list[int]) -> str:
     return str(folder)
 
 
-def test_the_report_tells_seeds_speakers_and_p(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_has_intervals_over_seeds_and_speakers_and_p(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [[300, 310, 290, 305, 295, 300, 320, 280], [310, 300, 295, 300, 290, 305, 315, 285]]
     better = [[missed - 20 - number for number, missed in enumerate(run)] for run in runs]
     base = [decode_folder(tmp_path / f"base_seed{n}" / "decode_test", [2] * 8, run) for n, run in enumerate(runs)]

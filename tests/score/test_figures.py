@@ -33,11 +33,11 @@ def _experiment(folder: Path, dev: list[float], train: float | None = 0.9, steps
     return str(folder)
 
 
-def _decode_folder(folder: Path, wrong: int, **told: float) -> str:
+def _decode_folder(folder: Path, wrong: int, **summary: float) -> str:
     references = {f"s{n % 4}-u{n:02d}": ["A", "B"] for n in range(20)}
     hypotheses = {utt: ["A", "X" if n < wrong else "B"] for n, utt in enumerate(references)}
     save_score(score(references, hypotheses, {utt: utt[:2] for utt in references}), folder / "wer.json")
-    (folder / "decode.json").write_text(json.dumps(told))
+    (folder / "decode.json").write_text(json.dumps(summary))
     return str(folder)
 
 

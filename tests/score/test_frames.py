@@ -1,4 +1,4 @@
-"""Frame errors as a score: counted, kept, compared and reported like words."""
+"""Frame errors as a score: counted, stored, compared and reported like word errors."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SPEAKERS = {"a1": "ann", "a2": "ann", "b1": "bob"}
 
 
 def found(*wrong: int) -> Score:
-    """Three utterances of five frames, of which the first so many of each are wrong by one state."""
+    """Three utterances of five frames; in each, the given number of frames, the first ones, are wrong by one state."""
     return score_frames(
         (
             (name, LABELS, np.where(np.arange(5) < number, LABELS + 1, LABELS))

@@ -18,10 +18,10 @@ REFERENCES = {f"s{n % 5}-u{n:02d}": ["A", "B", "C", "D"] for n in range(20)}
 SPEAKERS = {utt: utt[:2] for utt in REFERENCES}
 
 
-def _decode_folder(folder: Path, wrong: int, **told: float) -> Path:
+def _decode_folder(folder: Path, wrong: int, **summary: float) -> Path:
     hypotheses = {utt: ["A", "X" if n < wrong else "B", "C", "D"] for n, utt in enumerate(REFERENCES)}
     save_score(score(REFERENCES, hypotheses, SPEAKERS), folder / "wer.json")
-    (folder / "decode.json").write_text(json.dumps(told))
+    (folder / "decode.json").write_text(json.dumps(summary))
     return folder
 
 

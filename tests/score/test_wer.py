@@ -42,7 +42,7 @@ def result() -> Score:
     return score(references, hypotheses, {"a1": "a", "a2": "a", "b1": "b", "b2": "b"})
 
 
-def test_a_missing_hypothesis_is_all_deletions_and_is_told(result: Score) -> None:
+def test_a_missing_hypothesis_is_all_deletions_and_is_reported(result: Score) -> None:
     assert result.missing == ("b1",)
     assert result.counts[2].tolist() == [1, 0, 1, 0]
 
