@@ -1,7 +1,12 @@
 """``asr-kd lm``: n-gram language models."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asr_kd.graph.ngram import Text
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     make.add_argument("text", type=Path, metavar="TEXT", help="a data directory, or a file of one sentence a line")
     make.add_argument("out", type=Path, metavar="OUT.arpa[.gz]")
     make.add_argument("--order", type=int, default=3, help="length of the longest n-grams (default 3)")
-    make.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="the first word of each line, as in a word list or a lexicon"
-    )
+    make.add_argument("--vocabulary", type=Path, metavar="FILE", help="its words: a word list, a lexicon or words.txt")
     make.add_argument("--unknown", action="store_true", help="an open vocabulary: with <unk>")
     make.set_defaults(run=_estimate)
     score = _add(
@@ -58,25 +61,38 @@ def _add(
 
 
 def _estimate(options: argparse.Namespace) -> None:
-    from asr_kd.files import read_lines
     from asr_kd.graph.arpa import write_arpa
-    from asr_kd.graph.ngram import estimate, read_sentences
+    from asr_kd.graph.ngram import estimate, read_vocabulary
 
-    vocabulary = None
-    if options.vocabulary:
-        vocabulary = [line.split()[0] for line in read_lines(options.vocabulary) if line.strip()]
-    sentences = read_sentences(options.text, options.ids)
-    model = estimate(sentences, options.order, vocabulary, options.unknown)
+    vocabulary = read_vocabulary(options.vocabulary) if options.vocabulary else None
+    text = _read(options)
+    model = estimate(text.sentences, options.order, vocabulary, options.unknown)
     write_arpa(model, options.out)
     sizes = ", ".join(f"{len(grams.words):,} {order}-grams" for order, grams in enumerate(model.grams, 1))
-    print(f"{options.out}: {sizes} from {len(sentences):,} sentences")
+    print(f"{options.out}: {sizes} from {len(text.sentences):,} sentences")
+
+
+def _read(options: argparse.Namespace) -> "Text":
+    """The text, with a remark on empty lines and a warning where its lines seem to begin with ids."""
+    from asr_kd.graph.ngram import read_sentences
+
+    text = read_sentences(options.text, options.ids)
+    if text.empty:
+        print(f"{options.text}: {text.empty:,} lines have no words and are left out", file=sys.stderr)
+    if text.may_have_ids:
+        print(
+            f"warning: {options.text}: each line begins with a word that occurs nowhere else, such as"
+            f" {text.sentences[0][0]!r}; if these are utterance ids, give --ids",
+            file=sys.stderr,
+        )
+    return text
 
 
 def _perplexity(options: argparse.Namespace) -> None:
     from asr_kd.graph.arpa_reader import read_arpa
-    from asr_kd.graph.ngram import measure, read_sentences
+    from asr_kd.graph.ngram import measure
 
-    result = measure(read_arpa(options.arpa), read_sentences(options.text, options.ids))
+    result = measure(read_arpa(options.arpa), _read(options).sentences)
     with_oov = result.perplexity_with_oov
     print(
         f"perplexity {result.perplexity:.2f} over {result.words - result.oov:,} words and {result.sentences:,} "

@@ -20,10 +20,10 @@ from asr_kd.graph.columns import Columns
 from asr_kd.graph.expand import Chains
 from asr_kd.graph.fst import EPSILON, NOT_FINAL, Fst, distinct, ranges
 from asr_kd.graph.rights import RightContexts
-from asr_kd.graph.sets import PhoneSets
+from asr_kd.graph.sets import MOST_SETS, PhoneSets
 from asr_kd.hmm.states import StateSpace
 
-_HALF, _CHOOSING, _SETS = 2**32, 2**31, 2**22  # of the keys of states, see _Composer
+_HALF, _CHOOSING, _SETS = 2**32, 2**31, MOST_SETS  # of the keys of states, see _Composer; enough for 511 phones
 _HUB = 2  # a state of LG that more arcs enter is reached by an epsilon arc, not copied to where it is reached from
 
 

@@ -1,6 +1,7 @@
 """Weighted finite-state transducers as numpy arrays, in OpenFst's binary formats."""
 
 import dataclasses
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
 from asr_kd.errors import UserError
-from asr_kd.files import atomic_write
+from asr_kd.files import atomic_write, open_regular
+from asr_kd.limits import GRAPH_BYTES
 
 EPSILON = 0
 NOT_FINAL = np.float32(np.inf)
@@ -77,7 +79,7 @@ class Fst:
         return cls(int(start), np.asarray(final, np.float32), offsets, labels[0], labels[1], costs, labels[2])
 
     def check(self, name: str | Path = "graph", max_ilabel: int | None = None, max_olabel: int | None = None) -> None:
-        """Raise ``UserError``, opened by ``name``, where a decoder would crash or read outside its arrays.
+        """Raise ``UserError``, opened by ``name``, for what would crash a decoder or make it read outside its arrays.
 
         That is: no states or arcs, no start or final state, an arc to a missing state, a negative label or one above
         the given maximum, a cost that is NaN or minus infinity.
@@ -102,7 +104,7 @@ class Fst:
                 raise UserError(f"{name}: a cost is NaN or minus infinity")
 
     def connect(self) -> "Fst":
-        """Keep what lies on a path from the start to a final state; states numbered breadth-first from the start.
+        """Keep what is on a path from the start to a final state; states are numbered breadth-first from the start.
 
         The result has no states if there is no such path.
         """
@@ -161,10 +163,10 @@ class Fst:
 
         Raises ``UserError`` for another format, a truncated file, or what ``check`` refuses.
         """
-        try:
-            content = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; expected an OpenFst binary graph") from None
+        with open_regular(path) as stream:
+            if (size := os.fstat(stream.fileno()).st_size) > GRAPH_BYTES:
+                raise UserError(f"{path}: {size:,} bytes; graphs of up to {GRAPH_BYTES:,} are read")
+            content = stream.read()
         fst = _Reader(content, path).fst()
         fst.check(path)
         return fst
@@ -178,7 +180,7 @@ class _Reader:
 
     def fst(self) -> Fst:
         if len(self.content) < 4 or self.take("<i4") != _MAGIC:
-            raise UserError(f"{self.path}: not an OpenFst binary file; text format? compile it with fstcompile")
+            raise UserError(f"{self.path}: not an OpenFst binary file; compile a graph in text form with fstcompile")
         kind, arc_type = self.string(), self.string()
         version, flags, _, start, states, arcs = (self.take(t) for t in ("<i4", "<i4", "<u8", "<i8", "<i8", "<i8"))
         if kind not in ("const", "vector") or arc_type != "standard":
@@ -269,7 +271,7 @@ def from_kaldifst(graph: Any) -> Fst:
 
 
 def ranges(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Run through ``starts[i]``, ..., ``starts[i] + counts[i] - 1`` for each i: every i so often, and the numbers."""
+    """The numbers ``starts[i]``, ..., ``starts[i] + counts[i] - 1`` for each i, after the i that each belongs to."""
     item = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
     return item, np.arange(len(item)) + (np.asarray(starts) - first)[item]

@@ -1,24 +1,29 @@
 """Decoding graphs from Kaldi: transition-ids become tied states."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.files import read_lines, read_text, write_text
 from asr_kd.graph.compile import GRAPH, INFO, WORDS
 from asr_kd.graph.fst import Fst
+from asr_kd.limits import WORD_ID
+
+_ID = re.compile(r"[0-9]{1,18}")
 
 
 def import_graph(graph: str | Path, words: str | Path, out: str | Path, transitions: np.ndarray | None = None) -> Fst:
-    """Write the folder ``out`` with Kaldi's ``HCLG.fst`` and ``words.txt``, input labels made state + 1.
+    """Write the folder ``out`` with Kaldi's ``HCLG.fst`` and ``words.txt``; its input labels become state + 1.
 
     ``transitions`` ``[transition-ids + 1]`` (``asr_kd.hmm.kaldi_transitions.read_transitions``) is the pdf of each
     transition-id; without it, the labels are pdf-ids + 1 already. Costs stay as they are.
     Raises ``UserError`` for a graph that is damaged or empty, and for labels that the transitions or ``words`` lack.
     """
     fst = Fst.read(graph)
-    highest = max(_read_ids(words))
+    highest = _highest_id(words)
     limit = None if transitions is None else len(transitions) - 1
     fst.check(graph, max_ilabel=limit, max_olabel=highest)
     if transitions is not None:
@@ -30,13 +35,21 @@ def import_graph(graph: str | Path, words: str | Path, out: str | Path, transiti
     return fst
 
 
-def _read_ids(path: str | Path) -> list[int]:
-    ids = []
+def _highest_id(path: str | Path) -> int:
+    """The highest id of ``words.txt``; ``UserError`` by line for anything but a word and an id of its own."""
+    ids: set[int] = set()
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
-        if len(fields) != 2 or not fields[1].isdigit():
-            raise UserError(f"{path}:{number}: expected WORD ID, found {line!r}")
-        ids.append(int(fields[1]))
-    if not ids or len(set(ids)) < len(ids):
-        raise UserError(f"{path}: {'two words have one id' if ids else 'empty; expected lines of WORD ID'}")
-    return ids
+        if len(fields) != 2 or not _ID.fullmatch(fields[1]):
+            raise UserError(f"{path}:{number}: expected WORD ID, found {shown(line)}")
+        index = int(fields[1])
+        if index > WORD_ID:
+            raise UserError(
+                f"{path}:{number}: the id of {fields[0]!r} is {index:,}; ids above {WORD_ID:,} are not supported"
+            )
+        if index in ids:
+            raise UserError(f"{path}:{number}: {fields[0]!r} has the id {index}, which another word has")
+        ids.add(index)
+    if not ids:
+        raise UserError(f"{path}: empty; expected lines of WORD ID")
+    return max(ids)

@@ -1,6 +1,7 @@
 """Estimate n-gram language models from text, and measure them on other text."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from asr_kd.files import read_lines
 from asr_kd.graph.arpa import BEGIN, END, LOG_ZERO, UNKNOWN, Arpa, Grams
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # as in KenLM's lmplz
+_NO_WORD = re.compile(r"#[0-9]*|<eps>")
+_VARIANT = re.compile(r"\([0-9]+\)$")
+_FEWEST_IDS = 10  # lines; the first words of fewer are easily different from each other
 
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
-    """A model's score on text. ``words`` has the ``oov`` words outside the vocabulary in it.
+    """A model's score on text. ``words`` counts all words, ``oov`` of which are outside the vocabulary.
 
     ``log10_prob`` is that of the other words and of the sentence ends; ``log10_prob_oov`` that of the words outside
     as ``<unk>``, None where the model has no ``<unk>``.
@@ -45,15 +49,29 @@ class Perplexity:
         return self.oov / self.words
 
 
-def read_sentences(path: str | Path, ids: bool = False) -> list[list[str]]:
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """``sentences``: the words of each line that has some; ``empty``: how many lines have none.
+
+    ``may_have_ids``: every line begins with a word that no other line begins with and that occurs nowhere else, as
+    utterance ids do.
+    """
+
+    sentences: list[list[str]]
+    empty: int
+    may_have_ids: bool
+
+
+def read_sentences(path: str | Path, ids: bool = False) -> Text:
     """Sentences, one a line; ``ids``: each line begins with an utterance id (Kaldi's ``text``); a data directory too.
 
-    Lines without words are left out. Raises ``UserError`` if none has any, or for ``<s>`` or ``</s>`` in the text.
+    Raises ``UserError`` if no line has words, and for ``<s>`` or ``</s>`` in the text.
     """
     if Path(path).is_dir():
         path, ids = Path(path) / "text", True
     sentences = []
-    for number, line in enumerate(read_lines(path), 1):
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
         words = line.split()[1:] if ids else line.split()
         if BEGIN in words or END in words:
             raise UserError(f"{path}:{number}: {BEGIN} or {END} in the text; they are added, one sentence is one line")
@@ -61,7 +79,25 @@ def read_sentences(path: str | Path, ids: bool = False) -> list[list[str]]:
             sentences.append(words)
     if not sentences:
         raise UserError(f"{path}: no words in it; expected one sentence a line{' after its id' if ids else ''}")
-    return sentences
+    return Text(sentences, len(lines) - len(sentences), not ids and _look_like_ids(sentences))
+
+
+def read_vocabulary(path: str | Path) -> list[str]:
+    """The first word of each line of a word list, a lexicon or Kaldi's ``words.txt``.
+
+    Comments, further pronunciations (``WORD(2)``), and the symbols ``<eps>``, ``#0``, ... are left out.
+    """
+    fields = (line.split(maxsplit=1) for line in read_lines(path) if not line.startswith(";;;"))
+    words = {field[0]: None for field in fields if field and not _NO_WORD.fullmatch(field[0])}
+    return [word for word in words if _VARIANT.sub("", word) not in words or not _VARIANT.search(word)]
+
+
+def _look_like_ids(sentences: Sequence[Sequence[str]]) -> bool:
+    """Whether the first words of several lines are all different and are said nowhere else."""
+    first = {sentence[0] for sentence in sentences}
+    if len(sentences) < _FEWEST_IDS or len(first) < len(sentences):
+        return False
+    return not any(word in first for sentence in sentences for word in sentence[1:])
 
 
 def estimate(
@@ -93,9 +129,12 @@ def estimate(
 
 
 def measure(arpa: Arpa, sentences: Sequence[Sequence[str]]) -> Perplexity:
-    """Score every word and sentence end of ``sentences``, as KenLM does; an unknown word ends the history."""
+    """Score every word and sentence end of ``sentences``, as KenLM does; an unknown word ends the history.
+
+    ``<UNK>``, as SRILM may write it, stands for unknown words too where the model has no ``<unk>``.
+    """
     index = {word: number for number, word in enumerate(arpa.vocabulary)}
-    unknown = index.get(UNKNOWN, -1)
+    unknown = index.get(UNKNOWN, index.get(UNKNOWN.upper(), -1))
     flat = [index.get(word, unknown) for sentence in sentences for word in (BEGIN, *sentence, END)]
     tokens = np.array(flat, np.int64)
     lengths = np.array([len(sentence) + 2 for sentence in sentences])
@@ -187,7 +226,7 @@ def _smooth(level: _Level, lower: np.ndarray, vocabulary: int) -> tuple[np.ndarr
 
 
 def _discounts(count: np.ndarray) -> tuple[float, float, float]:
-    """What is taken from n-grams seen once, twice, and three times or more."""
+    """The discounts of n-grams seen once, twice, and three times or more."""
     once, twice, thrice, four = (int((count == number).sum()) for number in (1, 2, 3, 4))
     if not (once and twice and thrice and four):
         return FALLBACK_DISCOUNTS

@@ -2,6 +2,10 @@
 
 import numpy as np
 
+from asr_kd.errors import UserError
+
+MOST_SETS = 2**22
+
 
 class PhoneSets:
     """Sets of members ``0..size - 1``; ``bits`` ``[sets, words]`` uint64: member m is bit m % 64 of word m // 64."""
@@ -20,12 +24,14 @@ class PhoneSets:
         return bits
 
     def add(self, bits: np.ndarray) -> np.ndarray:
-        """The number of each row of ``bits`` ``[n, words]``, which is new for a set that is."""
+        """The number of each row of ``bits`` ``[n, words]``; a set that is new gets a new number."""
         order = np.lexsort(bits.T)
         first = np.ones(len(bits), bool)
         first[1:] = (bits[order[1:]] != bits[order[:-1]]).any(axis=1)
         distinct = bits[order[first]]
         numbers = np.array([self._numbers.setdefault(row.tobytes(), len(self._numbers)) for row in distinct], np.int64)
+        if len(self._numbers) > MOST_SETS:
+            raise UserError(f"the graph needs more than {MOST_SETS:,} sets of phones; use fewer words or phones")
         new = numbers >= len(self.bits)
         self.bits = np.concatenate([self.bits, distinct[new][np.argsort(numbers[new])]])
         result = np.empty(len(bits), np.int64)

@@ -20,7 +20,7 @@ _BLOCK = 256  # frames whose Gaussians are scored at once, so that the scores st
 class Gmm:
     """The Gaussians of all states in flat arrays; state s owns ``bounds[s]:bounds[s + 1]``.
 
-    - ``transform``: what is done to the stored features first.
+    - ``transform``: applied to the stored features first.
     - ``weights`` ``[gaussians]``, summing to one in each state; ``means``, ``variances`` ``[gaussians, dim]``; float32.
     - ``bounds`` ``[states + 1]`` int32.
     """
@@ -110,7 +110,7 @@ class Gmm:
         except Exception as error:
             raise UserError(f"{path}: not a Gaussian mixture model: {error}") from None
         if not sound:
-            raise UserError(f"{path}: damaged: its numbers are no Gaussian mixtures; train this stage anew")
+            raise UserError(f"{path}: damaged: its numbers are not Gaussian mixtures; train this stage again")
         return gmm
 
     def check_fits(self, num_states: int, folder: str | Path) -> None:
@@ -118,13 +118,18 @@ class Gmm:
         if self.num_states != num_states:
             raise UserError(
                 f"{folder}: gmm.safetensors has {self.num_states} states, states.safetensors {num_states}: one of them "
-                "is of another model"
+                "is from another model"
             )
 
 
 def _is_sound(gmm: Gmm) -> bool:
     """Whether every state has Gaussians, of positive weights and variances, all finite and of one shape."""
     bounds, count = gmm.bounds, len(gmm.weights)
+    arrays = (gmm.transform.projection, gmm.weights, gmm.means, gmm.variances)
+    if [array.ndim for array in arrays] != [3, 1, 2, 2] or any(array.dtype != np.float32 for array in arrays):
+        return False
+    if bounds.ndim != 1 or bounds.dtype != np.int32 or gmm.transform.projection.shape[1] % 2 == 0:
+        return False
     if gmm.means.shape != gmm.variances.shape or gmm.means.shape != (count, len(gmm.transform.projection)):
         return False
     if bounds[0] != 0 or bounds[-1] != count or (np.diff(bounds.astype(np.int64)) < 1).any():

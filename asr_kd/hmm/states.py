@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save
 from asr_kd.config import load_config, save_config
 from asr_kd.errors import UserError
 from asr_kd.files import write_bytes
+from asr_kd.limits import PHONES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,7 @@ class _Names:
 
 @dataclasses.dataclass(frozen=True)
 class StateSpace:
-    """Phones as left-to-right chains of tied HMM states, each state with a self-loop and one way on.
+    """Phones as left-to-right chains of tied HMM states, each with a self-loop and a transition to the next one.
 
     - ``phones``: the phone inventory; a phone's index here is its number everywhere in the project.
     - ``silence``: the phones of ``phones`` that are silence; the first is the optional silence between words and the
@@ -84,7 +85,38 @@ class StateSpace:
             space = cls(names.phones, names.silence, tensors["lengths"], tensors["table"], tensors["log_loop"])
         except Exception as error:
             raise UserError(f"{path}: not a state space: {error}") from None
-        count = len(space.phones)
-        if space.table.shape[:3] != (count, count, count) or space.table.max() >= space.num_states:
-            raise UserError(f"{path}: its table {space.table.shape} does not fit the {count} phones of states.yaml")
+        if problem := _problem(space):
+            raise UserError(f"{path}: does not fit the {len(space.phones)} phones of states.yaml: {problem}")
         return space
+
+
+def check_phones(count: int, where: str) -> None:
+    """``UserError``, opened by ``where``, for more phones than a state space can have."""
+    if count > PHONES:
+        raise UserError(
+            f"{where}: {count:,} phones; at most {PHONES} are supported (the table of states grows with their cube)."
+            " Leave out marks of the position in a word, or merge phones that sound alike"
+        )
+
+
+def _problem(space: StateSpace) -> str:
+    """What is wrong with the numbers of a space that was read; empty where nothing is."""
+    count, lengths, table = len(space.phones), space.lengths, space.table
+    check_phones(count, "states.yaml")
+    if not space.silence or not set(space.silence) <= set(space.phones) or len(set(space.phones)) < count:
+        return "a phone is listed twice, or a silence phone is not among them"
+    if any(array.dtype.kind != kind for array, kind in ((lengths, "i"), (table, "i"), (space.log_loop, "f"))):
+        return f"its numbers are {lengths.dtype}, {table.dtype} and {space.log_loop.dtype}"
+    if lengths.shape != (count,) or table.shape[:-1] != (count,) * 3 or space.log_loop.ndim != 1:
+        return f"lengths {list(lengths.shape)}, table {list(table.shape)}, loops {list(space.log_loop.shape)}"
+    positions = table.shape[-1]
+    if lengths.min() < 1 or lengths.max() > positions:
+        return f"a phone has {lengths.min()} to {lengths.max()} states; the table has {positions}"
+    inside = np.broadcast_to((np.arange(positions) < lengths[:, None])[:, None, :], (count, count, positions))
+    for left in range(count):  # one left phone after the other: the table of many phones is large
+        states = table[left][inside]
+        if states.min() < 0 or states.max() >= space.num_states:
+            return f"states from {states.min()} to {states.max()}; there are {space.num_states}"
+    if not np.isfinite(space.log_loop).all() or (space.log_loop >= 0).any():
+        return "a self-loop has no probability between 0 and 1"
+    return ""

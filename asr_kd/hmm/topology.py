@@ -3,7 +3,7 @@
 import numpy as np
 
 from asr_kd.hmm.lexicon import SILENCE, UNKNOWN_PHONE, Lexicon
-from asr_kd.hmm.states import StateSpace
+from asr_kd.hmm.states import StateSpace, check_phones
 
 NOISE = (UNKNOWN_PHONE,)
 
@@ -17,6 +17,7 @@ def monophone_space(
     the self-loop probability that every state begins with.
     """
     phones = (SILENCE, *(phone for phone in lexicon.phones if phone != SILENCE))
+    check_phones(len(phones), "the lexicon")
     silence = (SILENCE, *(phone for phone in phones if phone in NOISE))
     lengths = np.array([silence_positions if phone in silence else phone_positions for phone in phones], np.int32)
     chains = np.full((len(phones), lengths.max()), -1, np.int32)

@@ -1,4 +1,6 @@
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,16 @@ def test_write_then_read_gives_the_same_model_and_the_same_bytes(tmp_path: Path,
         ("-1.1\t</s>", "-1.1\tC", "no </s>|'</s>' is not among"),
         ("\\3-grams:", "\\4-grams:", "no .3-grams: section"),
         ("\\end\\", "", "truncated"),
+        ("ngram 2=4", f"ngram 2={'9' * 5000}", "a.arpa:4: expected 'ngram 2=COUNT', found 'ngram 2=999"),
+        ("ngram 2=4", "ngram 2=\u0664", "a.arpa:4: expected 'ngram 2=COUNT'"),
+        ("ngram 2=4", "ngram 2=999999999999999999", "a.arpa:19: .2-grams: holds 4 n-grams"),
+        ("ngram 2=4", "ngram 2=3", "2-grams: holds 4 n-grams; the header promises 3"),
+        ("-0.7 A A 0.25", "-0,7 A A 0.25", "a.arpa:18: '-0,7' is not a finite number"),
+        ("-0.7 A A 0.25", "-0_7 A A 0.25", "a.arpa:18: '-0_7' is not a finite number"),
+        ("-0.7 A A 0.25", "-\u0667 A A 0.25", "a.arpa:18: '-\u0667' is not a finite number"),
+        ("-0.7 A A 0.25", f"-{'9' * 5000} A A 0.25", "a.arpa:18: '-999.* is not a finite number"),
+        ("-0.7 A A 0.25", "# a comment", "a.arpa:18: 'a' is not among"),
+        ("</s>", "</S>", "no </s> among its 1-grams; it has '</S>'|is not among"),
     ],
 )
 def test_what_is_malformed_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -130,3 +142,54 @@ def test_a_flipped_byte_of_a_gzip_file_is_refused(tmp_path: Path) -> None:
         content[place] ^= 0x41
         with pytest.raises(UserError, match=r"a\.arpa\.gz: the compressed data is damaged or cut"):
             read_arpa(tmp_path / "a.arpa.gz")
+
+
+def test_a_byte_order_mark_other_compressions_and_names_do_not_matter(tmp_path: Path) -> None:
+    for name, content in {
+        "bom.arpa": b"\xef\xbb\xbf" + GOOD.removeprefix("a comment before the header\n").encode(),
+        "gz_without_its_name.arpa": gzip.compress(GOOD.encode()),
+        "a.arpa.bz2": bz2.compress(GOOD.encode()),
+        "crlf.arpa": GOOD.replace("\n", "\r\n").encode(),
+        "no_last_newline.arpa": GOOD.rstrip("\n").encode(),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        assert [len(grams.words) for grams in read_arpa(tmp_path / name).grams] == [5, 4, 2], name
+    (tmp_path / "a.xz").write_bytes(lzma.compress(GOOD.encode()))
+    with pytest.raises(UserError, match=r"a\.xz: compressed by xz.*xz -d"):
+        read_arpa(tmp_path / "a.xz")
+
+
+@pytest.mark.parametrize("word", ["\v", "TEN\u00a0THIRTY", "\u3000", "A\x0cB", "X\u2028Y", "\x85"])
+def test_a_word_may_hold_what_only_python_takes_for_a_space(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.arpa").write_text(GOOD.replace("B", word), encoding="utf-8")
+    arpa = read_arpa(tmp_path / "a.arpa")
+    assert arpa.vocabulary == ("</s>", "<s>", word, "A", "<unk>")
+    assert arpa.order == 3
+
+
+def test_minus_infinity_is_the_log_of_zero_and_a_rounded_zero_is_zero(tmp_path: Path) -> None:
+    text = GOOD.replace("-99\t<s>", "-inf\t<s>").replace("-0.7 A A 0.25", "0.0000002 A A -Infinity")
+    (tmp_path / "a.arpa").write_text(text)
+    arpa = read_arpa(tmp_path / "a.arpa")
+    assert arpa.grams[0].log_prob[1] == -99
+    assert arpa.grams[1].log_prob.max() == 0
+    assert arpa.grams[1].backoff.min() == -99
+
+
+def test_words_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_bytes(GOOD.replace("B", "CAF\u00c9").encode("latin-1"))
+    with pytest.raises(UserError, match=r"a\.arpa: the word b'CAF\\xc9' is not UTF-8"):
+        read_arpa(tmp_path / "a.arpa")
+
+
+def test_what_expands_without_bound_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr_kd.compressed.EXPANDED_BYTES", 100_000)
+    head = GOOD.partition("-0.7 A A 0.25\n")[0].replace("ngram 2=4", "ngram 2=99999999")
+    (tmp_path / "bomb.arpa.gz").write_bytes(gzip.compress((head + "-0.7 A A 0.25\n" * 100_000).encode()))
+    with pytest.raises(UserError, match=r"bomb\.arpa\.gz: expands to more than"):
+        read_arpa(tmp_path / "bomb.arpa.gz")
+    (tmp_path / "line.arpa").write_bytes(b"x" * 3_000_000)
+    with pytest.raises(UserError, match=r"line\.arpa:1: a line of more than"):
+        read_arpa(tmp_path / "line.arpa")

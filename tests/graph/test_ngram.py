@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.graph.arpa import Arpa, write_arpa
 from asr_kd.graph.arpa_reader import read_arpa
-from asr_kd.graph.ngram import _discounts, estimate, measure, read_sentences
+from asr_kd.graph.ngram import _discounts, estimate, measure, read_sentences, read_vocabulary
 
 SENTENCES = st.lists(st.lists(st.sampled_from("ABCD"), min_size=1, max_size=5), min_size=1, max_size=12)
 
@@ -112,9 +113,9 @@ def test_the_same_text_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_text_of_lines_of_ids_and_of_data_directories(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("u1 A B\nu2\nu3 C\n")
-    assert read_sentences(tmp_path / "text", ids=True) == [["A", "B"], ["C"]]
-    assert read_sentences(tmp_path) == [["A", "B"], ["C"]]
-    assert read_sentences(tmp_path / "text")[0] == ["u1", "A", "B"]
+    assert read_sentences(tmp_path / "text", ids=True).sentences == [["A", "B"], ["C"]]
+    assert read_sentences(tmp_path).sentences == [["A", "B"], ["C"]]
+    assert read_sentences(tmp_path / "text").sentences[0] == ["u1", "A", "B"]
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "u1\nu2\n"])
@@ -130,3 +131,32 @@ def test_sentence_marks_in_the_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("A B\n<s> A\n")
     with pytest.raises(UserError, match="text:2: <s>"):
         read_sentences(tmp_path / "text")
+
+
+def test_only_newlines_end_a_sentence_and_a_byte_order_mark_is_no_word(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("\ufeffONE TWO\u2028THREE\x0cFOUR\x85FIVE\nSIX\r\n", encoding="utf-8")
+    assert read_sentences(tmp_path / "text").sentences == [["ONE", "TWO", "THREE", "FOUR", "FIVE"], ["SIX"]]
+
+
+def test_empty_transcripts_and_what_looks_like_ids_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"utt{number} {['ONE', 'TWO', 'THREE', 'FOUR'][number % 4]} TWO" for number in range(12)]
+    (tmp_path / "text").write_text("\n".join(lines) + "\nutt12\nutt13\n")
+    assert main(["lm", "estimate", str(tmp_path / "text"), str(tmp_path / "a.arpa")]) == 0
+    assert "each line begins with a word that occurs nowhere else, such as 'utt0'" in capsys.readouterr().err
+    assert main(["lm", "estimate", str(tmp_path / "text"), str(tmp_path / "a.arpa"), "--ids"]) == 0
+    assert capsys.readouterr().err.endswith("text: 2 lines have no words and are left out\n")
+    (tmp_path / "text").write_text("\n".join("ONE TWO" if n % 2 else "TWO ONE ONE" for n in range(12)))
+    assert main(["lm", "estimate", str(tmp_path / "text"), str(tmp_path / "a.arpa")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_lexicon_gives_the_vocabulary_without_its_variants(tmp_path: Path) -> None:
+    (tmp_path / "l").write_text(";;; x\n# y\nOH OW\nOH(2) AO\nF(2) EH F\n#HASH-MARK H\n<eps> 0\n#0 7\n")
+    assert read_vocabulary(tmp_path / "l") == ["OH", "F(2)", "#HASH-MARK"]
+
+
+def test_a_model_of_srilm_may_call_the_unknown_word_unk_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_text("\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-1 A\n-2 <UNK>\n\n\\end\\\n")
+    assert measure(read_arpa(tmp_path / "a.arpa"), [["A", "B"]]).log10_prob_oov == -2

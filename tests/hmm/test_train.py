@@ -223,9 +223,9 @@ def test_a_file_of_another_stage_is_refused(
     shutil.copytree(root / "out", tmp_path / "out")
     shutil.copy(root / "out" / "mono" / name, tmp_path / "out" / "lda" / name)
     assert align(tmp_path, tmp_path / "states") == 1
-    assert "one of them is of another model" in capsys.readouterr().err
+    assert "one of them is from another model" in capsys.readouterr().err
     assert train(root, tmp_path / "out") == 1
-    assert "one of them is of another model" in capsys.readouterr().err
+    assert "one of them is from another model" in capsys.readouterr().err
 
 
 def test_likelihoods_that_are_not_finite_name_the_utterance(
