@@ -217,7 +217,7 @@ def _floats(lines: _Lines, values: list[bytes]) -> np.ndarray:
         array = np.array(values, np.float64)
     except ValueError:
         array = np.array([_float_or_nan(value) for value in values])
-    for at in np.flatnonzero(np.isneginf(array)):
+    for at in np.flatnonzero(np.isneginf(array)).tolist():
         array[at] = LOG_ZERO if values[at].lower() in (b"-inf", b"-infinity") else math.nan  # a number that overflows
     if b"_" in b"".join(values):  # Python reads 1_0 as 10
         array[[b"_" in value for value in values]] = math.nan
