@@ -171,7 +171,7 @@ def _lines(path: str) -> list[str]:
 
 def _tune(model: "Model", options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
-    from asr_kd.decode.tune import listed, tune
+    from asr_kd.decode.tune import tune
 
     (dev,) = options.inputs
     sources, _ = _sources(model, options)
@@ -187,5 +187,5 @@ def _tune(model: "Model", options: argparse.Namespace) -> None:
     best = tuning.best
     chosen = f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}, beam {best.beam:g}"
     print(f"{chosen}: dev WER {best.wer:.2f} %")
-    if tuning.at_edge:
-        print(f"at the edge of the searched range, so a better value may lie outside: {listed(tuning.at_edge)}")
+    if tuning.remark:
+        print(f"tuned{tuning.remark}: a better setting may lie outside")

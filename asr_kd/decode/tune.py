@@ -25,8 +25,8 @@ def tune(
     """Choose acoustic scale, word penalty and beam by word errors, as ``choose`` does, and store them in the model.
 
     ``tune.json`` of the model folder has every setting tried; ``tuned_on`` of its configuration, and with it every
-    decode.json and table, says ``dev_set`` and which of the options are still at the edge of the searched range. An
-    utterance without words (silence) counts the words inserted. Raises ``UserError`` for an utterance that cannot be
+    decode.json and table, says ``dev_set`` and what the search left open. An utterance without words (silence) counts
+    the words inserted. Raises ``UserError`` for an utterance that cannot be
     decoded or has no reference, and where no reference has words.
     """
     names = [name for source in sources for name in source.names]
@@ -112,7 +112,7 @@ def _word_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
 def _store(path: Path, tuning: Tuning, dev_set: str) -> None:
     config = read_model_config(path)
     chosen = {name: getattr(tuning.best, name) for name in ("acoustic_scale", "word_penalty", "beam")}
-    tuned_on = dev_set + (f", at the edge of the searched range: {listed(tuning.at_edge)}" if tuning.at_edge else "")
+    tuned_on = dev_set + tuning.remark
 
     def rows(points: Sequence[Point]) -> list[dict[str, Any]]:
         return [{**dataclasses.asdict(point), "wer": round(point.wer, 3)} for point in points]
@@ -121,6 +121,7 @@ def _store(path: Path, tuning: Tuning, dev_set: str) -> None:
     content = {
         "tuned_on": tuned_on,
         "at_edge": tuning.at_edge,
+        "limited_by_max_active": tuning.limited,
         "best": best,
         "max_active": config.search.max_active,
         "with_twice_max_active": more_active,
@@ -131,8 +132,3 @@ def _store(path: Path, tuning: Tuning, dev_set: str) -> None:
     write_text(path / TUNING, json.dumps(content, indent=1) + "\n")
     search = dataclasses.replace(config.search, **chosen)
     save_config(dataclasses.replace(config, search=search, tuned_on=tuned_on), path / CONFIG)
-
-
-def listed(options: Sequence[str]) -> str:
-    """Names of search options as words."""
-    return ", ".join(name if name == "max_active" else name.replace("_", " ") for name in options)

@@ -49,9 +49,8 @@ class Tuning:
     - ``starts``: the scales tried first; the best of them is the centre of the first round.
     - ``rounds``: every round's grid; its first point is the centre, at which the search ran.
     - ``beams``: the beams accepted, the chosen one last.
-    - ``more_active``: the chosen setting with twice ``max_active``.
-    - ``at_edge``: the options whose best value may lie outside the searched range. ``max_active`` is among them where
-      doubling it lowers the WER by more than ``TOLERATED``; it is never changed.
+    - ``more_active``: the chosen setting with twice ``max_active``, which is not tuned.
+    - ``at_edge``: which of scale, penalty and beam may have their best value outside the searched range.
     """
 
     best: Point
@@ -60,6 +59,18 @@ class Tuning:
     starts: tuple[Point, ...]
     more_active: Point
     at_edge: tuple[str, ...]
+
+    @property
+    def limited(self) -> bool:
+        """Whether ``max_active`` limits the search: twice as many tokens lower the WER by more than ``TOLERATED``."""
+        return _better(self.more_active, self.best)
+
+    @property
+    def remark(self) -> str:
+        """What the search left open, to be added to the name of the development set; mostly empty."""
+        names = ", ".join(name.replace("_", " ") for name in self.at_edge)
+        edge = f", at the edge of the searched range: {names}" if names else ""
+        return edge + (", limited by max_active" if self.limited else "")
 
 
 Evaluate = Callable[[SearchOptions, list[Setting]], tuple[Point, ...]]
@@ -95,9 +106,8 @@ def choose(search: SearchOptions, evaluate: Evaluate) -> Tuning:
         search = dataclasses.replace(search, acoustic_scale=best.acoustic_scale, word_penalty=best.word_penalty)
     beams, widest_wins = _beams(search, evaluate, rounds[-1][0])
     search = dataclasses.replace(search, beam=beams[-1].beam, max_active=2 * search.max_active)
-    more_active = _at(search, evaluate)
-    at_edge += ("beam",) * widest_wins + ("max_active",) * _better(more_active, beams[-1])
-    return Tuning(beams[-1], tuple(rounds), beams, tuple(starts), more_active, at_edge)
+    at_edge += ("beam",) * widest_wins
+    return Tuning(beams[-1], tuple(rounds), beams, tuple(starts), _at(search, evaluate), at_edge)
 
 
 def _at(search: SearchOptions, evaluate: Evaluate) -> Point:

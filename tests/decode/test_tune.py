@@ -12,7 +12,7 @@ from asr_kd.decode.tune_search import choose
 from asr_kd.errors import UserError
 from tests.killing import Killed, killed_at
 
-EDGE = ("word_penalty", "max_active")
+EDGE = ("acoustic_scale", "word_penalty")
 
 
 @pytest.mark.parametrize("name", ["write_text", "save_config"])
@@ -54,8 +54,8 @@ def test_options_at_the_edge_are_named_in_the_model_and_in_tune_json(
     monkeypatch.setattr(tune, "choose", lambda *given: dataclasses.replace(choose(*given), at_edge=EDGE))
     data = read_data_dir(datadir)
     tune.tune(model, datadir_sources(data, model.config.features), data.text, "dev (3 utterances)")
-    said = "dev (3 utterances), at the edge of the searched range: word penalty, max_active"
+    said = "dev (3 utterances), at the edge of the searched range: acoustic scale, word penalty"
     stored = json.loads((model.path / "tune.json").read_text())
     assert stored["tuned_on"] == load_model_folder(model.path).config.tuned_on == said
-    assert stored["at_edge"] == list(EDGE)
+    assert (stored["at_edge"], stored["limited_by_max_active"]) == (list(EDGE), False)
     assert stored["max_active"] == model.config.search.max_active

@@ -136,10 +136,10 @@ def test_what_still_improves_when_the_search_ends_is_named() -> None:
 
 def test_max_active_that_binds_is_named_and_not_changed() -> None:
     tuning = choose(START, surface(lambda search: 500 if search.max_active > 7000 else 600))
-    assert tuning.at_edge == ("max_active",)
+    assert (tuning.at_edge, tuning.limited, tuning.remark) == ((), True, ", limited by max_active")
     assert (tuning.best.errors, tuning.more_active.errors) == (600, 500)
     slack = choose(START, surface(lambda search: 590 if search.max_active > 7000 else 600))
-    assert slack.at_edge == ()  # 0.1 points are within what a faster search may cost
+    assert (slack.limited, slack.remark) == (False, "")  # 0.1 points are within what a faster search may cost
 
 
 @pytest.mark.parametrize("errors", [0, 700])

@@ -142,6 +142,9 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
         ('{"system": "a", "gain": {"by": 1}}', "'gain' is {'by': 1}; expected text, a finite number, true, false"),
         ('{"system": "a", "value": ' + "9" * 400 + "}", "'value' is 9+...9+; expected text, a finite number"),
         ('{"system": "a\\ud800"}', "expected text"),
+        ('{"system": "a", "wer": 0.1, "wer_spread": "x"}', "'wer_spread' is computed from the rows of several seeds"),
+        ('{"system": "a", "frame_errors": 3, "frame_errors_range": 3}', "'frame_errors_range' is computed"),
+        ('{"system": "a", "seeds": "many"}', "'seeds' is computed"),
     ],
 )
 def test_a_malformed_row_is_named(line: str, message: str, tmp_path: Path) -> None:
