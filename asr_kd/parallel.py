@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -10,7 +11,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -33,6 +35,7 @@ class Workers:
         self, jobs: int = 1, initialiser: Callable[..., None] | None = None, arguments: tuple[object, ...] = ()
     ) -> None:
         self._pool: ProcessPoolExecutor | None = None
+        self._jobs = jobs
         if jobs > 1:
             context = multiprocessing.get_context("spawn")  # a fork would inherit torch's and OpenMP's locks
             self._pool = ProcessPoolExecutor(jobs, context, _start, (initialiser, arguments))
@@ -42,9 +45,13 @@ class Workers:
     def __enter__(self) -> "Workers":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if self._pool is None:
+            return
+        if error is not None:  # an interrupt, for example: do not wait for the tasks that are running
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """Yield ``function(task)`` for each task, in order.
@@ -54,7 +61,29 @@ class Workers:
         try:
             yield from map(function, tasks) if self._pool is None else self._pool.map(function, tasks)
         except BrokenProcessPool:
-            raise UserError("a worker process was killed, most often for lack of memory; try fewer --jobs") from None
+            raise _killed_worker() from None
+
+    def completed(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+        """As ``map``, but each result comes as soon as it is there, with the number of its task."""
+        if self._pool is None:
+            yield from enumerate(map(function, tasks))
+            return
+        numbered = iter(enumerate(tasks))
+        running: dict[Future[Result], int] = {}
+        try:
+            while True:
+                for number, task in itertools.islice(numbered, 2 * self._jobs - len(running)):
+                    running[self._pool.submit(function, task)] = number
+                if not running:
+                    return
+                for future in wait_for(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise _killed_worker() from None
+
+
+def _killed_worker() -> UserError:
+    return UserError("a worker process was killed, most often for lack of memory; try fewer --jobs")
 
 
 def parallel_map(

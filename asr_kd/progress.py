@@ -20,6 +20,7 @@ class Progress:
     def __init__(self, total: float | None, label: str, unit: str = "utterances") -> None:
         self.total, self.label, self.unit = total, label, unit
         self.done = 0.0
+        self.note = ""  # shown at the end of the line
         self._start = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
@@ -50,7 +51,8 @@ class Progress:
                 rest = f"{duration((self.total - self.done) / rate)} left" if rate else "time left unknown"
         clear = "\x1b[2K" if self._terminal else ""
         speed = f"{rate:,.0f}/s" if rate >= 10 or not rate else f"{rate:.2g}/s"
-        print(f"{clear}{self.label}: {done} {self.unit}, {speed}, {rest}", end=end, file=sys.stderr, flush=True)
+        note = f", {self.note}" if self.note else ""
+        print(f"{clear}{self.label}: {done} {self.unit}, {speed}, {rest}{note}", end=end, file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:

@@ -1,8 +1,11 @@
 """``asr-kd decode``: audio, data directories or stored features -> words."""
 
 import argparse
+import codecs
+import collections
+import contextlib
+import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,15 +13,16 @@ from asr_kd.errors import UserError
 
 if TYPE_CHECKING:
     from asr_kd.decode.model_folder import Model
-    from asr_kd.decode.recognise import Bad, Hypothesis
+    from asr_kd.decode.recognise import DecodingFailure, Hypothesis
     from asr_kd.decode.sources import Source
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``decode``."""
     parser.description = (
-        "Recognise audio files (any format and sample rate), data directories or stored features with a model folder,\n"
-        "one line for each on standard output; or tune the model's acoustic scale and word penalty on a data directory."
+        "Recognise audio files (any format and sample rate), data directories or stored features with a model folder.\n"
+        "Each utterance is a line on standard output. Or tune the model's acoustic scale, word penalty and beam on a\n"
+        "data directory. With --output, an interrupted command resumes where it stopped when it is run again."
     )
     parser.epilog = (
         "examples:\n  asr-kd decode exp/model speech.flac more.wav\n"
@@ -26,26 +30,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd decode exp/model data/test --output exp/model/decode_test\n"
         "  asr-kd decode exp/model data/dev --tune"
     )
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder of `asr-kd model build`")
+    parser.add_argument("model", metavar="MODEL_DIR", help="a folder made by `asr-kd model build`")
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="audio files and data directories")
-    parser.add_argument("--list", metavar="FILE", help="more inputs, one path on a line; - is standard input")
-    parser.add_argument(
-        "--feats", metavar="STORE", help="stored features instead of audio; alone, or of a data directory"
-    )
-    parser.add_argument("--utterances", metavar="FILE", help="decode only the utterances listed here, one on a line")
-    parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="of each line")
+    parser.add_argument("--list", metavar="FILE", help="more inputs, one path per line; - is standard input")
+    feats = "a feature store instead of audio: all of it, or the utterances of a data directory"
+    parser.add_argument("--feats", metavar="STORE", help=feats)
+    parser.add_argument("--utterances", metavar="FILE", help="decode only the utterances in this list, one per line")
+    parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="of the lines")
     parser.add_argument("--nbest", type=int, default=0, metavar="N", help="N distinct word sequences (text or json)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes")
-    parser.add_argument("--output", metavar="DIR", help="also write text, ctm, decode.json here")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="number of processes")
+    parser.add_argument("--output", metavar="DIR", help="also write text, ctm and decode.json here; resumable")
     parser.add_argument("--no-times", action="store_true", help="with --output: no ctm, whose confidences take time")
-    parser.add_argument("--states", metavar="STORE", help="states of the utterances, for frame accuracy: frames.json")
-    parser.add_argument("--skip-bad", action="store_true", help="go on after an input that cannot be decoded; list it")
-    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a wav.scp")
-    search = parser.add_argument_group("search", "the model's own values unless given here")
-    search.add_argument("--acoustic-scale", type=float, help="multiplies the log-likelihoods")
+    parser.add_argument("--states", metavar="STORE", help="states of the utterances: adds frame accuracy, frames.json")
+    parser.add_argument("--skip-bad", action="store_true", help="report an input that cannot be decoded, and continue")
+    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in a wav.scp")
+    search = parser.add_argument_group("search", "defaults: the model's own values")
+    search.add_argument("--acoustic-scale", type=float, help="factor of the log-likelihoods")
     search.add_argument("--word-penalty", type=float, help="cost added for each word")
-    search.add_argument("--beam", type=float, help="tokens costlier than the best by more are dropped")
-    search.add_argument("--max-active", type=int, help="about how many tokens stay in each frame")
+    search.add_argument("--beam", type=float, help="drop tokens that cost this much more than the best")
+    search.add_argument("--max-active", type=int, help="approximate limit on the tokens in each frame")
     tune = "choose acoustic scale, word penalty and beam by WER on INPUT, a data directory with text, and store them"
     search.add_argument("--tune", action="store_true", help=tune)
     parser.set_defaults(run=run)
@@ -63,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--nbest {options.nbest} needs --format text or json, not {options.format}")
     if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
         raise UserError("--tune needs one data directory with text: asr-kd decode MODEL_DIR DATADIR --tune")
+    options.resumes = options.output is not None and not options.tune
     model = load_model_folder(options.model)
     if options.tune:
         _tune(model, options)
@@ -75,43 +79,69 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
 
     from asr_kd.cli.model import search_options
     from asr_kd.decode.formats import FORMATS, summarise, write_decode_dir
-    from asr_kd.decode.recognise import Bad, Hypothesis, Wanted, in_order, recognise_all
+    from asr_kd.decode.journal import Journal, settings_of
+    from asr_kd.decode.recognise import DecodingFailure, Hypothesis, OutputOptions, in_order
+    from asr_kd.decode.session import Session
     from asr_kd.frames import FrameStore
 
     search = dataclasses.replace(model.config.search, **search_options(options))  # type: ignore[arg-type]
     timed = options.format in ("json", "ctm") or (options.output is not None and not options.no_times)
-    wanted = Wanted(timed, options.nbest, FrameStore(options.states) if options.states else None)
-    sources, names = _sources(model, options)
-    good: list[Hypothesis] = []
-    bad: list[Bad] = []
-    for result in in_order(recognise_all(model, sources, search, wanted, options.jobs), names):
-        if isinstance(result, Bad):
-            _report(result, options.skip_bad)
-            bad.append(result)
-            continue
-        if not result.complete:
-            print(f"asr-kd decode: warning: {result.name}: the audio ends within a word or phrase", file=sys.stderr)
-        if line := FORMATS[options.format](result):
-            print(line, flush=True)
-        good.append(result)
-    summary = summarise(model, search, good, bad, "features" if options.feats else "audio")
-    if options.output:
-        write_decode_dir(options.output, good, summary, timed)
-        _write_frames(options, good)
+    outputs = OutputOptions(timed, options.nbest, FrameStore(options.states) if options.states else None)
+    sources, names, failures = _inputs(model, options)
+    hypotheses: list[Hypothesis] = []
+    lines = _Lines(keep_on=options.output is not None)
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if options.output:
+            journal = stack.enter_context(Journal(options.output, settings_of(model, search, outputs)))
+        results = Session(model, search, outputs, options.jobs).decode(sources, journal)
+        for result in in_order(stack.enter_context(contextlib.closing(results)), names):
+            if isinstance(result, DecodingFailure):
+                _report(result, options.skip_bad)
+                failures.append(result)
+                continue
+            if not result.complete:
+                print(f"asr-kd decode: warning: {result.name}: the audio ends within a word or phrase", file=sys.stderr)
+            lines.print(FORMATS[options.format](result))
+            hypotheses.append(result)
+        summary = summarise(model, search, hypotheses, failures, "features" if options.feats else "audio")
+        if journal is not None:
+            write_decode_dir(options.output, hypotheses, summary, timed)
+            _write_frames(options, hypotheses)
+            journal.remove()
     print(
-        f"{len(good)} utterances, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of computing: "
-        f"real-time factor {summary['real_time_factor']}; {len(bad)} skipped",
+        f"{len(hypotheses)} utterances, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of computing: "
+        f"real-time factor {summary['real_time_factor']}; {len(failures)} skipped",
         file=sys.stderr,
     )
 
 
-def _write_frames(options: argparse.Namespace, good: "list[Hypothesis]") -> None:
+class _Lines:
+    """Standard output. With ``keep_on``, work whose results are also written elsewhere survives its reader."""
+
+    def __init__(self, keep_on: bool) -> None:
+        self._keep_on = keep_on
+
+    def print(self, line: str) -> None:
+        if not line:
+            return
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            if not self._keep_on:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _write_frames(options: argparse.Namespace, hypotheses: "list[Hypothesis]") -> None:
     """The frame errors of each utterance whose states are known, beside its words."""
     from asr_kd.score.frames import score_counts
     from asr_kd.score.score_files import FILES, read_speakers, save_score
 
     judged = {
-        item.name: (item.frames, item.frames - item.right_frames) for item in good if item.right_frames is not None
+        item.name: (item.frames, item.frames - item.right_frames)
+        for item in hypotheses
+        if item.right_frames is not None
     }
     if not judged:
         return
@@ -120,53 +150,59 @@ def _write_frames(options: argparse.Namespace, good: "list[Hypothesis]") -> None
     save_score(score_counts(judged, speakers or None), Path(options.output) / FILES["frames"])
 
 
-def _report(fault: "Bad", skip: bool) -> None:
+def _report(failure: "DecodingFailure", skip: bool) -> None:
     if not skip:
-        raise UserError(f"{fault.reason} (--skip-bad goes on without it)")
-    print(f"asr-kd decode: skipped: {fault.reason}", file=sys.stderr)
+        raise UserError(f"{failure.reason} (--skip-bad continues without it)")
+    print(f"asr-kd decode: skipped: {failure.reason}", file=sys.stderr)
 
 
-def _sources(model: "Model", options: argparse.Namespace) -> tuple[list["Source"], list[str]]:
-    """What to decode, and the names in the order in which to print them."""
-    from asr_kd.corpus.datadir import read_data_dir
-    from asr_kd.decode.sources import AudioFile, datadir_sources, store_sources
-    from asr_kd.frames import FrameStore
+def _inputs(model: "Model", options: argparse.Namespace) -> tuple[list["Source"], list[str], list["DecodingFailure"]]:
+    """What to decode, the names in the order in which to print them, and the inputs with impossible names."""
+    from asr_kd.decode.recognise import DecodingFailure
+    from asr_kd.decode.sources import InputOptions, open_inputs
 
-    features = model.config.features
     chosen = _lines(options.utterances) if options.utterances else None
     if chosen == []:
         raise UserError(f"{options.utterances}: lists no utterance")
-    inputs = [*options.inputs, *(_lines(options.list) if options.list else ())]
-    if not inputs and not options.feats:
+    inputs, failures = [], []
+    for path in [*options.inputs, *(_lines(options.list) if options.list else ())]:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if shown == path:
+            inputs.append(path)
+            continue
+        reason = f"{shown}: the file name is not UTF-8, as the text of its line must be; rename it"
+        failures.append(DecodingFailure(shown, reason))
+        _report(failures[-1], options.skip_bad)
+    if not inputs and not options.feats and not failures:
         raise UserError("nothing to decode: give audio files, data directories, --list or --feats")
-    if not inputs:
-        stored = store_sources(FrameStore(options.feats), features, chosen)
-        return stored, _names(stored)
-    sources: list[Source] = []
-    names: list[str] = []
-    for path in inputs:
-        group: list[Source] = [AudioFile(path)]
-        if Path(path).is_dir():
-            datadir = read_data_dir(path, options.allow_pipes)
-            group = datadir_sources(datadir, features, chosen)
-            if options.feats:
-                group = store_sources(FrameStore(options.feats), features, sorted(_names(group)))
-        elif options.feats:
-            raise UserError(f"{path}: not a data directory, whose features --feats could hold")
-        names += sorted(_names(group))
-        sources += group
-    return sources, names
+    extra = InputOptions(options.feats, chosen, options.allow_pipes)
+    groups = open_inputs(inputs, model.config.features, extra) if inputs or options.feats else []
+    names = [name for group in groups for name in sorted(name for source in group for name in source.names)]
+    if options.output:
+        _check_ids(names, options.output)
+    return [source for group in groups for source in group], names, failures
 
 
-def _names(sources: Iterable["Source"]) -> list[str]:
-    return [name for source in sources for name in source.names]
+def _check_ids(names: list[str], output: str) -> None:
+    """``UserError`` for two utterances with one id in the text that is to be written."""
+    from asr_kd.decode.formats import utterance_id
+
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(utterance_id(name), name)) != name:
+            raise UserError(f"{other!r} and {name!r} would have one id in {output}; rename one")
+    if len(seen) < len(names):
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
+        raise UserError(f"{twice!r} is given twice; {output} holds each utterance once")
 
 
 def _lines(path: str) -> list[str]:
-    from asr_kd.files import read_lines
+    """The lines of a file, or of standard input for ``-``; a line that is not UTF-8 keeps its bytes, as in ``argv``."""
+    from asr_kd.files import lines_of, read_bytes
 
-    lines = read_lines("/dev/stdin" if path == "-" else path)
-    return [line.strip() for line in lines if line.strip()]
+    content = sys.stdin.buffer.read() if path == "-" else read_bytes(path)
+    text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    return [line.strip() for line in lines_of(text) if line.strip()]
 
 
 def _tune(model: "Model", options: argparse.Namespace) -> None:
@@ -174,7 +210,7 @@ def _tune(model: "Model", options: argparse.Namespace) -> None:
     from asr_kd.decode.tune import tune
 
     (dev,) = options.inputs
-    sources, _ = _sources(model, options)
+    sources, _, _ = _inputs(model, options)
     count = sum(len(source.names) for source in sources)
     dev_set = f"{Path(dev).resolve().name} ({count} utterances)"  # a shipped model names no path of this machine
     tuning = tune(model, sources, read_data_dir(dev, options.allow_pipes).text, dev_set, options.jobs)

@@ -143,14 +143,13 @@ def _calibrate(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace) -> None:
     import dataclasses
 
-    from asr_kd.decode.model_folder import build_model, describe, read_feature_config, read_model_config
+    from asr_kd.decode.model_folder import ModelParts, build_model, describe, read_feature_config, read_model_config
     from asr_kd.decode.search import SearchOptions
     from asr_kd.errors import UserError
 
     other = read_model_config(options.search_like) if options.search_like else None
     search = dataclasses.replace(other.search if other else SearchOptions(), **search_options(options))  # type: ignore[arg-type]
     features = read_feature_config(options.features)
-    parts = options.network, options.gmm, options.states or options.gmm
     tuned_on = other.tuned_on if other else None
     log_prior = None
     if options.priors:
@@ -160,7 +159,9 @@ def _build(options: argparse.Namespace) -> None:
         if not options.network or is_ensemble(options.network):
             raise UserError(f"--priors {options.priors} are for a network (--network), not for a GMM or an ensemble")
         log_prior, _ = read_priors(options.priors, load_model(options.network).num_states)
-    _show(describe(build_model(options.model, options.graph, features, *parts, search, tuned_on, log_prior)))
+    states = options.states or options.gmm
+    parts = ModelParts(options.graph, features, options.network, options.gmm, states, log_prior)
+    _show(describe(build_model(options.model, parts, search, tuned_on)))
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -4,17 +4,17 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from asr_kd.decode.model_folder import Model
-from asr_kd.decode.recognise import Bad, Hypothesis
+from asr_kd.decode.recognise import DecodingFailure, Hypothesis
 from asr_kd.decode.search import SearchOptions
 from asr_kd.files import write_text
 
 
 def as_text(hypothesis: Hypothesis) -> str:
-    """Kaldi's ``text``: the name and the words; of an n-best list a line each, its rank after the name."""
-    name = _id(hypothesis.name)
+    """Kaldi's ``text``: the name and the words. An n-best list has a line per hypothesis, with its rank in the name."""
+    name = utterance_id(hypothesis.name)
     if not hypothesis.nbest:
         return " ".join((name, *hypothesis.words))
     return "\n".join(" ".join((f"{name}-{rank}", *words)) for rank, (words, _) in enumerate(hypothesis.nbest, 1))
@@ -22,19 +22,20 @@ def as_text(hypothesis: Hypothesis) -> str:
 
 def as_trn(hypothesis: Hypothesis) -> str:
     """NIST's ``trn``: the words, then the name in parentheses."""
-    return " ".join((*hypothesis.words, f"({_id(hypothesis.name)})"))
+    return " ".join((*hypothesis.words, f"({utterance_id(hypothesis.name)})"))
 
 
 def as_ctm(hypothesis: Hypothesis) -> str:
-    """NIST's ``ctm``: a line for each word with name, channel, begin, duration (seconds), word and confidence."""
+    """NIST's ``ctm``: one line per word: name, channel, begin, duration (seconds), word and confidence."""
+    name = utterance_id(hypothesis.name)
     return "\n".join(
-        f"{_id(hypothesis.name)} 1 {word.begin:.2f} {word.end - word.begin:.2f} {word.text} {word.confidence:.3f}"
+        f"{name} 1 {word.begin:.2f} {word.end - word.begin:.2f} {word.text} {word.confidence:.3f}"
         for word in hypothesis.timed
     )
 
 
 def as_json(hypothesis: Hypothesis) -> str:
-    """One JSON object on a line: everything that is known."""
+    """One JSON object per line with everything that was computed."""
     content: dict[str, Any] = {
         "name": hypothesis.name,
         "text": " ".join(hypothesis.words),
@@ -55,13 +56,16 @@ FORMATS: dict[str, Callable[[Hypothesis], str]] = {"text": as_text, "json": as_j
 
 
 def summarise(
-    model: Model, search: SearchOptions, hypotheses: Sequence[Hypothesis], bad: Sequence[Bad], input_kind: str
+    model: Model,
+    search: SearchOptions,
+    hypotheses: Sequence[Hypothesis],
+    failures: Sequence[DecodingFailure],
+    input_kind: Literal["audio", "features"],
 ) -> dict[str, Any]:
-    """What ``decode.json`` says of a run.
+    """The content of ``decode.json``.
 
-    The real-time factor is computing time of all processes, from ``input_kind`` (audio or features) to words, over the
-    length of the audio. ``train_frame_accuracy`` is what the model tells of its training; ``frame_accuracy`` is of the
-    decoded utterances.
+    The real-time factor is the computing time of all processes, from ``input_kind`` to words, over the length of the
+    audio. ``train_frame_accuracy`` was measured in training; ``frame_accuracy`` is that of the decoded utterances.
     """
     frames = sum(hypothesis.frames for hypothesis in hypotheses)
     judged = [hypothesis for hypothesis in hypotheses if hypothesis.right_frames is not None]
@@ -85,28 +89,23 @@ def summarise(
         "train_frame_accuracy": model.config.provenance.get("training", {}).get("train_accuracy"),
         "frame_accuracy": sum(h.right_frames or 0 for h in judged) / judged_frames if judged_frames else None,
         "unfinished": [hypothesis.name for hypothesis in hypotheses if not hypothesis.complete],
-        "bad": {fault.name: fault.reason for fault in bad},
+        "bad": {failure.name: failure.reason for failure in failures},
     }
 
 
 def write_decode_dir(
     out: str | Path, hypotheses: Sequence[Hypothesis], summary: dict[str, Any], timed: bool = True
 ) -> None:
-    """Write ``text``, ``ctm`` where the words are ``timed``, and, last, ``decode.json`` into ``out``."""
+    """Write ``text``, ``ctm`` if the words are ``timed``, and, last, ``decode.json`` into ``out``."""
     out = Path(out)
-    for name in (
-        "decode.json",
-        "wer.json",
-        "frames.json",
-        "ctm",
-    ):  # of earlier words: nothing may take them for those of the new ones
+    for name in ("decode.json", "wer.json", "frames.json", "ctm"):  # an earlier decoding's must not pass for this one's
         (out / name).unlink(missing_ok=True)
-    write_text(out / "text", "".join(" ".join((_id(h.name), *h.words)) + "\n" for h in hypotheses))
+    write_text(out / "text", "".join(" ".join((utterance_id(h.name), *h.words)) + "\n" for h in hypotheses))
     if timed:
         write_text(out / "ctm", "".join(as_ctm(h) + "\n" for h in hypotheses if h.timed))
     write_text(out / "decode.json", json.dumps(summary, indent=2) + "\n")
 
 
-def _id(name: str) -> str:
-    """A name without spaces, which separate fields."""
+def utterance_id(name: str) -> str:
+    """``name`` with an underscore in place of each white space, which separates fields."""
     return re.sub(r"\s", "_", name)

@@ -1,11 +1,14 @@
 """Lattices: the n best distinct word sequences, and how probable each word is."""
 
+import collections
 import dataclasses
 import heapq
 
 import numpy as np
 
 from asr_kd.compiling import compiled
+
+CLOSE = 3  # frames: no word is shorter, so labels that are closer have been moved along the graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +43,12 @@ class Lattice:
         final: np.ndarray,
     ) -> "Lattice":
         """From arcs in any order between nodes ``0..len(final)``; node 0 is the start."""
-        order = np.argsort(source, kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(source, minlength=len(final)))])
-        nodes = _topological(offsets, target[order])
+        offsets, nodes, order = _sorted(source, target, len(final))
         number = np.empty(len(nodes), np.int32)
         number[nodes] = np.arange(len(nodes), dtype=np.int32)
-        order = np.argsort(number[source], kind="stable")
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(number[source], minlength=len(final)))])
         target, emits = number[target[order]], emits[order]
         frame = _frames(offsets, target, emits)
-        return cls(
-            offsets, target, word[order], np.array(cost[order], np.float64), acoustic[order], emits, final[nodes], frame
-        )
+        return cls(offsets, target, word[order], cost[order], acoustic[order], emits, final[nodes], frame)
 
     @property
     def source(self) -> np.ndarray:
@@ -70,9 +67,9 @@ class Lattice:
     def nbest(self, count: int, beam: float = np.inf) -> list[tuple[tuple[int, ...], float]]:
         """Up to ``count`` distinct word sequences with the cost of the best path of each, cheapest first.
 
-        Exact: A* over word prefixes, where a prefix is the set of nodes that it can reach with the cost of each (a
-        determinisation that is done only where the search goes), and the cost to go is exact, so that every prefix
-        tried belongs to one of the results. ``beam`` leaves out what is that much costlier than the best.
+        Exact: A* over word prefixes. A prefix is the set of nodes that it can reach with the cost of each, which is a
+        determinisation of the part of the lattice that the search visits. The cost to go is exact, so every prefix that
+        is expanded belongs to a result. ``beam`` leaves out what is that much costlier than the best.
         """
         rest = _best_rest(self.offsets, self.target, self.cost, self.final)
         scratch = (
@@ -80,27 +77,26 @@ class Lattice:
             np.empty((len(self.target), 2), np.int32),
             np.empty(len(self.target)),
         )
+        prefixes: list[tuple[int, int]] = [(-1, 0)]  # the shorter prefix and the word after it
         start = (np.zeros(1, np.int32), np.zeros(1))
-        queue: list[tuple[float, int, tuple[int, ...], tuple[np.ndarray, np.ndarray] | None]] = [
-            (rest[0], 0, (), start)
-        ]
+        queue: list[tuple[float, int, int, tuple[np.ndarray, np.ndarray] | None]] = [(rest[0], 0, 0, start)]
         results: list[tuple[tuple[int, ...], float]] = []
         pushed = 0  # breaks ties by age
         while queue and len(results) < count:
-            cost, _, words, reached = heapq.heappop(queue)
+            cost, _, prefix, reached = heapq.heappop(queue)
             if cost > rest[0] + beam:
                 break
             if reached is None:
-                results.append((words, cost))
+                results.append((_words_of(prefixes, prefix), cost))
                 continue
             ended, crossed = _expand(self.offsets, self.target, self.word, self.cost, self.final, *scratch, *reached)
-            children = _by_word(scratch[1][:crossed], scratch[2][:crossed])
-            futures: list[tuple[float, tuple[int, ...], tuple[np.ndarray, np.ndarray] | None]]
-            futures = [(ended, words, None)] if ended < np.inf else []
-            futures += [(float((costs + rest[at]).min()), (*words, word), (at, costs)) for word, at, costs in children]
-            for total, prefix, seeds in futures:
+            if ended < np.inf:
                 pushed += 1
-                heapq.heappush(queue, (total, pushed, prefix, seeds))
+                heapq.heappush(queue, (ended, pushed, prefix, None))
+            for word, at, costs in _by_word(scratch[1][:crossed], scratch[2][:crossed]):
+                pushed += 1
+                prefixes.append((prefix, word))
+                heapq.heappush(queue, (float((costs + rest[at]).min()), pushed, len(prefixes) - 1, (at, costs)))
         return results
 
     def posteriors(self) -> np.ndarray:
@@ -108,18 +104,67 @@ class Lattice:
 
         The arcs that consume the same frame sum to 1.
         """
-        return _posteriors(self.offsets, self.target, self.cost, self.final)
+        sums = _forward_backward(self.offsets, self.target, self.cost, self.final)
+        return _posteriors(self.offsets, self.target, self.cost, *sums)
 
     def confidences(self, words: tuple[int, ...], frames: tuple[int, ...]) -> list[float]:
-        """The posterior of each of the best path's ``words``, given the frame at which each is emitted.
+        """The posterior of each of the best path's ``words``, given the frame at which the graph emits each.
 
-        That of the same word on any path, emitted nearer to this word's frame than to its neighbours'.
+        A word's window reaches half-way to the words before and after it. Its confidence is the posterior of its
+        emission in the window, on any path. Words that are emitted less than ``CLOSE`` frames apart share a window;
+        if a word occurs there n times, its nth occurrence has the probability of a path with n of them.
         """
-        at = np.flatnonzero(self.word)
-        posterior, word, frame = self.posteriors()[at], self.word[at], self.frame[self.source[at]]
-        middles = (np.array(frames[1:], float) + np.array(frames[:-1], float)) / 2
-        slot = np.searchsorted(middles, frame, side="right")
-        return [min(1.0, float(posterior[(word == w) & (slot == i)].sum())) for i, w in enumerate(words)]
+        if not words:
+            return []
+        forward, backward = _forward_backward(self.offsets, self.target, self.cost, self.final)
+        groups = _grouped(frames)
+        firsts, lasts = (np.array([frames[group[end]] for group in groups], np.int64) for end in (0, -1))
+        edges = np.concatenate([[0], (lasts[:-1] + firsts[1:] + 1) // 2, [self.frame.max() + 1]])  # of the windows
+        sums = self._posterior_by_window(edges, _posteriors(self.offsets, self.target, self.cost, forward, backward))
+        by_frame = np.argsort(self.frame, kind="stable")  # the nodes of each frame stay in topological order
+        begins = np.searchsorted(self.frame[by_frame], [edges - 1, edges])  # of the frame before a window, the window
+        arrays = self.offsets, self.target, self.word, self.cost, self.final, forward, backward
+        place = np.full(len(self.final), -1, np.int32)
+        sure: list[float] = []
+        for number, group in enumerate(groups):
+            here = [words[index] for index in group]
+            before, begin, end = begins[0, number], begins[1, number], begins[1, number + 1]
+            nodes = by_frame[before:begin], by_frame[begin:end]
+            several = {
+                word: _occurrences(*arrays, *nodes, word, count, place).tolist()
+                for word, count in collections.Counter(here).items()
+                if count > 1
+            }
+            for word in here:
+                sure.append(several[word].pop(0) if word in several else sums.get((number, word), 0.0))
+        return [min(1.0, probability) for probability in sure]
+
+    def _posterior_by_window(self, edges: np.ndarray, posterior: np.ndarray) -> dict[tuple[int, int], float]:
+        """How often each word is expected in each window of frames, as far as it occurs there: (window, word)."""
+        arcs = np.flatnonzero(self.word)
+        window = np.searchsorted(edges[1:-1], self.frame[self.source[arcs]], side="right")
+        pairs, place = np.unique(np.stack([window, self.word[arcs]]), axis=1, return_inverse=True)
+        sums = np.bincount(place.ravel(), posterior[arcs])
+        return dict(zip(zip(*pairs.tolist(), strict=True), sums.tolist(), strict=True))
+
+
+def _grouped(frames: tuple[int, ...]) -> list[list[int]]:
+    """The indices of ``frames``, consecutive ones together where less than ``CLOSE`` frames lie between them."""
+    groups: list[list[int]] = []
+    for index, frame in enumerate(frames):
+        if groups and frame - frames[index - 1] < CLOSE:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _words_of(prefixes: list[tuple[int, int]], prefix: int) -> tuple[int, ...]:
+    words = []
+    while prefix > 0:
+        prefix, word = prefixes[prefix]
+        words.append(word)
+    return tuple(words[::-1])
 
 
 def _by_word(crossed: np.ndarray, costs: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray]]:
@@ -131,27 +176,41 @@ def _by_word(crossed: np.ndarray, costs: np.ndarray) -> list[tuple[int, np.ndarr
 
 
 @compiled()
-def _topological(offsets, target):  # type: ignore[no-untyped-def]
-    """The nodes in topological order, the start (which no arc enters) first."""
-    entering = np.zeros(len(offsets) - 1, np.int64)
-    for node in target:
-        entering[node] += 1
-    order = np.empty(len(entering), np.int64)
-    done, found = 0, 0
-    for node in range(len(entering)):
+def _sorted(source, target, count):  # type: ignore[no-untyped-def]
+    """The ``count`` nodes in topological order and the arcs in the order of their sources.
+
+    Returns the offsets of each node's arcs, the nodes, the start (which no arc enters) first, and the arcs.
+    """
+    begins, entering = np.zeros(count + 1, np.int64), np.zeros(count, np.int32)
+    for arc in range(len(source)):
+        begins[source[arc] + 1] += 1
+        entering[target[arc]] += 1
+    begins = np.cumsum(begins)
+    by_source, filled = np.empty(len(source), np.int32), begins[:-1].copy()
+    for arc in range(len(source)):
+        by_source[filled[source[arc]]] = arc
+        filled[source[arc]] += 1
+    nodes, offsets, order = np.empty(count, np.int32), np.zeros(count + 1, np.int64), np.empty(len(source), np.int32)
+    found = 0
+    for node in range(count):
         if entering[node] == 0:
-            order[found] = node
+            nodes[found] = node
             found += 1
+    done, placed = 0, 0
     while done < found:
-        node = order[done]
+        node = nodes[done]
         done += 1
-        for arc in range(offsets[node], offsets[node + 1]):
+        for index in range(begins[node], begins[node + 1]):
+            arc = by_source[index]
+            order[placed] = arc
+            placed += 1
             entering[target[arc]] -= 1
             if entering[target[arc]] == 0:
-                order[found] = target[arc]
+                nodes[found] = target[arc]
                 found += 1
-    assert found == len(order), "a lattice has no cycles: the graph has none without input"
-    return order
+        offsets[done] = placed
+    assert found == count, "a lattice has no cycles: the graph has none without input"
+    return offsets, nodes, order
 
 
 @compiled()
@@ -219,7 +278,8 @@ def _expand(offsets, target, word, cost, final, reach, crossed, totals, nodes, c
 
 
 @compiled()
-def _posteriors(offsets, target, cost, final):  # type: ignore[no-untyped-def]
+def _forward_backward(offsets, target, cost, final):  # type: ignore[no-untyped-def]
+    """The log of the sum over all paths to each node, and from each node to an end; natural log."""
     forward = np.full(len(final), -np.inf)
     backward = -final
     forward[0] = 0.0
@@ -229,8 +289,50 @@ def _posteriors(offsets, target, cost, final):  # type: ignore[no-untyped-def]
     for node in range(len(final) - 1, -1, -1):
         for arc in range(offsets[node], offsets[node + 1]):
             backward[node] = np.logaddexp(backward[node], backward[target[arc]] - cost[arc])
+    return forward, backward
+
+
+@compiled()
+def _posteriors(offsets, target, cost, forward, backward):  # type: ignore[no-untyped-def]
     posterior = np.empty(len(cost))
-    for node in range(len(final)):
+    for node in range(len(forward)):
         for arc in range(offsets[node], offsets[node + 1]):
             posterior[arc] = np.exp(forward[node] - cost[arc] + backward[target[arc]] - backward[0])
     return posterior
+
+
+@compiled()
+def _occurrences(offsets, target, word, cost, final, forward, backward, before, nodes, wanted, most, place):  # type: ignore[no-untyped-def]
+    """The probability that a path has at least 1, 2, ... ``most`` of the word ``wanted`` on arcs that leave ``nodes``.
+
+    ``nodes``, in topological order, are those of consecutive frames, ``before`` those of the frame before. ``place`` is
+    all -1 before and after.
+    """
+    for index in range(len(nodes)):
+        place[nodes[index]] = index
+    reached = np.full((len(nodes), most + 1), -np.inf)  # the log of the sum over paths with 0, 1, ... of the word
+    ended = np.full(most + 1, -np.inf)
+    if place[0] >= 0:
+        reached[place[0], 0] = 0.0
+    for node in before:
+        for arc in range(offsets[node], offsets[node + 1]):
+            if place[target[arc]] >= 0:
+                at = place[target[arc]]
+                reached[at, 0] = np.logaddexp(reached[at, 0], forward[node] - cost[arc])
+    for index in range(len(nodes)):
+        node = nodes[index]
+        for count in range(most + 1):
+            ended[count] = np.logaddexp(ended[count], reached[index, count] - final[node])
+            for arc in range(offsets[node], offsets[node + 1]):
+                after = min(most, count + (word[arc] == wanted))
+                at, sum_ = place[target[arc]], reached[index, count] - cost[arc]
+                if at >= 0:
+                    reached[at, after] = np.logaddexp(reached[at, after], sum_)
+                else:
+                    ended[after] = np.logaddexp(ended[after], sum_ + backward[target[arc]])
+    for node in nodes:
+        place[node] = -1
+    probability = np.exp(ended - backward[0])
+    for count in range(most - 1, 0, -1):
+        probability[count] += probability[count + 1]
+    return probability[1:]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from asr_kd import __version__
-from asr_kd.config import from_dict, load_config, save_config
+from asr_kd.config import from_dict, load_config, save_config, shown
 from asr_kd.decode.graph import map_graph, search_graph, write_graph
 from asr_kd.decode.scorer import Scorer, load_scorer
 from asr_kd.decode.search import SearchOptions
@@ -21,6 +21,7 @@ from asr_kd.files import read_lines, read_text, sha256, write_text
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, write_lexicon
 from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
 from asr_kd.hmm.states import StateSpace
+from asr_kd.limits import WORD_ID
 
 SCHEMA = 1
 GMM = "gmm.safetensors"
@@ -59,33 +60,47 @@ class Model:
     aligner: WordAligner | None
 
 
-def build_model(
-    out: str | Path,
-    graph: str | Path,
-    features: FeatureConfig,
-    network: str | Path | None = None,
-    gmm: str | Path | None = None,
-    states: str | Path | None = None,
-    search: SearchOptions | None = None,
-    tuned_on: str | None = None,
-    log_prior: np.ndarray | None = None,
-) -> Model:
-    """Gather a network or GMM folder, a graph folder and a folder with states and lexicon into the model ``out``.
+@dataclasses.dataclass(frozen=True)
+class ModelParts:
+    """What a model is built from: a network or a GMM folder, a graph folder, and a folder with states and lexicon.
 
-    The graph folder's own lexicon is preferred. ``log_prior`` ``[states]`` replaces that of a network. Everything is
-    copied, so ``out`` can be moved to another machine. Raises ``UserError`` where the parts do not fit each other.
+    ``states`` is None for a network on an imported graph, whose lexicon is unknown. ``log_prior`` ``[states]`` replaces
+    the network's own.
     """
-    from asr_kd.graph.fst import Fst  # brings scipy, which decoding does without
 
-    if (network is None) == (gmm is None):
-        raise UserError("a model has one acoustic model: give a network or a GMM")
-    out, graph = Path(out), Path(graph)
-    kind: Literal["network", "gmm"] = "network" if network is not None else "gmm"
-    source = Path(network or gmm or "")
+    graph: str | Path
+    features: FeatureConfig
+    network: str | Path | None = None
+    gmm: str | Path | None = None
+    states: str | Path | None = None
+    log_prior: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if (self.network is None) == (self.gmm is None):
+            raise UserError("a model has one acoustic model: give a network or a GMM")
+
+    @property
+    def kind(self) -> Literal["network", "gmm"]:
+        return "network" if self.network is not None else "gmm"
+
+    @property
+    def acoustic_model(self) -> Path:
+        """The folder of the network or the GMM."""
+        return Path(self.network or self.gmm or "")
+
+
+def build_model(
+    out: str | Path, parts: ModelParts, search: SearchOptions | None = None, tuned_on: str | None = None
+) -> Model:
+    """Copy ``parts`` into the model folder ``out``, which can then be moved to another machine.
+
+    The graph folder's own lexicon is preferred. Raises ``UserError`` if the parts do not fit each other.
+    """
+    from asr_kd.graph.fst import Fst  # imports scipy, which decoding does not need
+
+    out, graph, states = Path(out), Path(parts.graph), parts.states
     (out / CONFIG).unlink(missing_ok=True)  # written last: a folder without it is not a model
-    _copy_acoustic_model(kind, source, out)
-    if log_prior is not None:
-        _set_prior(out, log_prior)
+    _copy_acoustic_model(parts, out)
     write_graph(search_graph(Fst.read(graph / GRAPH)), out / GRAPH)
     write_text(out / WORDS, read_text(graph / WORDS))
     if states is not None:
@@ -93,18 +108,18 @@ def build_model(
         own = graph / LEXICON
         lexicon = read_lexicon(own, "plain") if own.exists() else load_lexicon(states)
         write_lexicon(lexicon, out / LEXICON)
-    origin: dict[str, Any] = {"asr_kd": __version__, kind: str(source), "graph": str(graph)}
+    origin: dict[str, Any] = {"asr_kd": __version__, parts.kind: str(parts.acoustic_model), "graph": str(graph)}
     origin["states"] = states and str(states)
-    if kind == "network" and (training := _training(source)):
+    if parts.kind == "network" and (training := _training(parts.acoustic_model)):
         origin["training"] = training
     config = ModelConfig(
-        kind=kind,
-        features=features,
+        kind=parts.kind,
+        features=parts.features,
         search=search or SearchOptions(),
         tuned_on=tuned_on,
         word_times="aligned" if states is not None else "emitted",
         provenance=origin,
-        files={name: sha256(out / name) for name in _names(out, kind, states is not None)},
+        files={name: sha256(out / name) for name in _names(out, parts.kind, states is not None)},
     )
     model = _load(out, config)
     save_config(config, out / CONFIG)
@@ -173,27 +188,32 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def read_words(path: str | Path) -> tuple[str, ...]:
-    """``WORD ID`` lines, ids from 0 in any order, as a tuple from id to word; ids may be absent."""
+    """The lines ``WORD ID`` at ``path`` as a tuple from id to word; an id that no line has is the empty string."""
     words: dict[int, str] = {}
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
-        if len(fields) != 2 or not fields[1].isdecimal():
-            raise UserError(f"{path}:{number}: expected WORD ID, found {line!r}")
-        words[int(fields[1])] = fields[0]
+        if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdecimal()):
+            raise UserError(f"{path}:{number}: expected WORD ID, found {shown(line)}")
+        word, index = fields[0], int(fields[1]) if len(fields[1]) < 20 else WORD_ID
+        if index >= WORD_ID:
+            raise UserError(f"{path}:{number}: the id {shown(fields[1])} of {shown(word)} is not below {WORD_ID:,}")
+        if words.setdefault(index, word) != word:
+            raise UserError(f"{path}:{number}: {shown(word)} has the id {index} of {shown(words[index])}")
     if not words:
         raise UserError(f"{path}: no words; expected lines of WORD ID")
-    return tuple(words.get(index, f"<{index}>") for index in range(max(words) + 1))
+    return tuple(words.get(index, "") for index in range(max(words) + 1))
 
 
 def _load(path: Path, config: ModelConfig) -> Model:
-    scorer, graph, words = load_scorer(config.kind, path), map_graph(path / GRAPH), read_words(path / WORDS)
-    states, ids = int(graph.arcs["label"].max()), int(graph.arcs["word"].max())
-    if states > scorer.num_states:
-        raise UserError(f"{path}: the graph has {states} states, the acoustic model only {scorer.num_states}")
-    if ids >= len(words):
-        raise UserError(
-            f"{path / WORDS}: {len(words)} words, but the graph gives out word {ids}; it is another graph's"
-        )
+    scorer, words = load_scorer(config.kind, path), read_words(path / WORDS)
+    graph, emitted = map_graph(path / GRAPH, len(words))
+    emitted[0] = False  # no word
+    if graph.columns > scorer.num_states:
+        raise UserError(f"{path}: the graph has {graph.columns} states, the acoustic model only {scorer.num_states}")
+    used = [words[index] for index in np.flatnonzero(emitted).tolist()]
+    if "" in used:
+        missing = next(index for index in np.flatnonzero(emitted).tolist() if not words[index])
+        raise UserError(f"{path / WORDS}: no word has the id {missing}, which the graph emits; it is another graph's")
     if scorer.dimension != config.features.dimension:
         found = f"{config.features.dimension} coefficients of {config.features.kind}"
         raise UserError(f"{path}: the acoustic model expects {scorer.dimension} features for each frame, not {found}")
@@ -204,9 +224,8 @@ def _load(path: Path, config: ModelConfig) -> Model:
     space, lexicon = StateSpace.load(path), read_lexicon(path / LEXICON, "plain")
     if space.num_states != scorer.num_states:
         raise UserError(f"{path}: {space.num_states} states in states.yaml, {scorer.num_states} in the acoustic model")
-    used = {words[index] for index in np.unique(graph.arcs["word"]).tolist() if index} - {UNKNOWN_WORD}
-    if missing := lexicon.missing(sorted(used)):
-        raise UserError(f"{path / LEXICON}: lacks {len(missing)} words of the graph, {missing[0]!r} the first")
+    if absent := lexicon.missing(sorted(set(used) - {UNKNOWN_WORD})):
+        raise UserError(f"{path / LEXICON}: lacks {len(absent)} words of the graph, {absent[0]!r} the first")
     return Model(path, config, scorer, graph, words, WordAligner(space, lexicon))
 
 
@@ -229,16 +248,18 @@ def _shown(value: Any) -> Any:
     return ", ".join(f"{name.replace('_', ' ')} {100 * number:.2f} %" for name, number in value.items())
 
 
-def _copy_acoustic_model(kind: str, source: Path, out: Path) -> None:
-    """Copy the files of a network or GMM, once they have proved to be one."""
-    load_scorer(kind, source)
-    if kind == "network":
+def _copy_acoustic_model(parts: ModelParts, out: Path) -> None:
+    """Copy the files of the network or GMM, once they have proved to be one."""
+    load_scorer(parts.kind, parts.acoustic_model)
+    if parts.kind == "network":
         from asr_kd.nets import copy_model
 
-        copy_model(source, out)
+        copy_model(parts.acoustic_model, out)
+        if parts.log_prior is not None:
+            _set_prior(out, parts.log_prior)
         return
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / GMM, out / GMM)
+    shutil.copyfile(parts.acoustic_model / GMM, out / GMM)
 
 
 def _set_prior(folder: Path, log_prior: np.ndarray) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 
 from asr_kd.errors import UserError
 
+GMM_BLOCK = 2048  # frames
+
 
 class Scorer(Protocol):
     """What the search needs to know of an acoustic model.
@@ -64,8 +66,10 @@ class GmmScorer:
         self.log_prior = np.zeros(self.num_states, np.float32)
 
     def blocks(self, features: np.ndarray) -> Iterator[np.ndarray]:
-        """As ``Scorer``, in one block."""
-        yield self.gmm.log_likelihoods(np.asarray(features, np.float32))
+        """As ``Scorer``; the blocks are multiples of the GMM's own, so that the numbers do not depend on them."""
+        frames = self.gmm.transform(np.asarray(features, np.float32))
+        for start in range(0, len(frames), GMM_BLOCK):
+            yield self.gmm.score(frames[start : start + GMM_BLOCK])
 
 
 def load_scorer(kind: str, folder: str | Path) -> Scorer:

@@ -6,10 +6,11 @@ import numpy as np
 
 from asr_kd.decode import search_kernels
 from asr_kd.decode.lattice import Lattice
-from asr_kd.decode.search_kernels import BEGIN, END, FRAMES, LIMIT, LINKS, Graph, Limits
+from asr_kd.decode.search_kernels import BEGIN, END, ENDLESS, FRAMES, LIMIT, LINKS, Graph, Limits
 from asr_kd.errors import UserError
 
 COMPACT_AT = 1 << 20  # tokens or links in memory before those that lead nowhere are first dropped
+BLOCK = 100  # frames of one call of compiled code, between which Ctrl-C is handled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Decoder:
 
     def __init__(self, graph: Graph, options: SearchOptions, lattice: bool = False) -> None:
         self.graph, self.options = graph, options
-        self.columns = int(graph.arcs["label"].max(initial=0))
+        self.columns = graph.columns
         self._limits = Limits(
             float(options.acoustic_scale),
             float(options.word_penalty),
@@ -80,7 +81,7 @@ class Decoder:
         self._slot.fill(-1)
         self._slot[self.graph.start] = 0
         self._pool[0] = (0.0, self.graph.start, -1, -1, 0)
-        self._spans = np.zeros(5, np.int64)
+        self._spans = np.zeros(6, np.int64)
         self._spans[END], self._spans[LIMIT] = 1, COMPACT_AT
         penalty = self._limits.word_penalty
         rest = (self._spans, np.inf)
@@ -93,17 +94,23 @@ class Decoder:
     def advance(self, scores: np.ndarray) -> None:
         """Consume log-likelihoods ``[frames, states]``, natural log; -inf forbids a state at a frame.
 
-        Raises ``UserError`` for NaN or +inf, for fewer columns than the graph has states, and where the graph has no
-        way on.
+        Raises ``UserError`` for NaN or +inf, for fewer columns than the graph has states, and where no path through the
+        graph is left.
         """
         if scores.ndim != 2 or scores.shape[1] < self.columns:
             raise UserError(f"scores of shape {scores.shape}: the graph needs [frames, {self.columns} states]")
         if len(scores) and not scores.max() < np.inf:  # NaN compares false
             raise UserError("the log-likelihoods contain NaN or +inf; check the features and the network")
         scores = read_only(np.ascontiguousarray(scores, np.float32))
+        for start in range(0, len(scores), BLOCK):
+            self._advance(scores[start : start + BLOCK])
+
+    def _advance(self, scores: np.ndarray) -> None:
         before = int(self._spans[FRAMES])
         buffers = self._slot, self._pool, self._links, self._stack, self._spans
         self._pool, self._links, self._stack = search_kernels.advance(self.graph, self._limits, *buffers, scores)
+        if self._spans[ENDLESS]:
+            raise UserError(f"the arcs of the graph without input allow too many paths at frame {self._spans[FRAMES]}")
         if self._spans[FRAMES] < before + len(scores):
             raise UserError(f"no path through the graph has a likelihood above zero at frame {self._spans[FRAMES]}")
 

@@ -16,11 +16,10 @@ from asr_kd.compiling import compiled
 STATE = np.dtype([("final", "<f4"), ("first", "<i4"), ("arcs", "<i4"), ("silent", "<i4"), ("wordless", "<i4")])
 ARC = np.dtype([("label", "<i4"), ("word", "<i4"), ("cost", "<f4"), ("next", "<i4")])
 TOKEN = np.dtype([("cost", "<f8"), ("state", "<i4"), ("back", "<i4"), ("arc", "<i4"), ("_", "<i4")])
-LINK = np.dtype([("cost", "<f8"), ("source", "<i4"), ("target", "<i4"), ("arc", "<i4"), ("_", "<i4")])
+LINK = np.dtype([("cost", "<f8"), ("source", "<i4"), ("target", "<i4"), ("arc", "<i4"), ("silent", "<i4")])
 
-BEGIN, END, LINKS, FRAMES, LIMIT = range(
-    5
-)  # of ``spans``: this frame's tokens, all links, frames done, when to compact
+# The fields of ``spans``: the tokens of this frame, all links, frames done, when to compact, whether ``close`` gave up.
+BEGIN, END, LINKS, FRAMES, LIMIT, ENDLESS = range(6)
 
 
 class Graph(NamedTuple):
@@ -28,12 +27,13 @@ class Graph(NamedTuple):
 
     ``states`` ``[states]`` of ``STATE``: the cost of ending there (infinite where no path ends), the first arc, how
     many arcs, how many of these, at the front, have no input, and how many have no word. ``arcs`` ``[arcs]`` of
-    ``ARC``: tied state + 1 or 0 for no input, word id or 0, cost and next state.
+    ``ARC``: tied state + 1 or 0 for no input, word id or 0, cost and next state. ``columns``: the highest label.
     """
 
     start: int
     states: np.ndarray
     arcs: np.ndarray
+    columns: int
 
 
 class Limits(NamedTuple):
@@ -48,6 +48,7 @@ class Limits(NamedTuple):
 
 WIDEN = 0.5  # Kaldi's beam_delta: how much wider than the max-active cutoff the next frame's beam is
 BINS = 256  # of the histogram that finds the max-active cutoff
+REVISIONS = 1000  # of a token in a frame, on average: what no real graph needs, but one made to block a decoder does
 
 
 @compiled()
@@ -137,6 +138,7 @@ def emit(graph, limits, slot, pool, links, spans, row):  # type: ignore[no-untyp
                 links[count].target = target
                 links[count].arc = place
                 links[count].cost = cost - source
+                links[count].silent = 0
                 count += 1
     spans[BEGIN], spans[END], spans[LINKS] = end, new, count
     return pool, links, bound
@@ -144,10 +146,13 @@ def emit(graph, limits, slot, pool, links, spans, row):  # type: ignore[no-untyp
 
 @compiled()
 def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-untyped-def]
-    """Pass the tokens of a frame through the arcs without input until no cost improves; returns pool and stack."""
+    """Pass the tokens of a frame through the arcs without input until no cost improves; returns pool and stack.
+
+    Costs improve in any order, so the work on a contrived graph is exponential: past ``REVISIONS`` it is given up.
+    """
     begin, end = spans[BEGIN], spans[END]
     states, arcs = graph.states, graph.arcs
-    depth = 0
+    depth, revised = 0, 0
     stack = grown(stack, end - begin)
     for index in range(begin, end):
         if states[pool[index].state].silent:
@@ -155,6 +160,10 @@ def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-u
             depth += 1
     while depth > 0:
         depth -= 1
+        revised += 1
+        if revised > REVISIONS * (1000 + end - begin):
+            spans[ENDLESS] = 1
+            break
         index = stack[depth]
         source = pool[index].cost
         if source > bound:
@@ -212,6 +221,7 @@ def link_closure(graph, limits, slot, pool, links, spans, bound):  # type: ignor
                 links[count].target = target
                 links[count].arc = place
                 links[count].cost = cost - source
+                links[count].silent = 1
                 count += 1
     spans[LINKS] = count
     return links
@@ -229,10 +239,26 @@ def advance(graph, limits, slot, pool, links, stack, spans, scores):  # type: ig
         if spans[BEGIN] == spans[END]:
             break
         pool, stack = close(graph, limits.word_penalty, slot, pool, stack, spans, bound)
+        if spans[ENDLESS]:
+            break
         if limits.lattice_beam >= 0:
             links = link_closure(graph, limits, slot, pool, links, spans, bound)
         spans[FRAMES] += 1
     return pool, links, stack
+
+
+@compiled()
+def relax(pool, links, extra, first, last):  # type: ignore[no-untyped-def]
+    """Lower ``extra`` of the sources of the links ``first..last``, from the last to the first; whether any changed."""
+    changed = False
+    for index in range(last, first - 1, -1):
+        link = links[index]
+        if extra[link.target] < np.inf:
+            cost = pool[link.source].cost + link.cost - pool[link.target].cost + extra[link.target]
+            if cost < extra[link.source]:
+                extra[link.source] = cost
+                changed = True
+    return changed
 
 
 @compiled()
@@ -245,16 +271,17 @@ def excess(pool, links, spans, final):  # type: ignore[no-untyped-def]
     extra[spans[BEGIN] :] = 0.0
     if len(final) > 0:
         extra[spans[BEGIN] :] = final
-    changed = True
-    while changed:  # one pass suffices but for arcs without input, which may run against the order of the pool
-        changed = False
-        for index in range(spans[LINKS] - 1, -1, -1):
-            link = links[index]
-            if extra[link.target] < np.inf:
-                cost = pool[link.source].cost + link.cost - pool[link.target].cost + extra[link.target]
-                if cost < extra[link.source]:
-                    extra[link.source] = cost
-                    changed = True
+    index = spans[LINKS] - 1
+    while index >= 0:
+        last = index
+        while index >= 0 and links[index].silent:
+            index -= 1
+        if index == last:
+            relax(pool, links, extra, index, index)
+            index -= 1
+        else:  # the links within one frame, which may run against the order of its tokens
+            while relax(pool, links, extra, index + 1, last):
+                pass
     return extra
 
 

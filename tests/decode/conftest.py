@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from asr_kd.corpus.datadir import write_data_dir
-from asr_kd.decode.model_folder import Model, build_model
+from asr_kd.decode.model_folder import Model, ModelParts, build_model
 from asr_kd.features.config import FeatureConfig
 from asr_kd.graph.fst import Fst
 from asr_kd.hmm.lexicon import Lexicon, write_lexicon
@@ -78,7 +78,9 @@ def features() -> FeatureConfig:
 
 @pytest.fixture
 def model(tmp_path: Path, parts: Path, features: FeatureConfig) -> Model:
-    return build_model(tmp_path / "model", parts / "graph", features, parts / "network", None, parts / "states")
+    return build_model(
+        tmp_path / "model", ModelParts(parts / "graph", features, parts / "network", None, parts / "states")
+    )
 
 
 @pytest.fixture(scope="session")

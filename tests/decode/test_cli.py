@@ -1,5 +1,6 @@
 """`asr-kd decode` and `asr-kd model`, from audio files to files of words."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 
 from asr_kd.cli import main
 from asr_kd.corpus.audio import read_audio
-from asr_kd.decode import formats
+from asr_kd.decode import formats, journal
 from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
@@ -43,7 +44,7 @@ def test_jobs_and_a_list_on_standard_input_change_nothing(
     files = [str(audio / name) for name in FORMATS]
     assert main(["decode", str(model.path), *files]) == 0
     expected = lines(capsys)
-    monkeypatch.setattr("sys.stdin", type("Input", (), {"read": lambda self: "\n".join(files) + "\n"})())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(("\n".join(files) + "\n").encode())))
     assert main(["decode", str(model.path), "--list", "-", "--jobs", "2"]) == 0
     assert lines(capsys) == expected
 
@@ -154,7 +155,7 @@ def test_a_killed_decoding_leaves_no_summary_or_score_of_earlier_words(
         patch.setattr(formats, "write_text", killed_at(formats.write_text, 3))
         with pytest.raises(Killed):
             main([*command, "--word-penalty", "-3"])
-    assert sorted(path.name for path in out.iterdir()) == ["ctm", "text"]
+    assert sorted(path.name for path in out.iterdir()) == [journal.NAME, "ctm", "text"]
     assert main(command) == 0
     assert json.loads((out / "decode.json").read_text())["word_penalty"] == 0
 

@@ -2,14 +2,18 @@
 
 import collections
 import math
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from asr_kd.decode import search, search_kernels
 from asr_kd.decode.graph import search_graph
 from asr_kd.decode.lattice import Lattice
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.graph.fst import Fst
+from tests.decode.test_search import random_graph, random_scores
 
 OPTIONS = SearchOptions(acoustic_scale=0.8, word_penalty=-0.2, beam=1e4, max_active=10**6, lattice_beam=1e4)
 
@@ -124,3 +128,113 @@ def test_a_word_that_every_path_has_is_certain_and_two_alike_share_the_rest() ->
     lattice: Lattice = decoder.lattice()
     assert lattice.confidences(path.words, path.frames) == pytest.approx([1.0, 0.5])
     assert {words for words, _ in lattice.nbest(5)} == {(1, 2), (1, 3)}
+
+
+def excess_of_all_links(pool: np.ndarray, links: np.ndarray, begin: int) -> np.ndarray:
+    """By definition: every link again and again, until the cost over the best path of no token improves."""
+    extra = np.where(np.arange(len(pool)) >= begin, 0.0, np.inf)
+    while True:
+        before = extra.copy()
+        for link in links:
+            source, target = link["source"], link["target"]
+            over = pool[source]["cost"] + link["cost"] - pool[target]["cost"] + extra[target]
+            extra[source] = min(extra[source], over)
+        if np.array_equal(extra, before):
+            return extra
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pruning_frame_by_frame_is_pruning_over_all_links(seed: int) -> None:
+    fst, scores = random_graph(seed, 40, 200), random_scores(seed, 25)
+    decoder = Decoder(search_graph(fst), SearchOptions(**{**vars(OPTIONS), "beam": 12.0}), lattice=True)
+    decoder.start()
+    decoder.advance(scores)
+    begin, end, count = (int(decoder._spans[index]) for index in (search.BEGIN, search.END, search.LINKS))
+    expected = excess_of_all_links(decoder._pool[:end], decoder._links[:count], begin)
+    found = search_kernels.excess(decoder._pool, decoder._links, decoder._spans, np.zeros(0))
+    assert np.array_equal(found, expected)
+
+
+def test_the_time_of_a_lattice_grows_with_the_length_of_the_audio() -> None:
+    fst = random_graph(4, 60, 300)
+    decoder = Decoder(search_graph(fst), SearchOptions(acoustic_scale=1.0, beam=8.0, lattice_beam=4.0), lattice=True)
+
+    def seconds(frames: int) -> float:
+        scores, taken = random_scores(4, frames), []
+        for _ in range(3):
+            began = time.process_time()
+            path = decoder.decode(scores)
+            decoder.lattice().confidences(path.words, path.frames)
+            taken.append(time.process_time() - began)
+        return min(taken)
+
+    seconds(10)  # compiles
+    assert seconds(16_000) < 20 * seconds(2_000)  # 8 times the frames; passes over all links took 57 times as long
+
+
+def chain(*columns: list[tuple[int, int, int, float, int]]) -> Fst:
+    """A graph from 0 to its last state; an arc is source, label, word, cost, target."""
+    arcs = [arc for column in columns for arc in column]
+    final = np.full(max(arc[4] for arc in arcs) + 1, np.inf, np.float32)
+    final[-1] = 0
+    return Fst.from_arcs(0, final, *(np.array(column) for column in zip(*arcs, strict=True)))
+
+
+def confidences(fst: Fst, frames: int) -> tuple[tuple[int, ...], list[float]]:
+    decoder = Decoder(search_graph(fst), SearchOptions(**{**vars(OPTIONS), "word_penalty": 0.0}), lattice=True)
+    path = decoder.decode(np.zeros((frames, 4), np.float32))
+    return path.words, decoder.lattice().confidences(path.words, path.frames)
+
+
+def test_a_sure_word_that_comes_twice_at_one_frame_is_sure_twice() -> None:
+    # word 1 on an arc without input, and again on the arc with input after it: both belong to frame 1
+    fst = chain([(0, 1, 0, 0.5, 1)], [(1, 0, 1, 0.5, 2)], [(2, 2, 1, 0.5, 3)])
+    assert confidences(fst, 2) == ((1, 1), pytest.approx([1.0, 1.0]))
+
+
+def test_different_words_at_one_frame_are_sure_each() -> None:
+    fst = chain([(0, 1, 0, 0.5, 1)], [(1, 0, 1, 0.5, 2)], [(2, 2, 2, 0.5, 3)])
+    assert confidences(fst, 2) == ((1, 2), pytest.approx([1.0, 1.0]))
+
+
+def test_a_repeated_word_has_the_probability_of_its_repetition() -> None:
+    # 1 1 (probability 0.6), 1 (0.3), 2 (0.1)
+    twice = [(0, 1, 1, -math.log(0.6), 1), (1, 2, 1, 0.0, 4)]
+    once = [(0, 1, 0, -math.log(0.3), 2), (2, 2, 1, 0.0, 4)]
+    other = [(0, 1, 0, -math.log(0.1), 3), (3, 2, 2, 0.0, 4)]
+    assert confidences(chain(twice, once, other), 2) == ((1, 1), pytest.approx([0.9, 0.6]))
+
+
+def test_a_word_whose_frame_varies_between_paths_is_still_sure() -> None:
+    # both words of every path, one frame later on the second path, whose first word is at the first path's second frame
+    early = [(0, 1, 1, 0.1, 1), (1, 1, 2, 0.0, 2), (2, 1, 0, 0.0, 9)]
+    late = [(0, 1, 0, 0.2, 3), (3, 1, 1, 0.0, 4), (4, 1, 2, 0.0, 9)]
+    assert confidences(chain(early, late), 3) == ((1, 2), pytest.approx([1.0, 1.0]))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_confidence_of_repeated_words_is_that_of_all_paths_enumerated(seed: int) -> None:
+    decoder, fst, scores = decoded(seed)
+    path = decoder.path()
+    lattice = decoder.lattice()
+    weights: dict[int, float] = collections.defaultdict(float)  # by the number of occurrences of word 1
+    for words, cost in every_path(fst, scores):
+        weights[words.count(1)] += math.exp(-cost)
+    total = sum(weights.values())
+    one_window = (path.frames[0],) * 3 if path.frames else (0, 0, 0)  # all frames: there are no other words
+    expected = [sum(w for count, w in weights.items() if count >= least) / total for least in (1, 2, 3)]
+    assert lattice.confidences((1, 1, 1), one_window) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_best_sequences_of_a_long_lattice_take_little_memory() -> None:
+    two = [(0, 1, 1, 0.1, 0), (0, 1, 2, 0.2, 0)]
+    fst = Fst.from_arcs(0, np.zeros(1, np.float32), *(np.array(column) for column in zip(*two, strict=True)))
+    decoder = Decoder(search_graph(fst), SearchOptions(**{**vars(OPTIONS), "lattice_beam": 5.0}), lattice=True)
+    decoder.decode(np.zeros((5000, 1), np.float32))
+    lattice = decoder.lattice()
+    tracemalloc.start()
+    best = lattice.nbest(2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(words) for words, _ in best] == [5000, 5000]
+    assert peak < 20e6  # with a tuple of words for each prefix it is 200 MB

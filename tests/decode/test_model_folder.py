@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from asr_kd.cli import main
 from asr_kd.decode import model_folder as model_module
 from asr_kd.decode.formats import summarise
-from asr_kd.decode.model_folder import Model, build_model, describe, load_model_folder, read_words
+from asr_kd.decode.model_folder import Model, ModelParts, build_model, describe, load_model_folder, read_words
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
@@ -35,7 +35,7 @@ def test_a_model_works_after_the_parts_are_gone_and_the_folder_has_moved(
     tmp_path: Path, parts: Path, features: FeatureConfig
 ) -> None:
     copies = shutil.copytree(parts, tmp_path / "parts")
-    build_model(tmp_path / "a", copies / "graph", features, copies / "network", None, copies / "states")
+    build_model(tmp_path / "a", ModelParts(copies / "graph", features, copies / "network", None, copies / "states"))
     shutil.rmtree(copies)
     (tmp_path / "a").rename(tmp_path / "b")
     model = load_model_folder(tmp_path / "b")
@@ -58,7 +58,7 @@ def test_a_gmm_is_an_acoustic_model_too(tmp_path: Path, parts: Path, space: Stat
     gmm = random_gmm(space.num_states)
     gmm.save(tmp_path / "gmm")
     cepstra = FeatureConfig(kind="mfcc", cepstra=5, bins=13)
-    model = build_model(tmp_path / "m", parts / "graph", cepstra, None, tmp_path / "gmm", parts / "states")
+    model = build_model(tmp_path / "m", ModelParts(parts / "graph", cepstra, None, tmp_path / "gmm", parts / "states"))
     frames = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
     (scores,) = model.scorer.blocks(frames)
     assert scores == pytest.approx(gmm.log_likelihoods(frames))
@@ -99,7 +99,7 @@ def test_each_file_missing_empty_or_foreign_is_named_without_a_crash(
         random_gmm(space.num_states).save(tmp_path / "gmm")
         cepstra = FeatureConfig(kind="mfcc", cepstra=5, bins=13)
         folder = tmp_path / "gmm-model"
-        build_model(folder, parts / "graph", cepstra, None, tmp_path / "gmm", parts / "states")
+        build_model(folder, ModelParts(parts / "graph", cepstra, None, tmp_path / "gmm", parts / "states"))
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == (8 if kind == "network" else 7)
     for name in names:
@@ -124,7 +124,7 @@ def test_a_model_whose_building_was_killed_is_refused_and_built_by_the_rerun(
     model: Model, parts: Path, features: FeatureConfig, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = digests(model.path)
-    arguments = (model.path, parts / "graph", features, parts / "network", None, parts / "states")
+    arguments = (model.path, ModelParts(parts / "graph", features, parts / "network", None, parts / "states"))
     with monkeypatch.context() as patch:
         patch.setattr(model_module, name, killed_at(getattr(model_module, name), 1))
         with pytest.raises(Killed):
@@ -149,7 +149,7 @@ def test_the_accuracies_of_the_training_travel_with_the_model_to_the_decoding(
 ) -> None:
     network = shutil.copytree(parts / "network", tmp_path / "network")
     (network / "summary.json").write_text('{"epoch": 7, "train_accuracy": 0.8125, "dev_accuracy": 0.5}')
-    model = build_model(tmp_path / "m", parts / "graph", features, network, None, parts / "states")
+    model = build_model(tmp_path / "m", ModelParts(parts / "graph", features, network, None, parts / "states"))
     training = {"train_accuracy": 0.8125, "dev_accuracy": 0.5}
     assert yaml.safe_load((tmp_path / "m" / "model.yaml").read_text())["provenance"]["training"] == training
     assert summarise(load_model_folder(model.path), SearchOptions(), [], [], "audio")["train_frame_accuracy"] == 0.8125
@@ -162,7 +162,7 @@ def test_a_training_without_labels_tells_no_accuracy_on_its_data(
 ) -> None:
     network = shutil.copytree(parts / "network", tmp_path / "network")
     (network / "summary.json").write_text('{"train_accuracy": null, "dev_accuracy": 0.5}')
-    model = build_model(tmp_path / "m", parts / "graph", features, network, None, parts / "states")
+    model = build_model(tmp_path / "m", ModelParts(parts / "graph", features, network, None, parts / "states"))
     assert model.config.provenance["training"] == {"dev_accuracy": 0.5}
     assert summarise(model, SearchOptions(), [], [], "audio")["train_frame_accuracy"] is None
 
@@ -179,7 +179,7 @@ def test_a_damaged_summary_of_the_training_is_named(
     network = shutil.copytree(parts / "network", tmp_path / "network")
     (network / "summary.json").write_text(content)
     with pytest.raises(UserError, match=r"summary\.json: not the summary of a training"):
-        build_model(tmp_path / "m", parts / "graph", features, network, None, parts / "states")
+        build_model(tmp_path / "m", ModelParts(parts / "graph", features, network, None, parts / "states"))
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts: Path, features: FeatureConfig) -> None:
@@ -187,10 +187,10 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts: Path, features
 
     def build(**changed: object) -> Model:
         given = {
-            "out": tmp_path / "m", "graph": parts / "graph", "features": features, "network": parts / "network",
+            "graph": parts / "graph", "features": features, "network": parts / "network",
             "states": parts / "states", **changed,
         }  # fmt: skip
-        return build_model(**given)  # type: ignore[arg-type]
+        return build_model(tmp_path / "m", ModelParts(**given))  # type: ignore[arg-type]
 
     with pytest.raises(UserError, match="expects 13 features"):
         build(features=FeatureConfig(bins=40))
@@ -204,7 +204,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts: Path, features
         build(network=tmp_path / "many")
     graph = shutil.copytree(parts / "graph", tmp_path / "graph")
     (graph / "words.txt").write_text("<eps> 0\nGO 1\n")
-    with pytest.raises(UserError, match=r"words\.txt: 2 words"):
+    with pytest.raises(UserError, match=r"state \d+: arc .* words\.txt has 2 words"):
         build(graph=graph)
     shutil.copy(parts / "graph" / "words.txt", graph)
     (graph / "lexicon.txt").write_text("GO G OW\nON AA N\n")
@@ -221,11 +221,18 @@ def test_a_prior_of_zero_is_refused(tmp_path: Path, parts: Path, features: Featu
     save_model(network, tmp_path / "network")
     assert np.isinf(load_file(tmp_path / "network" / "model.safetensors")["log_prior"]).any()
     with pytest.raises(UserError, match="prior"):
-        build_model(tmp_path / "m", parts / "graph", features, tmp_path / "network", None, parts / "states")
+        build_model(tmp_path / "m", ModelParts(parts / "graph", features, tmp_path / "network", None, parts / "states"))
 
 
 def test_words_txt_is_checked(tmp_path: Path) -> None:
-    for content, message in (("", "no words"), ("<eps> 0\nA\n", ":2: expected WORD ID")):
+    for content, message in (
+        ("", "no words"),
+        ("<eps> 0\nA\n", ":2: expected WORD ID"),
+        ("<eps> 0\nA \u00b2\n", ":2: expected WORD ID"),
+        ("<eps> 0\nA 99999999999\n", ":2: the id '99999999999' of 'A' is not below 16,777,216"),
+        (f"<eps> 0\nA {'9' * 5000}\n", ":2: the id '9999.*' of 'A'"),
+        ("<eps> 0\nA 1\nB 1\n", ":3: 'B' has the id 1 of 'A'"),
+    ):
         (tmp_path / "words.txt").write_text(content)
         with pytest.raises(UserError, match=message):
             read_words(tmp_path / "words.txt")

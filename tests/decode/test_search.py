@@ -199,7 +199,8 @@ def test_a_written_graph_is_mapped_back_and_read_by_openfst(tmp_path) -> None:  
     fst, scores = random_graph(2), random_scores(2)
     graph = search_graph(fst)
     write_graph(graph, tmp_path / "HCLG.fst")
-    mapped = map_graph(tmp_path / "HCLG.fst")
+    mapped, emitted = map_graph(tmp_path / "HCLG.fst", 6)
+    assert np.array_equal(np.flatnonzero(emitted), np.unique(fst.olabel))
     assert Decoder(mapped, WIDE).decode(scores).cost == Decoder(graph, WIDE).decode(scores).cost
     theirs = kaldifst.StdConstFst.read(str(tmp_path / "HCLG.fst"))
     assert theirs.num_states == fst.num_states
