@@ -5,12 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+from asr_kd.cli.hmm import add_lexicon_format, add_silence_probability
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     parser.description = (
-        "Make the decoding graph (HCLG) that a decoder searches, or take one from Kaldi.\n"
-        "Each action explains itself: asr-kd graph ACTION --help"
+        "Compile the decoding graph (HCLG) that a decoder searches, or import one from Kaldi.\n"
+        "Help on an action: asr-kd graph ACTION --help"
     )
     parser.epilog = "example:\n  asr-kd graph compile exp/tri data/lm.arpa.gz exp/tri/graph"
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -18,17 +20,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "compile",
         help="states, lexicon and language model -> HCLG.fst and words.txt",
         description="Write OUT/HCLG.fst (input label: state + 1), words.txt, lexicon.txt and graph.yaml.\n"
-        "Words that the lexicon or the language model lacks are left out, counted and listed in graph.yaml.",
+        "Words that the lexicon or the language model lacks are left out, counted and listed in graph.yaml.\n"
+        "Probabilities of the lexicon (of pronunciations, and of silences around a word) become costs, as in Kaldi.",
         epilog="example:\n  asr-kd graph compile exp/tri data/lm.arpa.gz exp/tri/graph",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    make.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder with states.yaml and lexicon.txt")
-    make.add_argument("arpa", type=Path, metavar="ARPA", help="language model, plain or .gz")
-    make.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    make.add_argument("--lexicon", type=Path, metavar="FILE", help="pronunciations (default MODEL_DIR/lexicon.txt)")
     make.add_argument(
-        "--silence-probability", type=float, default=0.5, metavar="P", help="of a silence between words (default 0.5)"
+        "model", type=Path, metavar="MODEL_DIR", help="folder with states and lexicon: a stage of asr-kd hmm train"
     )
+    make.add_argument("arpa", type=Path, metavar="ARPA", help="language model, plain or compressed by gzip or bzip2")
+    make.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    make.add_argument("--lexicon", type=Path, metavar="FILE", help="pronunciations (default: those in MODEL_DIR)")
+    add_lexicon_format(make)
+    add_silence_probability(make, "the lexicon's")
     make.set_defaults(run=_compile)
     take = actions.add_parser(
         "import",
@@ -49,11 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     from asr_kd.graph.compile import compile_graph
-    from asr_kd.hmm.lexicon_reader import read_lexicon
+    from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
     from asr_kd.hmm.states import StateSpace
 
     space = StateSpace.load(options.model)
-    lexicon = read_lexicon(options.lexicon or options.model / "lexicon.txt")
+    lexicon = read_lexicon(options.lexicon, options.lexicon_format) if options.lexicon else load_lexicon(options.model)
     began = time.monotonic()
     info = compile_graph(
         space,

@@ -81,7 +81,7 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one value")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
     add_lexicon_format(parser)
-    _add_silence_probability(parser, "the lexicon's")
+    add_silence_probability(parser, "the lexicon's")
     parser.add_argument(
         "--unknown", choices=["error", "spn"], default="error",
         help="words outside the lexicon: an error (default), or spoken noise",
@@ -104,7 +104,7 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="store of states to write")
     parser.add_argument("--lexicon", metavar="FILE", help="pronunciations (default: those in MODEL)")
     add_lexicon_format(parser)
-    _add_silence_probability(parser, "MODEL's, or the lexicon's")
+    add_silence_probability(parser, "MODEL's, or the lexicon's")
     parser.add_argument("--network", metavar="FOLDER", help="align with the likelihoods of this network or ensemble")
     parser.add_argument("--beam", type=float, default=200.0, help="pruning, in nats (default: 200)")
     parser.add_argument(
@@ -154,7 +154,8 @@ def add_lexicon_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lexicon-format", choices=choices, default="auto", help=text)
 
 
-def _add_silence_probability(parser: argparse.ArgumentParser, default: str) -> None:
+def add_silence_probability(parser: argparse.ArgumentParser, default: str) -> None:
+    """The option for one probability of silence, whatever the words."""
     text = f"of a silence between two words (default: {default}, else 0.5)"
     parser.add_argument("--silence-probability", type=float, metavar="P", help=text)
 

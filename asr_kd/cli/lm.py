@@ -13,7 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     parser.description = (
         "Estimate n-gram language models (interpolated modified Kneser-Ney, ARPA format) and measure them.\n"
-        "Each action explains itself: asr-kd lm ACTION --help"
+        "Help on an action: asr-kd lm ACTION --help"
     )
     parser.epilog = (
         "examples:\n  asr-kd lm estimate data/an4/train data/an4/lm.arpa.gz --order 3\n"

@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,14 @@ from asr_kd.graph.arpa_reader import read_arpa
 from asr_kd.graph.compile import GraphInfo, compile_graph
 from asr_kd.graph.fst import Fst
 from asr_kd.graph.grammar import make_grammar
-from asr_kd.hmm.lexicon import Lexicon, SilenceProbabilities, Weights, with_silence_probability, write_lexicon
+from asr_kd.hmm.lexicon import (
+    Lexicon,
+    SilenceProbabilities,
+    Weights,
+    save_lexicon,
+    with_silence_probability,
+    write_lexicon,
+)
 from asr_kd.hmm.lexicon_reader import read_lexicon
 from tests.graph.reference import all_paths, chain_viterbi, graph_paths, lm_cost, random_space, viterbi
 from tests.killing import Killed, killed_at
@@ -176,7 +184,8 @@ def test_graph_yaml_says_what_was_left_out_and_what_went_in(tmp_path: Path) -> N
     assert set(read_lexicon(tmp_path / "graph" / "lexicon.txt").entries) == set("ABCDE")
     again = compile_graph(space, LEXICON, tmp_path / "a.arpa", tmp_path / "again")
     assert again.inputs == info.inputs
-    assert (tmp_path / "again" / "HCLG.fst").read_bytes() == (tmp_path / "graph" / "HCLG.fst").read_bytes()
+    for name in ("HCLG.fst", "graph.yaml", "words.txt", "lexicon.txt"):  # no times, no places: the same bytes
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "graph" / name).read_bytes()
 
 
 def test_histories_that_only_back_off_are_not_states(tmp_path: Path) -> None:
@@ -267,3 +276,20 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "1 words of the language model have no pronunciation and cannot be recognised: NOPRON" in printed.err
     assert main(["lm", "estimate", str(tmp_path / "lexicon.txt"), arpa, "--order", "0"]) == 1
     assert "order 0" in capsys.readouterr().err
+
+
+def test_the_lexicon_of_a_model_folder_brings_its_probabilities(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random_space("Sabc", 0, (1, 1, 1, 1)).save(tmp_path)
+    (tmp_path / "a.arpa").write_text(TRIGRAM)
+    graphs = {}
+    for name, lexicon in (("plain", LEXICON), ("silent", SILENT)):
+        save_lexicon(lexicon, tmp_path)
+        assert main(["graph", "compile", str(tmp_path), str(tmp_path / "a.arpa"), str(tmp_path / name)]) == 0
+        assert re.search(r"^LG: [0-9,]+ states, [0-9,]+ arcs, [0-9.]+ s$", capsys.readouterr().err, re.MULTILINE)
+        graphs[name] = (tmp_path / name / "HCLG.fst").read_bytes()
+    assert graphs["plain"] != graphs["silent"]
+    options = ["--silence-probability", "0.3"]
+    assert main(["graph", "compile", str(tmp_path), str(tmp_path / "a.arpa"), str(tmp_path / "given"), *options]) == 0
+    assert load_config(GraphInfo, tmp_path / "given" / "graph.yaml").silence_probability == 0.3

@@ -63,7 +63,9 @@ def test_graphs_that_do_not_fit_are_refused(tmp_path: Path, old: str, new: str, 
     assert not (tmp_path / "out" / "HCLG.fst").exists()
 
 
-@pytest.mark.parametrize("words", ["", "A\n", "A 1\nB 1\n", "A one\n"])
+@pytest.mark.parametrize(
+    "words", ["", "A\n", "A 1\nB 1\n", "A one\n", "A \u00b2\n", "A -1\n", "A 99999999999\n", f"A {'9' * 5000}\n"]
+)
 def test_word_lists_of_another_form_are_refused(tmp_path: Path, words: str) -> None:
     write_kaldi(tmp_path)
     (tmp_path / "words.txt").write_text(words)

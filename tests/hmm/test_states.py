@@ -1,9 +1,11 @@
 """State spaces and lexicons as files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from asr_kd.errors import UserError
 from asr_kd.hmm.lexicon import Lexicon, with_unknown
@@ -49,3 +51,50 @@ def test_a_missing_or_foreign_space_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one" / "states.safetensors").unlink()
     with pytest.raises(UserError, match=r"states\.safetensors: no such file"):
         StateSpace.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lengths", lambda x: x[:-1], "lengths"),
+        ("lengths", lambda x: x + 9, "the table has"),
+        ("lengths", lambda x: x * 0, "has 0 to 0 states"),
+        ("lengths", lambda x: x.astype(np.float32), "numbers are float32"),
+        ("table", lambda x: x - 1, "states from -1"),
+        ("table", lambda x: x + 1, "there are 14"),
+        ("table", lambda x: x.reshape(-1), "table"),
+        ("table", lambda x: x[:, :, :-1], "table"),
+        ("log_loop", lambda x: x[:-1], "there are 13"),
+        ("log_loop", lambda x: x * np.nan, "no probability"),
+        ("log_loop", lambda x: -x, "no probability"),
+        ("log_loop", lambda x: x[:, None], "loops"),
+    ],
+)
+def test_numbers_that_would_lead_outside_an_array_are_refused(
+    tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    monophone_space(LEXICON).save(tmp_path)
+    tensors = load_file(tmp_path / "states.safetensors")
+    tensors[name] = np.ascontiguousarray(change(tensors[name]))
+    save_file(tensors, tmp_path / "states.safetensors")
+    with pytest.raises(UserError, match=rf"states\.safetensors: .*{message}"):
+        StateSpace.load(tmp_path)
+
+
+def test_names_that_do_not_fit_the_numbers_are_refused(tmp_path: Path) -> None:
+    monophone_space(LEXICON).save(tmp_path)
+    text = (tmp_path / "states.yaml").read_text()
+    for bad in (
+        text.replace("silence:\n- SIL", "silence:\n- XX"),
+        text.replace("- OW", "- G"),
+        "phones: []\nsilence: []\n",
+    ):
+        (tmp_path / "states.yaml").write_text(bad)
+        with pytest.raises(UserError, match="does not fit"):
+            StateSpace.load(tmp_path)
+
+
+def test_more_phones_than_the_table_of_states_can_have_are_refused_before_it_is_made() -> None:
+    lexicon = Lexicon({f"w{number}": ((f"P{number}",),) for number in range(511)})
+    with pytest.raises(UserError, match="the lexicon: 512 phones; at most 511"):
+        monophone_space(lexicon)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from asr_kd.cli import main
@@ -19,6 +20,7 @@ from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.train import HmmConfig
 from asr_kd.hmm.training_data import load_utterances
+from asr_kd.nets import AcousticModel, NetConfig, save_ensemble, save_model
 from tests.hmm.conftest import Boundaries, align, speak, train, write_corpus
 
 
@@ -315,3 +317,22 @@ def test_print_config_prints_the_configuration_and_stops(capsys: pytest.CaptureF
     assert printed["lda_states"] == HmmConfig().lda_states
     assert main(["hmm", "train", "data"]) == 1
     assert "expected DATA FEATS LEXICON OUT_DIR" in capsys.readouterr().err
+
+
+def test_a_network_and_an_ensemble_align(
+    corpus: tuple[Path, Boundaries], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = corpus
+    states = StateSpace.load(root / "out" / "lda").num_states
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        network = AcousticModel(NetConfig(bins=3, states=states, width=8, layers=1, left_context=1, right_context=1))
+        save_model(network, tmp_path / f"seed{seed}")
+    save_ensemble(tmp_path / "both", [tmp_path / "seed1", tmp_path / "seed2"])
+    for name in ("seed1", "both"):
+        assert align(root, tmp_path / f"states_{name}", "--network", str(tmp_path / name)) == 0
+    hashes = [FrameStore(tmp_path / f"states_{name}").inputs["network"] for name in ("seed1", "both")]
+    assert hashes[0] != hashes[1]
+    capsys.readouterr()
+    assert align(root, tmp_path / "states_both", "--network", str(tmp_path / "both")) == 0
+    assert "as before" in capsys.readouterr().out
