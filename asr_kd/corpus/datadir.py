@@ -270,7 +270,7 @@ def _segments(path: Path, table: Table, wav: Table, problems: list[Problem]) -> 
         if segment.recording not in wav:
             message = f"{utt!r}: recording {segment.recording!r} is not in wav.scp"
             problems.append(Problem(path, line, message, "recording missing"))
-        if not (segment.start >= 0 and (segment.end == -1 or segment.start < segment.end < math.inf)):
+        if not (0 <= segment.start < math.inf and (segment.end == -1 or segment.start < segment.end < math.inf)):
             message = f"{utt!r}: expected 0 <= start < end (or end -1), found {segment.start:g} to {segment.end:g}"
             problems.append(Problem(path, line, message, "impossible times"))
     return segments

@@ -170,7 +170,7 @@ def _open_stream(entry: str, pipes: bool, folder: Path | None) -> tuple[IO[bytes
         stream = open_regular(path)
     except UserError:
         if "\0" in path or os.path.lexists(path):
-            raise
+            raise  # it is there, but it is no file, or may not be read
         raise UserError(f"{entry}: no such audio file{_place(path, folder)}") from None
     if begin and begin >= (size := os.fstat(stream.fileno()).st_size):
         stream.close()
@@ -210,7 +210,7 @@ def _place(path: str, folder: Path | None) -> str:
     if os.path.isabs(path):
         return ""
     advice = f"; the path is relative, and starts at the current folder ({Path.cwd()})"
-    if folder is not None and (folder / path).is_file():
+    if folder is not None and os.path.isfile(folder / path):
         advice += f". It exists in {folder}: write absolute paths into wav.scp, or run the command there"
     return advice
 

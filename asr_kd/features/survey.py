@@ -51,21 +51,20 @@ def survey(datadir: DataDir, config: FeatureConfig, jobs: int = 1) -> Survey:
 
 def remarks(infos: Iterable[UtteranceInfo], sample_rate: int) -> tuple[str, ...]:
     """What a user may not expect of the way from the recordings to ``sample_rate``, one sentence for each kind."""
-    rates, averaged, cut = Counter[int](), 0, 0
+    rates, averaged, cut, count = Counter[int](), 0, 0, 0
     for info in infos:
         rates[info.recorded_rate] += 1
-        averaged += info.averaged
-        cut += info.cut
+        averaged, cut, count = averaged + info.averaged, cut + info.cut, count + 1
     found = [
-        f"{count:,} utterances were recorded at {rate:,} Hz and are resampled to {sample_rate:,} Hz: they have nothing "
-        f"above {rate // 2:,} Hz, unlike audio that was recorded at {sample_rate:,} Hz"
-        for rate, count in sorted(rates.items())
+        f"recorded at {rate:,} Hz and resampled to {sample_rate:,} Hz, so without anything above {rate // 2:,} Hz: "
+        f"{number:,} of {count:,} utterances"
+        for rate, number in sorted(rates.items())
         if rate < sample_rate
     ]
     if averaged:
-        found.append(f"{averaged:,} utterances have several channels, which are averaged")
+        found.append(f"several channels, which are averaged: {averaged:,} of {count:,} utterances")
     if cut:
-        found.append(f"{cut:,} segments end after their recording and are cut there")
+        found.append(f"segments that end after their recording, and are cut there: {cut:,} of {count:,}")
     return tuple(found)
 
 

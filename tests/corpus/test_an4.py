@@ -91,3 +91,27 @@ def test_the_real_corpus_has_its_official_size(corpora: Path, tmp_path: Path) ->
     words = {word for part in parts.values() for utt in part.utterances for word in part.words(utt)}
     listed = {line.split()[0] for line in (tmp_path / "lexicon.txt").read_text().splitlines()}
     assert words <= listed
+
+
+def voice(name: str, loudness: float = 3000.0) -> np.ndarray:
+    """Int16 samples as smooth as speech."""
+    rng = np.random.default_rng(list(name.encode()))
+    walk = np.convolve(rng.standard_normal(1800), np.hanning(200) / 10, "valid")
+    return np.rint(walk[:1600] * loudness).astype(np.int16)
+
+
+@pytest.mark.parametrize("loudness", [3.0, 30.0, 3000.0, 9000.0])
+def test_the_byte_order_of_each_raw_file_is_found(release: Path, tmp_path: Path, loudness: float) -> None:
+    files = sorted(release.rglob("*.raw"))
+    for number, raw in enumerate(files):
+        raw.write_bytes(voice(raw.stem, loudness).astype(("<i2", ">i2")[number % 2]).tobytes())
+    for datadir in prepare_an4(release, tmp_path / "out").values():
+        for utt, path in datadir.wav.items():
+            assert np.array_equal(read_audio(path, 16000) * 32768, voice(utt.split("-", 1)[1], loudness))
+
+
+def test_a_raw_file_whose_byte_order_cannot_be_told_is_refused(release: Path, tmp_path: Path) -> None:
+    raw = sorted(release.rglob("*.raw"))[0]
+    raw.write_bytes(np.random.default_rng(0).integers(-32768, 32768, 16000).astype("<i2").tobytes())
+    with pytest.raises(UserError, match=rf"{raw.name}: the byte order cannot be told"):
+        prepare_an4(release, tmp_path / "out")

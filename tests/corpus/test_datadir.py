@@ -1,5 +1,6 @@
 """Data directories: what is written is read back, and every inconsistency is refused by file and line."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,51 @@ def test_an_empty_table_and_bytes_that_are_not_text_are_named(folder: Path) -> N
     (folder / "wav.scp").write_text("")
     with pytest.raises(UserError, match=r"wav.scp: the file is empty"):
         read_data_dir(folder)
+
+
+def test_segments_may_end_with_the_recording_and_name_a_channel(tmp_path: Path) -> None:
+    segments = {"u1": AudioSegment("rec", 0.0, -1), "u2": AudioSegment("rec", 0.5, 1.0, 1)}
+    assert write_data_dir(tmp_path, {"rec": "/r.wav"}, {}, dict.fromkeys(segments, "s"), segments).segments == segments
+    assert (tmp_path / "segments").read_text() == "u1 rec 0 -1\nu2 rec 0.5 1 1\n"
+    (tmp_path / "segments").write_text("u1 rec 0 -1.0 A\nu2 rec 0.5 1 B\n")
+    assert [segment.channel for segment in (read_data_dir(tmp_path).segments or {}).values()] == [0, 1]
+
+
+@pytest.mark.parametrize("line", ["0", "0 1 2 3", "0 1 -1", "0 1 C", "a b", "0 1 1.5", "0 1 99999"])
+def test_a_malformed_segment_is_named(tmp_path: Path, line: str) -> None:
+    write_data_dir(tmp_path, {"rec": "/r.wav"}, {}, {"u": "s"}, {"u": AudioSegment("rec", 0.0, 1.0)})
+    (tmp_path / "segments").write_text(f"u rec {line}\n")
+    with pytest.raises(UserError, match="segments:1: 'u': expected RECORDING START END in seconds"):
+        read_data_dir(tmp_path)
+
+
+@pytest.mark.parametrize("times", ["-1 1", "2 1", "0 -2", "0 nan", "nan 1", "0 inf", "inf -1"])
+def test_impossible_times_of_a_segment_are_named(tmp_path: Path, times: str) -> None:
+    write_data_dir(tmp_path, {"rec": "/r.wav"}, {}, {"u": "s"}, {"u": AudioSegment("rec", 0.0, 1.0)})
+    (tmp_path / "segments").write_text(f"u rec {times}\n")
+    with pytest.raises(UserError, match=r"segments:1: 'u': expected 0 <= start < end \(or end -1\)"):
+        read_data_dir(tmp_path)
+
+
+def test_ids_that_would_escape_as_file_names_are_warned_of(tmp_path: Path) -> None:
+    ids = ["../up", "a/b", "a\x07b", "good", "naïve-1"]
+    write_data_dir(tmp_path, dict.fromkeys(ids, "/x.wav"), {}, dict.fromkeys(ids, "s"))
+    warned = [problem.message.split()[0] for problem in scan(tmp_path)[1] if problem.kind == "unsafe id"]
+    assert warned == ["'../up'", r"'a\x07b'", "'a/b'"]
+
+
+def test_a_folder_of_audio_files_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "b.wav").touch()
+    (tmp_path / "a.FLAC").touch()
+    with pytest.raises(UserError, match=r"is a folder of audio files \(a.FLAC, ...\): to decode them, name the files"):
+        read_data_dir(tmp_path)
+
+
+def test_text_from_other_systems_is_read_by_its_lines(tmp_path: Path) -> None:
+    write_data_dir(tmp_path, {"u1": "/1.wav", "u2": "/2.wav"}, {}, {"u1": "s", "u2": "s"})
+    (tmp_path / "text").write_bytes("\ufeffu1\tONE\x0cTWO\u2028THREE\u0085FOUR\r\nu2 FIVE\r\n".encode())
+    assert [len(read_data_dir(tmp_path).words(utt)) for utt in ("u1", "u2")] == [4, 1]
+    os.remove(tmp_path / "text")
+    os.mkfifo(tmp_path / "text")
+    with pytest.raises(UserError, match=r"text: is a device or a named pipe"):
+        read_data_dir(tmp_path)

@@ -153,3 +153,15 @@ def test_perturbation_that_was_killed_ends_with_the_same_copies(
     with pytest.raises(UserError, match=r"wav\.scp: no such file"):
         read_data_dir(out)
     assert digests(perturb_speed(data, out, [0.9, 1.1]).path) == whole
+
+
+def test_no_id_leads_out_of_the_folder(make_dir: MakeDir, tmp_path: Path) -> None:
+    data = make_dir({"a-1": 0.2})
+    name = "x/../../../../escaped"
+    copies = perturb_speed(
+        DataDir(data.path, {name: data.wav["a-1"]}, {}, {name: "s"}), tmp_path / "out" / "inner", [0.9]
+    )
+    (file,) = copies.wav.values()
+    assert Path(file).parent == tmp_path / "out" / "inner" / "audio"
+    assert not list(tmp_path.glob("escaped*"))
+    assert len(load_audio(copies, f"sp0.9-{name}", 16000)) == pytest.approx(3200 / 0.9, abs=1)

@@ -94,3 +94,19 @@ def test_the_command_exits_with_1_for_errors_and_0_for_warnings(
     captured = capsys.readouterr()
     assert "wav.scp:2: 'a-2'" in captured.out
     assert captured.err.endswith("1 errors, 1 warnings\n")
+
+
+def test_of_many_problems_of_one_kind_a_few_are_shown(make_dir: MakeDir, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_dir({f"a-{number}": 0.1 for number in range(9)}).path
+    for number in range(7):
+        (path / f"a-{number}.wav").unlink()
+    (path / "a-8.wav").write_bytes(b"text")
+    assert main(["corpus", "validate", str(path)]) == 1
+    shown = capsys.readouterr().out.replace(f"{path}/", "").splitlines()
+    assert [line.split(";")[0] for line in shown] == [
+        *(f"wav.scp:{n + 1}: 'a-{n}': a-{n}.wav: no such audio file" for n in range(3)),
+        "wav.scp: 4 more of this kind (no such audio file)",
+        "wav.scp:9: 'a-8': a-8.wav: not readable as audio, or truncated: Format not recognised",
+    ]
+    assert main(["corpus", "validate", str(path), "--all"]) == 1
+    assert capsys.readouterr().out.count("no such audio file") == 7

@@ -202,3 +202,42 @@ def test_real_speech_in_flac_and_opus(corpora: Path, tmp_path: Path) -> None:
     assert store.config == {**to_dict(FeatureConfig()), "global_mean": []}
     frames = np.concatenate([shard.tensors["fbank"] for shard in store.shards()]).astype(np.float32)
     assert 1 < frames.std() < 5
+
+
+def test_what_happens_to_the_audio_is_said_once(
+    datadir: DataDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["feats", str(datadir.path), str(tmp_path / "s")]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: recorded at 8,000 Hz and resampled to 16,000 Hz, so without anything above 4,000 Hz: 2 of 12 utterances",
+        "note: several channels, which are averaged: 1 of 12 utterances",
+    ]
+    segments = {"a": AudioSegment("utt00", 0.1, 0.9)}  # of a recording of 0.5 s
+    data = write_data_dir(tmp_path / "cut", {"utt00": datadir.wav["utt00"]}, {}, {"a": "s"}, segments)
+    assert main(["feats", str(data.path), str(tmp_path / "t")]) == 0
+    assert "note: segments that end after their recording, and are cut there: 1 of 1" in capsys.readouterr().err
+    assert FrameStore(tmp_path / "t").frame_counts == {"a": 38}
+
+
+def test_the_configuration_is_printed_and_can_be_read_back(
+    datadir: DataDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["feats", "--print-config", "--set", "bins=23"]) == 0
+    (tmp_path / "feats.yaml").write_text(capsys.readouterr().out)
+    store = tmp_path / "s"
+    assert main(["feats", str(datadir.path), str(store), "--config", str(tmp_path / "feats.yaml")]) == 0
+    assert FrameStore(store).config == {**to_dict(FeatureConfig(bins=23)), "global_mean": []}
+    assert main(["feats", str(datadir.path)]) == 1
+    assert "expected DATA and STORE" in capsys.readouterr().err
+
+
+def test_features_of_a_wav_in_an_archive_are_those_of_the_file(datadir: DataDir, tmp_path: Path) -> None:
+    content = Path(datadir.wav["utt00"]).read_bytes()
+    (tmp_path / "wav.ark").write_bytes(b"x " + content + b"y " + content)
+    wav = {"x": f"{tmp_path / 'wav.ark'}:2", "y": f"{tmp_path / 'wav.ark'}:{len(content) + 4}"}
+    data = write_data_dir(tmp_path / "archive", wav, {}, {"x": "s", "y": "s"})
+    store = write_features(data, tmp_path / "s", FeatureConfig(normalise="none"))
+    alone = write_features(datadir, tmp_path / "alone", FeatureConfig(normalise="none")).read("utt00")["fbank"]
+    for utterance in wav:
+        np.testing.assert_array_equal(store.read(utterance)["fbank"], alone)

@@ -28,11 +28,31 @@ _KINDS = {
 }
 
 
+_LARGE = 1 << 18  # bytes
+_REMEMBERED = 16
+_known: dict[tuple[object, ...], tuple[Part, ...]] = {}
+
+
 def find_parts(source: Source) -> tuple[Part, ...]:
     """The parts to decode one after the other; none where libsndfile reads all of the file as it is.
 
-    Raises ``UserError`` for a file that is truncated or holds audio that cannot be read.
+    The parts of a large file are remembered while it does not change: its segments are mostly read one after the
+    other, and finding the parts of an MP3 takes a look at each of its frames. Raises ``UserError`` for a file that is
+    truncated or holds audio that cannot be read.
     """
+    if source.size < _LARGE:
+        return _find_parts(source)
+    status = source.status
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, source.begin, source.at(0, 256))
+    if key not in _known:
+        parts = _find_parts(source)
+        while len(_known) >= _REMEMBERED:
+            del _known[next(iter(_known))]
+        _known[key] = parts
+    return _known[key]
+
+
+def _find_parts(source: Source) -> tuple[Part, ...]:
     kind = _KINDS.get(source.at(0, 4))
     if kind is not None:
         return kind(source)
