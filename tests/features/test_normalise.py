@@ -87,11 +87,11 @@ def syllables(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 TIME = np.arange(160_000) / 16000
-STEADY = {
+STEADY: dict[str, np.ndarray] = {
     "digital silence": np.zeros(160_000),
     "silence with an offset": np.full(160_000, 0.3),
     "a tone": 0.3 * np.sin(2 * np.pi * 443.7 * TIME),
-    "a hum": sum(0.1 / k * np.sin(2 * np.pi * 50 * k * TIME) for k in range(1, 12)),
+    "a hum": np.sum([0.1 / k * np.sin(2 * np.pi * 50 * k * TIME) for k in range(1, 12)], axis=0),
     "white noise": 0.1 * np.random.default_rng(0).standard_normal(160_000),
     "dither": np.rint(np.random.default_rng(0).uniform(-1, 1, 160_000)) / 32768,
 }
