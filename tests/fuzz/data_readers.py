@@ -78,6 +78,28 @@ DATA_READERS = (
         ),
     ),
     Reader(
+        "lexicon-formats",
+        ("plain", "mfcc", "dict", "gmm/lda", "lm.arpa"),
+        ("dict/*",),
+        (
+            "hmm align gmm/lda plain mfcc out --lexicon dict/lexiconp.txt --ctm words.ctm",
+            "hmm align gmm/lda plain mfcc out --lexicon dict/lexiconp_silprob.txt --phone-ctm phones.ctm --skip-bad",
+            "graph compile gmm/lda lm.arpa out --lexicon dict/lexiconp.txt",
+            "graph compile gmm/lda lm.arpa out --lexicon dict/lexiconp_silprob.txt",
+            "hmm align gmm/lda plain mfcc out --lexicon dict/mfa.dict --lexicon-format mfa",
+            "hmm align gmm/lda plain mfcc out --lexicon dict/cmu.dict --lexicon-format plain --skip-bad",
+        ),
+    ),
+    Reader(
+        "transition-model",
+        ("kaldi", "graph/words.txt"),
+        ("kaldi/*.mdl", "kaldi/ids.ark"),
+        (
+            "hmm import-alignment out kaldi/ids.ark --model kaldi/final.mdl",
+            "hmm import-alignment out kaldi/ids.ark --model kaldi/loops.mdl --skip-bad",
+        ),
+    ),
+    Reader(
         "arpa",
         ("plain", "gmm/lda", "lm.arpa", "lm.arpa.gz"),
         ("lm.arpa", "lm.arpa.gz"),

@@ -17,6 +17,7 @@ import soundfile
 from asr_kd.cli import main
 from asr_kd.corpus.datadir import AudioSegment, write_data_dir
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
+from tests.hmm.kaldi_model import write_model
 
 WORDS = {"GO": ("G", "OW"), "NO": ("N", "OW"), "ON": ("AA", "N"), "STOP": ("S", "T", "AA", "P")}
 HMM = """mono_gaussians: 20
@@ -113,6 +114,9 @@ def _models() -> None:
     run("feats data segments_mfcc --config conf/features.yaml")
     run("hmm train plain mfcc lexicon.txt gmm --config conf/hmm.yaml")
     run("hmm align gmm/lda plain mfcc states")
+    run("hmm pronunciations gmm/lda plain states dict")
+    Path("dict/mfa.dict").write_text("GO 0.99 0.1 0.5 1.2 G OW\nNO\t1.0\tN OW\nON AA N\nSTOP 0.5 S T AA P\n")
+    Path("dict/cmu.dict").write_text(";;; a comment\nGO G OW # leave\nNO  N OW\nON(2) AA N\nON AA N\nSTOP S T AA P\n")
     run("lm estimate plain lm.arpa --order 2")
     Path("lm.arpa.gz").write_bytes(gzip.compress(Path("lm.arpa").read_bytes(), mtime=0))
     run("graph compile gmm/lda lm.arpa graph")
@@ -190,6 +194,10 @@ def _kaldi_files() -> None:
         Path(f"kaldi/{name}.ark").write_bytes(content)
     pdfs = "".join(f"{number + 1} {number}\n" for number in range(60))
     Path("kaldi/transitions.txt").write_text(pdfs)
+    write_model(Path("kaldi/final.mdl"), binary=True)
+    write_model(Path("kaldi/loops.mdl"), binary=False, separate_loops=True)
+    ids = b"".join(_integers(utt, [1 + row % 16 for row in range(len(rows))]) for utt, rows in states.items())
+    Path("kaldi/ids.ark").write_bytes(ids)
     graph = Fst.read("graph/HCLG.fst")
     graph.write("kaldi/const.fst", "const")
     graph.write("kaldi/vector.fst", "vector")
