@@ -33,6 +33,16 @@ DATA_READERS = (
         ),
     ),
     Reader(
+        "audio-archive",
+        ("archived", "wav/all.ark", "conf"),
+        ("archived/wav.scp", "wav/all.ark"),
+        (
+            "corpus validate archived --jobs 1",
+            "corpus perturb archived out --speeds 0.9 --jobs 1",
+            "feats archived out --config conf/features.yaml --skip-bad",
+        ),
+    ),
+    Reader(
         "utterance-ids",
         ("plain", "wav", "conf", "model_net", "dec_net", "mfcc"),
         (),

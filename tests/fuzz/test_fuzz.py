@@ -12,7 +12,7 @@ from tests.fuzz.reader import Reader
 from tests.fuzz.readers import READERS
 from tests.fuzz.runner import Worker
 
-INPUTS = 6  # of each reader
+INPUTS = 4  # of each reader
 SECONDS = 100  # what an input may take here, where eight tests may share two cores; 20 under make soak
 
 

@@ -96,7 +96,15 @@ def _corpora() -> None:
     speakers = {utterance: utterance[:2] for utterance in text}
     write_data_dir("plain", {utt: f"wav/r{n}.wav" for n, utt in enumerate(text)}, text, speakers)
     cut = {utt: AudioSegment(f"rec{n % 2}", 0.05 * n, 0.05 * n + 0.3) for n, utt in enumerate(text)}
+    cut["s0-u4"], cut["s1-u5"] = AudioSegment("rec0", 0.2, -1), AudioSegment("rec1", 0.2, 0.5, 0)
     write_data_dir("data", {"rec0": "wav/r0.wav", "rec1": "wav/r1.wav"}, text, speakers, cut)
+    archive, places = b"", {}
+    for number, utt in enumerate(text):
+        archive += f"{utt} ".encode()
+        places[utt] = f"wav/all.ark:{len(archive)}"
+        archive += Path(f"wav/r{number}.wav").read_bytes()
+    Path("wav/all.ark").write_bytes(archive)
+    write_data_dir("archived", places, text, speakers)
     for number, (name, how) in enumerate(AUDIO.items()):
         soundfile.write(f"audio/{name}", sound(0.25, number, 16000), 16000, **how)
     Path("audio/stereo.wav").write_bytes(Path("audio/wav16.wav").read_bytes())
