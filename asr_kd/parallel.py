@@ -1,4 +1,7 @@
-"""Independent tasks in several processes, results in the order of the tasks: many short ones, or a few long ones."""
+"""Independent tasks in several processes, results in the order of the tasks: many short ones, or a few long ones.
+
+No worker outlives this process, whatever ends it: each has a thread that waits for the end of its parent.
+"""
 
 import contextlib
 import dataclasses
@@ -26,7 +29,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """``jobs`` processes of one thread each, kept between calls of ``map``; this process itself where ``jobs`` is 1.
+    """``jobs`` processes of one thread each, kept between calls of ``map``; with 1 job, this process itself.
 
     ``initialiser(*arguments)`` runs once in each process.
     """
@@ -83,7 +86,7 @@ class Workers:
 
 
 def _killed_worker() -> UserError:
-    return UserError("a worker process was killed, most often for lack of memory; try fewer --jobs")
+    return UserError("a worker process died without an error message, most often for lack of memory; try fewer --jobs")
 
 
 def parallel_map(
@@ -95,7 +98,7 @@ def parallel_map(
 ) -> Iterator[Result]:
     """``Workers.map`` once: yield ``function(task)`` for each task, in order, computed by ``jobs`` processes.
 
-    After an exception in a task the tasks not yet begun are dropped.
+    After an exception in a task, those that have not begun are dropped.
     """
     with Workers(min(jobs, len(tasks)), initialiser, arguments) as workers:
         yield from workers.map(function, tasks)
@@ -103,6 +106,7 @@ def parallel_map(
 
 def _start(initialiser: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers without a traceback from each
+    _watch_parent(signal.SIGKILL)  # what a worker has not sent back is lost in any case
     _set_threads(1)
     if initialiser is not None:
         initialiser(*arguments)
@@ -117,15 +121,15 @@ def _set_threads(threads: int) -> None:
 def in_processes(
     function: Callable[[Task, int], Result], tasks: Mapping[str, Task], at_once: int, threads: int = 1
 ) -> dict[str, Result]:
-    """``function(task, slot)`` for each task, by its name: in a process of its own of so many ``threads``, the next one
-    when one of ``at_once`` has ended.
+    """``function(task, slot)`` for each named task, each in a process of its own with ``threads`` threads, ``at_once``
+    of them at a time.
 
     ``slot``, from 0 to below ``at_once``, differs between tasks that run at the same time. The task's name begins each
     line that its process writes to standard error. Function and tasks must be picklable.
 
-    An exception in a task is raised here, a ``UserError`` with the task's name before it. The other tasks end with it,
-    as they do after ``KeyboardInterrupt`` (Ctrl-C or a request to terminate), and where this process is killed: they
-    are sent SIGTERM, and have the time they want to save their work.
+    An exception in a task is raised here; a ``UserError`` names the task. The other tasks are then sent SIGTERM and may
+    take their time to save their work. The same happens after ``KeyboardInterrupt`` (Ctrl-C or a request to terminate),
+    and when this process is killed.
     """
     waiting, running, results = list(tasks), dict[Connection, _Running](), dict[str, Result]()
     with _terminable():
@@ -157,7 +161,7 @@ class _Running:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """A request to terminate raises ``KeyboardInterrupt``, as Ctrl-C does; further ones have nothing to add."""
+    """A request to terminate raises ``KeyboardInterrupt``, as Ctrl-C does; further requests are ignored."""
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -176,9 +180,9 @@ def _terminable() -> Iterator[None]:
 def _start_task(name: str, threads: int, call: tuple[Any, ...]) -> tuple[Connection, SpawnProcess]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    # Pickled here, since unpickling imports torch, which must find the number of threads set.
+    # Pickled here, because unpickling imports torch, which reads the number of threads when it is imported.
     process = context.Process(target=_run_task, args=(name, threads, there, pickle.dumps(call)), name=name, daemon=True)
-    # The new process inherits that Ctrl-C waits: while Python starts, it would end with a traceback.
+    # The new process inherits the blocked Ctrl-C, which would print a traceback while Python starts.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -191,11 +195,11 @@ def _start_task(name: str, threads: int, call: tuple[Any, ...]) -> tuple[Connect
 def _run_task(name: str, threads: int, connection: Connection, call: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _watch_parent(signal.SIGTERM)
     _set_threads(threads)
     with labelled(f"{name}, "):
         outcome = _outcome(call, threads)
-        with contextlib.suppress(BrokenPipeError):  # the parent was killed: there is nobody to tell
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed: nobody waits for the result
             connection.send(outcome)
 
 
@@ -209,11 +213,16 @@ def _outcome(call: bytes, threads: int) -> tuple[Any, BaseException | None]:
         return None, error
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+def _watch_parent(signal_: signal.Signals) -> None:
+    """Send this process the signal when its parent has ended, in whatever way."""
+
+    def wait_for_end() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os.kill(os.getpid(), signal_)
+
+    threading.Thread(target=wait_for_end, name="parent watch", daemon=True).start()
 
 
 def _result(task: _Running, connection: Connection) -> Any:
@@ -236,7 +245,7 @@ def _early_end(name: str, status: int) -> BaseException:
         return KeyboardInterrupt()
     if status < 0:
         return UserError(
-            f"{name}: its process was ended by signal {-status}, most often for lack of memory; fewer processes need"
-            " less (--threads 1 is one at a time)"
+            f"{name}: its process was killed by signal {-status}, most often for lack of memory; fewer processes at a"
+            " time need less (--threads 1 runs one)"
         )
     return RuntimeError(f"{name}: its process ended with status {status} and no result")

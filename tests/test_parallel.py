@@ -1,10 +1,16 @@
+"""Tasks in several processes: the results of one process, clear errors, and no process that outlives its parent."""
+
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.parallel import parallel_map
+from asr_kd.parallel import in_processes, parallel_map
 
 _offset = 0
 
@@ -55,3 +61,47 @@ def test_a_task_that_fails_raises_here() -> None:
 def test_a_killed_process_is_a_clear_error() -> None:
     with pytest.raises(UserError, match="try fewer --jobs"):
         list(parallel_map(_killed, range(4), 2))
+
+
+def _note_and_sleep(folder: str, _: int = 0) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
+
+
+def _work(how: str, folder: str) -> None:
+    if how == "pool":
+        list(parallel_map(_note_and_sleep, [folder] * 2, 2))
+    else:
+        in_processes(_note_and_sleep, {"a": folder, "b": folder}, 2)
+
+
+def _alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("moment", ["at work", "while they start"])
+@pytest.mark.parametrize("how", ["pool", "in_processes"])
+def test_no_worker_outlives_a_killed_parent(tmp_path: Path, how: str, moment: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys; from tests.test_parallel import _work\nif __name__ == '__main__': _work(*sys.argv[1:])"
+    )
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, str(program), how, str(folder)], env=environment)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    started: set[int] = set()
+    while len(list(folder.iterdir())) < 2 if moment == "at work" else len(started) < 2:
+        started |= {int(number) for number in children.read_text().split()}
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 30
+    while any(map(_alive, started)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [process for process in started if _alive(process)]

@@ -69,7 +69,7 @@ def write_features(
         prepare=raw.write if by_speaker else None,
     )
     if raw.path.exists():
-        shutil.rmtree(raw.path)
+        shutil.rmtree(raw.path, ignore_errors=True)  # another writer of this store may be at work there, and ends soon
     return store
 
 

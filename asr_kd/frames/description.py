@@ -1,16 +1,25 @@
 """What a frame store holds and where it came from: the part that the index and every shard repeat."""
 
 import dataclasses
+import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from asr_kd import __version__
+from asr_kd.config import shown
+from asr_kd.frames.checked import Damaged, count, counts, digits, members, plain, texts
 from asr_kd.frames.plan import PlannedShard, plan_hash
 
 SCHEMA = 1
+CODES = {  # numpy's names of dtypes -> safetensors'
+    "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL",
+    "uint8": "U8", "uint16": "U16", "uint32": "U32", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
+}  # fmt: skip
+_DIMENSIONS = 8  # of one frame; no tensor of the project has more than 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +33,17 @@ class TensorSpec:
     @property
     def bytes_per_frame(self) -> int:
         """Bytes that one frame takes."""
-        return np.dtype(self.dtype).itemsize * int(np.prod(self.shape))
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
+    @classmethod
+    def from_json(cls, values: Any, what: str) -> "TensorSpec":
+        """The inverse of ``dataclasses.asdict``; ``Damaged`` for anything else, ``what`` in its message."""
+        dtype, shape, meaning = members(values, what, {"dtype": str, "shape": list, "meaning": str})
+        if dtype not in CODES:
+            raise Damaged(f"{what}: dtype {shown(dtype)}, expected one of {', '.join(CODES)}")
+        if len(shape) > _DIMENSIONS:
+            raise Damaged(f"{what} has {len(shape)} dimensions, expected at most {_DIMENSIONS}")
+        return cls(dtype, counts(shape, f"{what}: shape", least=1), meaning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +95,34 @@ class Description:
         return plain
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Description":
-        """The inverse of ``to_json``; ``KeyError`` or ``TypeError`` for anything else."""
-        specs = {
-            name: TensorSpec(spec["dtype"], tuple(spec["shape"]), spec["meaning"])
-            for name, spec in values["tensors"].items()
-        }
-        return cls(**{**values, "tensors": specs})
+    def from_json(cls, values: Any) -> "Description":
+        """The inverse of ``to_json``; ``Damaged`` for anything that ``to_json`` cannot give."""
+        types = {
+            "kind": str, "tensors": dict, "plan": str, "num_shards": int, "config": dict, "inputs": dict,
+            "left_out": dict, "version": str, "schema": int,
+        }  # fmt: skip
+        kind, tensors, plan, num_shards, config, inputs, left_out, version, schema = members(
+            values, "the description", types
+        )
+        if not tensors:
+            raise Damaged("the description has no tensors")
+        return cls(
+            kind,
+            {name: TensorSpec.from_json(spec, f"tensor {shown(name)}") for name, spec in tensors.items()},
+            digits(plan, "plan"),
+            count(num_shards, "num_shards", least=1),
+            plain(config, "config"),
+            texts(inputs, "inputs"),
+            texts(left_out, "left_out"),
+            version,
+            schema,
+        )
+
+    @property
+    def identity(self) -> str:
+        """A hash of all but the project's version: equal for what ``differences`` calls the same."""
+        text = json.dumps({**self.to_json(), "version": None}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, wanted: "Description") -> list[str]:
         """How ``wanted`` differs from this one, a phrase each; the project's version may differ."""

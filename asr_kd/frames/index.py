@@ -1,14 +1,19 @@
 """``index.json``: what makes a folder of shards a complete store."""
 
 import dataclasses
+import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
-from asr_kd.frames.description import SCHEMA, Description
-from asr_kd.frames.shard import ShardHeader, checksum, read_header, shard_name
+from asr_kd.files import parse_json, read_text, write_text
+from asr_kd.frames.checked import Damaged, count, digits, members, texts
+from asr_kd.frames.description import Description
+from asr_kd.frames.shard import ShardHeader, check_schema, checksum, read_header, shard_name
+from asr_kd.limits import STORE_JSON_BYTES
 
 INDEX = "index.json"
 
@@ -41,23 +46,46 @@ def read_index(folder: Path, name: str = INDEX) -> Index:
     if not path.is_file():
         if any(folder.glob("shard-*.safetensors")):
             raise UserError(
-                f"{folder}: the store is incomplete (no {INDEX}); run the command that wrote it again to go on, "
+                f"{folder}: the store is incomplete (no {INDEX}); run the command that wrote it again to finish it, "
                 f"or, if all shards are there, asr-kd frames verify --rebuild {folder}"
             )
         raise UserError(f"{folder}: not a frame store (no {INDEX})")
+    text = read_text(path, STORE_JSON_BYTES)
+    advice = f"asr-kd frames verify --rebuild {folder} rewrites it"
     try:
-        values = json.loads(read_text(path))
-        if values["schema"] != SCHEMA:
-            raise UserError(f"{path}: store schema {values['schema']}; this version reads schema {SCHEMA}")
-        shards = tuple(ShardEntry(**entry) for entry in values.pop("shards"))
-        skipped = values.pop("skipped")
-        for total in ("frames", "utterances"):
-            values.pop(total)
-        return Index(Description.from_json(values), shards, skipped)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: damaged ({error!r}); asr-kd frames verify --rebuild {folder} makes it anew") from None
+        values = parse_json(text, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None
+    try:
+        return _checked_index(path, values)
+    except Damaged as error:
+        raise UserError(f"{path}: damaged ({error}); {advice}") from None
+
+
+def _checked_index(path: Path, values: Any) -> Index:
+    check_schema(path, values)
+    types = {"shards": list, "skipped": dict, "frames": int, "utterances": int}
+    own = values if isinstance(values, dict) else {}
+    shards, skipped, frames, utterances = members({k: v for k, v in own.items() if k in types}, "it", types)
+    description = Description.from_json({k: v for k, v in own.items() if k not in types})
+    if len(shards) != description.num_shards:
+        raise Damaged(f"{len(shards):,} shards are listed, {description.num_shards:,} expected")
+    entries = tuple(_checked_entry(entry, number) for number, entry in enumerate(shards))
+    if (frames, utterances) != (sum(e.frames for e in entries), sum(e.utterances for e in entries)):
+        raise Damaged("its numbers of frames and utterances are not the sums over its shards")
+    return Index(description, entries, texts(skipped, "skipped"))
+
+
+def _checked_entry(values: Any, number: int) -> ShardEntry:
+    what = f"shard {number}"
+    file, utterances, frames, size, sha256 = members(
+        values, what, {"file": str, "utterances": int, "frames": int, "bytes": int, "sha256": str}
+    )
+    if file != shard_name(number):  # any other name could lead out of the folder
+        raise Damaged(f"{what} is called {shown(file)}, expected {shard_name(number)}")
+    for number_of in (utterances, frames, size):
+        count(number_of, f"a number of {what}")
+    return ShardEntry(file, utterances, frames, size, digits(sha256, f"sha256 of {what}"))
 
 
 def publish_index(folder: Path, verify: bool = False) -> Index:
@@ -72,6 +100,7 @@ def publish_index(folder: Path, verify: bool = False) -> Index:
         check_place(header, number, description)
         if verify:
             check_content(header)
+    check_order(headers)
     shards = tuple(entry_of(header) for header in headers)
     skipped = {utterance: reason for header in headers for utterance, reason in header.skipped.items()}
     values: dict[str, Any] = {
@@ -87,7 +116,18 @@ def publish_index(folder: Path, verify: bool = False) -> Index:
 
 def entry_of(header: ShardHeader) -> ShardEntry:
     """What the index says of a shard."""
-    return ShardEntry(header.path.name, len(header.utterances), header.offsets[-1], header.bytes, header.sha256)
+    return ShardEntry(header.path.name, len(header.utterances), header.frames, header.bytes, header.sha256)
+
+
+def check_order(headers: Sequence[ShardHeader]) -> None:
+    """``UserError`` unless the utterances ascend from shard to shard: then none is in two."""
+    filled = [header for header in headers if header.utterances]
+    for header, after in itertools.pairwise(filled):
+        if header.utterances[-1] >= after.utterances[0]:
+            raise UserError(
+                f"{after.path}: begins with utterance {shown(after.utterances[0])}, which does not come after"
+                f" {shown(header.utterances[-1])} in {header.path.name}; delete both and run again"
+            )
 
 
 def check_place(header: ShardHeader, number: int, description: Description) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
 
 SHARD_FRAMES = 100_000  # about 17 minutes: 8 MB of 40-bin log-mel, small enough to spread and to repeat
@@ -26,12 +27,14 @@ class PlannedShard:
 def plan_shards(frame_counts: Mapping[str, int], shard_frames: int = SHARD_FRAMES) -> list[PlannedShard]:
     """Cut the sorted utterances into shards of at most ``shard_frames`` frames (a longer utterance is one shard).
 
-    Raises ``UserError`` where there is no utterance, or one without frames.
+    Raises ``UserError`` if there is no utterance, one without frames, or an id that is empty or has white space.
     """
     if shard_frames < 1:
         raise UserError(f"a shard of {shard_frames} frames: expected at least 1")
     if not frame_counts:
         raise UserError("there are no utterances to store")
+    if problem := problem_of_ids(frame_counts):
+        raise UserError(problem)
     groups: list[list[str]] = []
     room = 0
     for utterance in sorted(frame_counts):
@@ -44,6 +47,19 @@ def plan_shards(frame_counts: Mapping[str, int], shard_frames: int = SHARD_FRAME
         groups[-1].append(utterance)
         room -= frames
     return [PlannedShard(n, tuple(g), tuple(int(frame_counts[u]) for u in g)) for n, g in enumerate(groups)]
+
+
+def problem_of_ids(utterances: Iterable[str]) -> str:
+    """What is wrong with the first id that is empty, has ASCII white space or is not valid Unicode; empty if none."""
+    utterances = tuple(utterances)
+    try:
+        if len("\n".join(utterances).encode().split()) == len(utterances):  # one pass for all: there may be millions
+            return ""
+    except UnicodeEncodeError:
+        bad = next(utterance for utterance in utterances if utterance != utterance.encode(errors="ignore").decode())
+        return f"utterance id {shown(bad)} is not valid Unicode"
+    bad = next(utterance for utterance in utterances if utterance.encode().split() != [utterance.encode()])
+    return f"utterance id {shown(bad)} is empty or has white space"
 
 
 def alike(utterances: Iterable[str], frame_counts: Mapping[str, int], most: int) -> Iterator[list[str]]:

@@ -1,7 +1,9 @@
 """Reading frame stores: memory-mapped, by utterance or shard by shard, one store or several joined."""
 
+import bisect
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.frames.description import TensorSpec
-from asr_kd.frames.index import check_content, check_place, entry_of, read_index
+from asr_kd.frames.index import check_content, check_order, check_place, entry_of, read_index
 from asr_kd.frames.remote import download, is_url
 from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
 
@@ -45,36 +47,32 @@ class FrameStore:
             if entry_of(header) != entry:
                 raise UserError(f"{header.path}: not the shard that the index lists; asr-kd frames verify tells more")
             self.headers.append(header)
-        self._places = {u: (n, i) for n, header in enumerate(self.headers) for i, u in enumerate(header.utterances)}
+        check_order(self.headers)
+        #: Every utterance, sorted.
+        self.utterances: tuple[str, ...] = tuple(itertools.chain(*(header.utterances for header in self.headers)))
+        self._ranks = dict(zip(self.utterances, range(len(self.utterances)), strict=True))
+        self._firsts = list(itertools.accumulate((len(header.utterances) for header in self.headers), initial=0))
         self._map = functools.lru_cache(_MAPPED)(lambda number: map_shard(self.headers[number]))
 
     def __reduce__(self) -> tuple[type["FrameStore"], tuple[Path]]:
         return FrameStore, (self.path,)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.utterances)
 
     def __contains__(self, utterance: object) -> bool:
-        return utterance in self._places
-
-    @functools.cached_property
-    def utterances(self) -> tuple[str, ...]:
-        """Every utterance, sorted."""
-        return tuple(self._places)
+        return utterance in self._ranks
 
     @functools.cached_property
     def frame_counts(self) -> dict[str, int]:
         """Frames of each utterance."""
-        return {
-            utterance: end - start
-            for header in self.headers
-            for utterance, start, end in zip(header.utterances, header.offsets, header.offsets[1:], strict=False)
-        }
+        lengths = itertools.chain(*(np.diff(header.offsets).tolist() for header in self.headers))
+        return dict(zip(self.utterances, lengths, strict=True))
 
     @property
     def total_frames(self) -> int:
         """Frames of all utterances."""
-        return sum(header.offsets[-1] for header in self.headers)
+        return sum(header.frames for header in self.headers)
 
     @property
     def total_bytes(self) -> int:
@@ -91,12 +89,15 @@ class FrameStore:
         return _runs([self], utterances)
 
     def place(self, utterance: str) -> tuple[int, int]:
-        """The shard of an utterance, and its place there; ``UserError`` where it is in none."""
-        if utterance not in self._places:
+        """The shard of an utterance, and its place there; ``UserError`` if it is in none."""
+        rank = self._ranks.get(utterance)
+        if rank is None:
             reason = self.skipped.get(utterance)
-            why = f"it was skipped: {reason}" if reason else f"it has {len(self):,}, such as {self.utterances[0]}"
+            known = f"it has {len(self):,} others, {', '.join(self.utterances[:1])} among them"
+            why = f"it was skipped: {reason}" if reason else known
             raise UserError(f"{self.path}: no utterance {utterance}; {why}")
-        return self._places[utterance]
+        number = bisect.bisect_right(self._firsts, rank) - 1
+        return number, rank - self._firsts[number]
 
     def shard(self, number: int) -> Shard:
         """Shard ``number``, mapped."""

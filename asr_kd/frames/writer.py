@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ import numpy as np
 from asr_kd.errors import UserError
 from asr_kd.frames.description import Description, StoreContent, TensorSpec
 from asr_kd.frames.index import INDEX, publish_index, read_index
+from asr_kd.frames.lock import writing
 from asr_kd.frames.plan import SHARD_FRAMES, PlannedShard, plan_shards
 from asr_kd.frames.remote import is_url, local_folder, upload
 from asr_kd.frames.shard import Shard, checksum, read_header, shard_name, write_shard
@@ -72,28 +72,36 @@ def write_store(
     folder = local_folder(path)
     plan = plan_shards(frame_counts, options.shard_frames)
     description = Description.of(content, plan)
-    if options.force:
-        delete_store(folder)
-    store = _complete_store(folder, description)
+    store = None if options.force else _complete_store(folder, description)
     if store is None:
-        _check_no_other_store(folder, description)
-        _check_space(folder, description, plan)
-        _delete_partial_files(folder)
-        if prepare is not None:
-            prepare()
-        writer = _ShardWriter(folder, description, compute, options.skip_bad)
-        mine = plan[options.part[0] :: options.part[1]]
-        with Progress(sum(shard.frames for shard in mine), f"writing {folder}", "frames") as bar:
-            for frames in parallel_map(_write, mine, options.jobs, _start, (writer,)):
-                bar.advance(frames)
-        if missing := [shard for shard in plan if not (folder / shard_name(shard.number)).exists()]:
-            raise Unfinished(f"{folder}: {len(plan) - len(missing):,} of {len(plan):,} shards are there")
-        publish_index(folder)
-        store = FrameStore(folder)
+        _check_space(folder, description, plan, options.force)
+        with writing(folder, description.identity, lambda: _clear(folder, options.force), options.force):
+            _check_no_other_store(folder, description)
+            try:
+                if prepare is not None:
+                    prepare()
+                store = _write_shards(_ShardWriter(folder, description, compute, options.skip_bad), plan, options)
+            except (UserError, OSError):
+                # Another process may have completed the same store, and deleted what it was made from.
+                store = _complete_store(folder, description)
+                if store is None:
+                    raise
     _check_skipped(store, options.skip_bad)
     if is_url(path):
         upload(path)
     return store
+
+
+def _write_shards(writer: "_ShardWriter", plan: Sequence[PlannedShard], options: WriteOptions) -> FrameStore:
+    """Write the shards of one part, and complete the store if those of all parts are there."""
+    folder, mine = writer.folder, plan[options.part[0] :: options.part[1]]
+    with Progress(sum(shard.frames for shard in mine), f"writing {folder}", "frames") as bar:
+        for frames in parallel_map(_write, mine, options.jobs, _start, (writer,)):
+            bar.advance(frames)
+    if missing := [shard for shard in plan if not (folder / shard_name(shard.number)).exists()]:
+        raise Unfinished(f"{folder}: {len(plan) - len(missing):,} of {len(plan):,} shards are there")
+    publish_index(folder)
+    return FrameStore(folder)
 
 
 def one_by_one(
@@ -284,12 +292,14 @@ def _check_no_other_store(folder: Path, wanted: Description) -> None:
             )
 
 
-def _check_space(folder: Path, description: Description, plan: Sequence[PlannedShard]) -> None:
-    missing = [shard for shard in plan if not (folder / shard_name(shard.number)).exists()]
+def _check_space(folder: Path, description: Description, plan: Sequence[PlannedShard], force: bool) -> None:
+    missing = [shard for shard in plan if force or not (folder / shard_name(shard.number)).exists()]
     names = sum(len(utterance) + 16 for shard in missing for utterance in shard.utterances)
     needed = description.bytes_per_frame * sum(shard.frames for shard in missing) + names + 4096 * len(missing)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
+    if force:
+        free += sum(shard.stat().st_size for shard in folder.glob("shard-*.safetensors"))
     if needed > free:
         raise UserError(
             f"{folder}: the store needs {needed:,} more bytes ({description.bytes_per_frame:,} a frame), "
@@ -297,11 +307,12 @@ def _check_space(folder: Path, description: Description, plan: Sequence[PlannedS
         )
 
 
-def _delete_partial_files(folder: Path) -> None:
-    """Delete what a killed writer left an hour or more ago; a younger file may be another writer's."""
-    for partial in folder.glob(".shard-*.partial"):
-        if time.time() - partial.stat().st_mtime > 3600:
-            partial.unlink(missing_ok=True)
+def _clear(folder: Path, force: bool) -> None:
+    """Delete what killed writers left half written and, with ``force``, the store; no other process writes it."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+    if force:
+        delete_store(folder)
 
 
 def _check_skipped(store: FrameStore, skip_bad: bool) -> None:

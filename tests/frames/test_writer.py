@@ -105,14 +105,75 @@ def test_killed_writer_goes_on_to_the_same_bytes(tmp_path: Path, reference: dict
     assert len(again) == len(store.headers) - len(kept)
 
 
-def test_what_a_killed_writer_left_half_written_is_cleaned_up_later(tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir()
-    old, young = (tmp_path / "s" / f".shard-00000.safetensors.{name}.partial" for name in ("old", "young"))
-    old.write_bytes(b"x")
-    young.write_bytes(b"x")
-    os.utime(old, (time.time() - 7200,) * 2)
-    write(tmp_path / "s", Count(tmp_path / "log"))
-    assert (old.exists(), young.exists()) == (False, True)
+@dataclasses.dataclass(frozen=True)
+class Wait(Count):
+    """As ``Count``; before the first shard it waits for the file ``log`` to be deleted."""
+
+    def __call__(self, utterances: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        if "u00" in utterances:
+            self.log.touch()
+            while self.log.exists():
+                time.sleep(0.01)
+        for utterance in utterances:
+            yield utterance, {"state": int(utterance[1:]) * 100 + np.arange(COUNTS[utterance])}
+
+
+@pytest.fixture
+def other_writer(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the middle of writing the store ``s``, until the file ``go`` is deleted."""
+    script = (
+        "import sys; from pathlib import Path; from tests.frames.test_writer import *\n"
+        "write(Path(sys.argv[1]), Wait(Path(sys.argv[2])))"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script, str(tmp_path / "s"), str(tmp_path / "go")]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)})
+    while not (tmp_path / "go").exists():
+        time.sleep(0.01)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_what_a_killed_writer_left_half_written_is_deleted_by_the_next(
+    tmp_path: Path, reference: dict[str, bytes], other_writer: subprocess.Popen[bytes]
+) -> None:
+    partial = tmp_path / "s" / ".shard-00000.safetensors.x.partial"
+    partial.write_bytes(b"x")
+    with pytest.raises(UserError, match="another process writes"):
+        write_store(tmp_path / "s", StoreContent("states", STATES), COUNTS, Count(tmp_path / "log"))
+    assert partial.exists()  # the other process still runs: this may be its own
+    (tmp_path / "go").unlink()
+    assert other_writer.wait() == 0
+    (tmp_path / "s" / "index.json").unlink()
+    store = write(tmp_path / "s", Count(tmp_path / "log"))
+    assert files_of(store.path) == reference
+    assert not list(store.path.glob(".*"))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_second_writer_of_other_content_is_refused_and_damages_nothing(
+    tmp_path: Path, reference: dict[str, bytes], other_writer: subprocess.Popen[bytes], force: bool
+) -> None:
+    content = StoreContent("states", STATES, {"a": 2})
+    message = r"/s: another process writes (this store; wait|other content)"
+    with pytest.raises(UserError, match=message):
+        write_store(tmp_path / "s", content, COUNTS, Count(tmp_path / "log"), WriteOptions(force=force))
+    (tmp_path / "go").unlink()
+    assert other_writer.wait() == 0
+    assert files_of(tmp_path / "s") == reference
+    assert not list((tmp_path / "s").glob(".*"))
+
+
+def test_a_writer_killed_with_its_lock_blocks_nobody(
+    tmp_path: Path, reference: dict[str, bytes], other_writer: subprocess.Popen[bytes]
+) -> None:
+    other_writer.kill()
+    other_writer.wait()
+    partial = tmp_path / "s" / ".shard-00001.safetensors.x.partial"
+    partial.write_bytes(b"x")
+    assert files_of(write(tmp_path / "s", Count(tmp_path / "log")).path) == reference
+    assert not list((tmp_path / "s").glob(".*"))
 
 
 def test_two_writers_at_once_give_the_same_bytes(tmp_path: Path, reference: dict[str, bytes]) -> None:
