@@ -1,39 +1,150 @@
 """Kaldi archives in and out: ``ark`` and ``scp`` files of matrices, float vectors and integer vectors.
 
-kaldi_io parses and writes; it gets files that are opened here, because a name with ``|`` would run a shell command.
-Compressed matrices (Kaldi's default for features), which kaldi_io 0.9.8 cannot read beside numpy 2, are decoded here.
+Names with ``|``, which Kaldi's own programs run as shell commands, are refused.
 """
 
 import contextlib
 import dataclasses
-import functools
+import gzip
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import IO
 
 import numpy as np
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import atomic_write, read_lines
+from asr_kd.files import atomic_write, open_regular, read_lines
 from asr_kd.frames.description import StoreContent, TensorSpec
+from asr_kd.frames.kaldi_objects import Malformed, read_array, read_id, write_array
+from asr_kd.frames.remote import local_folder
 from asr_kd.frames.store import FrameStore
 from asr_kd.frames.writer import DEFAULT_OPTIONS, WriteOptions, write_store
 
 TENSORS = {"features": "fbank", "states": "state", "targets": "log_prob"}  # what an imported tensor is called
 
 
-def read_kaldi(source: str | Path, integers: bool = False) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield ``(utterance, array)`` from an ``.ark`` or ``.scp`` file: float ``[rows, columns]``, or int32 ``[length]``.
+@dataclasses.dataclass(frozen=True)
+class ScpEntry:
+    """Where the object of an utterance is: byte ``offset`` of ``file``."""
 
-    ``integers`` says that the archive holds integer vectors (alignments). Raises ``UserError`` for a pipe, a missing
-    file, or content that is not of this form.
+    utterance: str
+    file: str
+    offset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchiveSurvey:
+    """What a first pass over an archive finds; the second reads the objects where ``entries`` says.
+
+    ``frame_counts`` of the good utterances, all of frames of ``shape``; ``bad`` ones with the reason; ``largest``
+    value of integer vectors; ``digest``: a hash of ids and values, the same for ``.ark`` and ``.scp``.
     """
-    for entry, array in scan(source, integers):
-        yield entry.utterance, array
+
+    entries: dict[str, ScpEntry]
+    frame_counts: dict[str, int]
+    bad: dict[str, str]
+    shape: tuple[int, ...]
+    largest: int
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadTensor:
+    """Reads the objects of a shard's utterances as tensor ``tensor``: the ``compute`` of ``write_store``."""
+
+    entries: dict[str, ScpEntry]
+    tensor: str
+    integers: bool
+
+    def __call__(self, utterances: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray] | UserError]]:
+        entries = (self.entries[utterance] for utterance in utterances)
+        for entry, found in _read_entries(entries, self.integers):
+            yield entry.utterance, found if isinstance(found, UserError) else {self.tensor: found}
+
+
+def read_kaldi(source: str | Path, integers: bool = False) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield ``(utterance, array)`` from an ``.ark`` or ``.scp`` file, in the order of the file.
+
+    Arrays are float ``[rows, columns]`` or ``[length]``; with ``integers`` the archive holds integer vectors
+    (alignments), int32 ``[length]``. Raises ``UserError`` for a pipe, a missing file, or content of another form.
+    """
+    for entry, found in _scan(str(source), integers):
+        if isinstance(found, UserError):
+            raise found
+        yield entry.utterance, found
+
+
+@contextlib.contextmanager
+def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
+    """An archive that can be read in any order: ``source``, or an unpacked temporary copy of a ``.gz``, beside ``out``.
+
+    An ``.ark.gz`` must be read from its beginning, and an import reads its objects in sorted order.
+    """
+    form, name = _parse(str(source))
+    if not name.endswith(".gz"):
+        yield str(source)
+        return
+    if form == "scp":
+        raise UserError(f"{source}: a compressed .scp; unpack it with gunzip first")
+    folder = local_folder(out).absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix=f".{Path(name).stem}.", suffix=".ark", dir=folder) as plain:
+        try:
+            with open_regular(name) as packed, gzip.open(packed) as stream:
+                shutil.copyfileobj(stream, plain, 1 << 20)
+            plain.flush()
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{name}: not a whole gzip file ({error})") from None
+        except OSError as error:
+            raise UserError(f"{name}: cannot be unpacked to {folder}: {error.strerror}") from None
+        try:
+            yield f"ark:{plain.name}"
+        except UserError as error:
+            raise UserError(str(error).replace(f"ark:{plain.name}", name).replace(plain.name, name)) from None
+
+
+def survey(source: str, integers: bool, skip_bad: bool, columns: int | None = None) -> ArchiveSurvey:
+    """Read every object of an archive once.
+
+    Raises ``UserError`` as ``read_kaldi`` does, for an utterance that occurs twice, one with other columns than
+    ``columns`` (by default those of the first), and an archive without a good utterance. An utterance without frames,
+    or whose entry in an ``.scp`` cannot be read, is an error, or with ``skip_bad`` listed in ``bad``.
+    """
+    entries: dict[str, ScpEntry] = {}
+    counts: dict[str, int] = {}
+    bad: dict[str, str] = {}
+    shape = None if columns is None else (columns,)
+    expected = "as in the first" if columns is None else "as asked for"
+    digest, largest = hashlib.sha256(), 0
+    for entry, found in _scan(source, integers):
+        utterance = entry.utterance
+        if utterance in entries:
+            raise UserError(f"{source}: utterance {utterance} occurs twice")
+        entries[utterance] = entry
+        if isinstance(found, UserError) or not len(found):
+            reason = str(found) if isinstance(found, UserError) else "it has no frames"
+            if not skip_bad:
+                raise UserError(f"{source}: utterance {utterance}: {reason} (--skip-bad leaves it out)")
+            bad[utterance] = reason
+            continue
+        if shape not in (None, found.shape[1:]):
+            what = f"{found.shape[1]} columns" if found.ndim == 2 else "one column (a vector)"
+            raise UserError(f"{source}: utterance {utterance} has {what}, expected {(*shape, 1)[0]} {expected}")
+        shape = found.shape[1:]
+        largest = max(largest, int(found.max())) if integers else 0
+        counts[utterance] = len(found)
+        digest.update(f"{utterance} {found.dtype} {found.shape}\n".encode() + found.tobytes())
+    if shape is None or not counts:
+        first = "".join(f"; the first, {utterance}: {reason}" for utterance, reason in list(bad.items())[:1])
+        raise UserError(f"{source}: holds no utterance that can be read{first}")
+    return ArchiveSurvey(entries, counts, bad, shape, largest, digest.hexdigest())
 
 
 def import_kaldi(
@@ -45,78 +156,64 @@ def import_kaldi(
 ) -> FrameStore:
     """Store a Kaldi archive: ``states`` from integer vectors as u16 (i32 beyond), other kinds from matrices as f32.
 
-    The archive is read twice, so memory stays that of one shard. Raises ``UserError`` as ``read_kaldi`` and
-    ``write_store`` do, and where utterances repeat or have different columns.
+    The archive, which may be an ``.ark.gz``, is read twice, so memory stays that of one shard. Raises ``UserError`` as
+    ``survey`` and ``write_store`` do.
     """
     integers = kind == "states"
     name = tensor or TENSORS[kind]
-    entries: dict[str, Entry] = {}
-    digest = hashlib.sha256()
-    shape: tuple[int, ...] | None = None
-    largest = 0
-    counts = {}
-    for entry, array in scan(source, integers):
-        utterance = entry.utterance
-        if utterance in entries:
-            raise UserError(f"{source}: utterance {utterance} occurs twice")
-        if shape is not None and array.shape[1:] != shape:
-            raise UserError(f"{source}: utterance {utterance} has frames of {array.shape[1:]}, the first {shape}")
-        shape = array.shape[1:]
-        largest = max(largest, int(array.max(initial=0))) if integers else 0
-        entries[utterance], counts[utterance] = entry, len(array)
-        digest.update(f"{utterance} {array.dtype} {array.shape}\n".encode() + array.tobytes())
-    dtype = "float32" if not integers else "uint16" if largest < 1 << 16 else "int32"
-    spec = TensorSpec(dtype, shape or (), f"imported from Kaldi ({Path(source).name})")
-    content = StoreContent(kind, {name: spec}, inputs={"archive": digest.hexdigest()})
-    return write_store(out, content, counts, ReadTensor(entries, name, integers), options)
+    with unpacked(source, out) as archive:
+        found = survey(archive, integers, options.skip_bad)
+        dtype = "float32" if not integers else "uint16" if found.largest < 1 << 16 else "int32"
+        spec = TensorSpec(dtype, found.shape, f"imported from Kaldi ({Path(source).name})")
+        content = StoreContent(kind, {name: spec}, inputs={"archive": found.digest}, left_out=found.bad)
+        return write_store(out, content, found.frame_counts, ReadTensor(found.entries, name, integers), options)
 
 
 def export_kaldi(store: FrameStore, ark: str | Path, tensor: str | None = None) -> Path:
     """Write one tensor of a store as ``ark`` and as the ``.scp`` beside it, whose path is returned.
 
-    ``[frames, n]`` becomes a float matrix, ``[frames]`` of integers an integer vector, of floats a float vector.
+    ``[frames, n]`` becomes a float matrix, ``[frames]`` of integers an integer vector, of floats a float vector. Raises
+    ``UserError`` for an id or a path that Kaldi would read as something else.
     """
     ark = Path(ark)
     scp = ark.with_suffix(".scp")
     if scp == ark:
         raise UserError(f"{ark}: name the archive .ark; the .scp is written beside it")
+    if not re.fullmatch(r"[^\s|](?:[^\n\r\0|]*[^\s|])?", str(ark)):
+        raise UserError(
+            f"{shown(str(ark))}: a path with a pipe, a line end or outer white space means something else in an .scp"
+        )
     name = tensor or next(iter(store.tensors))
     if name not in store.tensors or (tensor is None and len(store.tensors) > 1):
         raise UserError(f"{store.path}: holds the tensors {', '.join(store.tensors)}; say which one to export")
-    write = _writer(store, name)
+    dtype = _kaldi_dtype(store, name)
+    for utterance in store.utterances:
+        if not utterance.isprintable() or re.search(r"[\s|]", utterance):
+            raise UserError(
+                f"{store.path}: utterance {shown(utterance)}: white space, a pipe or a control character in an id means"
+                " something else in an .scp; rename it"
+            )
     with atomic_write(ark, "wb") as stream, atomic_write(scp) as index:
         for utterance in store.utterances:
             stream.write(f"{utterance} ".encode())
             index.write(f"{utterance} {ark}:{stream.tell()}\n")
-            write(stream, store.read(utterance)[name])
+            write_array(stream, store.read(utterance)[name].astype(dtype))
     return scp
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """Where an utterance's object is."""
-
-    utterance: str
-    file: str
-    offset: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadTensor:
-    """Reads the objects of a shard's utterances as tensor ``tensor``: the ``compute`` of ``write_store``."""
-
-    entries: dict[str, Entry]
-    tensor: str
-    integers: bool
-
-    def __call__(self, utterances: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        wanted = (self.entries[utterance] for utterance in utterances)
-        return ((entry.utterance, {self.tensor: array}) for entry, array in _read_entries(wanted, self.integers))
+def _kaldi_dtype(store: FrameStore, name: str) -> str:
+    spec = store.tensors[name]
+    kind = np.dtype(spec.dtype).kind
+    if kind == "f" and len(spec.shape) < 2:
+        return "float32"
+    if kind in "iu" and not spec.shape and np.can_cast(spec.dtype, "int64"):
+        return "int32"
+    raise UserError(f"{store.path}: {name} ({spec.dtype} {list(spec.shape)}) has no form in Kaldi")
 
 
-def scan(source: str | Path, integers: bool) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Every object of an ``.ark`` or ``.scp`` file with its place, in the order of the file."""
-    form, name = _parse(str(source))
+def _scan(source: str, integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray | UserError]]:
+    """Every object with its place, in the order of the file; an error for an entry of an .scp that cannot be read."""
+    form, name = _parse(source)
     return _read_entries(_read_scp(name), integers) if form == "scp" else _scan_ark(name, integers)
 
 
@@ -125,121 +222,81 @@ def _parse(source: str) -> tuple[str, str]:
     form, colon, name = source.partition(":")
     if colon and re.fullmatch(r"(ark|scp)(,\w+)*", form):
         return form[:3], name
-    return ("scp" if source.endswith(".scp") else "ark"), source
+    return ("scp" if source.endswith((".scp", ".scp.gz")) else "ark"), source
 
 
 def _refuse_pipe(name: str, source: str) -> None:
     if name.strip().startswith("|") or name.strip().endswith("|"):
-        raise UserError(f"{source}: {name.strip()!r} is a pipe, which would run a shell command; write it to a file")
+        raise UserError(f"{source}: {shown(name.strip())} is a pipe, which would run a command; write it to a file")
 
 
-def _read_scp(path: str) -> Iterator[Entry]:
+def _read_scp(path: str) -> Iterator[ScpEntry]:
     for number, line in enumerate(read_lines(path), 1):
         where = f"{path}:{number}"
-        utterance, _, place = line.strip().partition(" ")
+        fields = line.strip(" \t\r\n\f\v")
+        match = re.fullmatch(r"([^ \t\r\n\f\v]+)[ \t\r\n\f\v]+(.*)", fields, re.DOTALL)
+        if not match:
+            raise UserError(f"{where}: expected UTTERANCE FILE or UTTERANCE FILE:OFFSET, found {shown(line)}")
+        utterance, place = match.groups()
         _refuse_pipe(place, where)
-        if not place.strip():
-            raise UserError(f"{where}: expected UTTERANCE FILE or UTTERANCE FILE:OFFSET, found {line!r}")
-        if place.endswith("]"):
+        if re.search(r"\[[^\]]*\]$", place):
             raise UserError(
-                f"{where}: {place!r} selects a range; export the whole matrix with Kaldi's copy-feats first"
+                f"{where}: {shown(place)} selects a range; export the whole matrix with Kaldi's copy-feats first"
             )
-        match = re.fullmatch(r"(.+?)(?::(\d+))?", place.strip())
+        match = re.fullmatch(r"(.+?)(?::([0-9]+))?", place, re.DOTALL)
         assert match
-        yield Entry(utterance, match[1], int(match[2] or 0))
+        # An offset of more digits lies beyond the end of any file; Python refuses numbers of thousands of digits.
+        yield ScpEntry(utterance, match[1], int((match[2] or "0")[:19]))
 
 
-def _read_entries(entries: Iterator[Entry], integers: bool) -> Iterator[tuple[Entry, np.ndarray]]:
+def _read_entries(entries: Iterable[ScpEntry], integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray | UserError]]:
     with contextlib.ExitStack() as stack:
         name, stream = None, None
         for entry in entries:
-            if stream is None or entry.file != name:
-                stack.close()
-                name, stream = entry.file, stack.enter_context(_open(entry.file))
-            stream.seek(entry.offset)
-            yield entry, _read_object(stream, entry, integers)
+            try:
+                if stream is None or entry.file != name:
+                    stack.close()
+                    stream = None
+                    name, stream = entry.file, stack.enter_context(_open(entry.file))
+                if entry.offset >= os.fstat(stream.fileno()).st_size:
+                    raise UserError(
+                        f"{entry.file}: ends before byte {entry.offset:,}, where {entry.utterance} should be"
+                    )
+                stream.seek(entry.offset)
+                yield entry, _read_object(stream, entry, integers)
+            except UserError as error:
+                yield entry, error
 
 
-def _scan_ark(name: str, integers: bool) -> Iterator[tuple[Entry, np.ndarray]]:
+def _scan_ark(name: str, integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray | UserError]]:
     with _open(name) as stream:
         while True:
+            place = stream.tell()
             try:
-                key = _kaldi_io().read_key(stream)
-                utterance = key and key.encode("latin-1").decode()
-            except (AssertionError, UnicodeDecodeError):
-                raise UserError(f"{name}: no utterance id before byte {stream.tell():,}; not a Kaldi archive") from None
-            if not utterance:
+                utterance = read_id(stream)
+            except Malformed as error:
+                raise UserError(f"{name}: {error} at byte {place:,}; not a Kaldi archive of this form") from None
+            if utterance is None:
                 return
-            entry = Entry(utterance, name, stream.tell())
-            yield entry, _read_object(stream, entry, integers)
+            entry = ScpEntry(utterance, name, stream.tell())
+            yield entry, _read_object(stream, entry, integers)  # after an error there is no way to the next object
 
 
 def _open(name: str) -> IO[bytes]:
     try:
-        return open(name, "rb")
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file; a relative path in an scp starts at the current folder") from None
-    except IsADirectoryError:
-        raise UserError(f"{name}: is a folder; a Kaldi archive was expected") from None
+        stream = open_regular(name)
+    except UserError as error:
+        raise UserError(f"{error} (a relative path in an .scp starts at the current folder)") from None
+    if not stream.seekable():
+        stream.close()
+        raise UserError(f"{name}: is a pipe; an archive is read in any order, so write it to a file first")
+    return stream
 
 
-def _read_object(stream: IO[bytes], entry: Entry, integers: bool) -> np.ndarray:
-    kaldi_io = _kaldi_io()
+def _read_object(stream: IO[bytes], entry: ScpEntry, integers: bool) -> np.ndarray:
     try:
-        if integers:
-            return np.ascontiguousarray(kaldi_io.read_vec_int(stream))
-        opening = stream.read(5)
-        if opening[:4] == b"\0BCM":
-            return _read_compressed(stream, opening[4:])
-        stream.seek(entry.offset)
-        is_vector = opening[2:4] in (b"FV", b"DV")
-        return np.asarray(kaldi_io.read_vec_flt(stream) if is_vector else kaldi_io.read_mat(stream))
-    except Exception as error:  # kaldi_io fails in many ways on a file that is not what it expects
+        return read_array(stream, integers)
+    except Malformed as error:
         what = "integer vector" if integers else "matrix"
-        raise UserError(f"{entry.file}: utterance {entry.utterance}: not a whole Kaldi {what} ({error!r})") from None
-
-
-def _read_compressed(stream: IO[bytes], form: bytes) -> np.ndarray:
-    """A compressed matrix after its ``CM``, float32 ``[rows, columns]`` (Kaldi's compressed-matrix.h)."""
-    if form in b"23":
-        stream.read(1)  # the space after CM2 or CM3
-    low, width = np.frombuffer(stream.read(8), "<f4")
-    rows, columns = np.frombuffer(stream.read(8), "<i4")
-    if form != b" ":  # CM2: 16 bits a value, CM3: 8 bits
-        dtype = np.dtype("<u2" if form == b"2" else "u1")
-        levels = np.frombuffer(stream.read(int(rows) * int(columns) * dtype.itemsize), dtype).reshape(rows, columns)
-        return low + width * (levels.astype(np.float32) / np.iinfo(dtype).max)
-    quartiles = low + width / 65535 * np.frombuffer(stream.read(8 * int(columns)), "<u2").reshape(columns, 4)
-    levels = np.frombuffer(stream.read(int(rows) * int(columns)), "u1").reshape(columns, rows)
-    knots = (0, 64, 192, 255)
-    decoded = [np.interp(level, knots, values) for level, values in zip(levels, quartiles, strict=True)]
-    return np.ascontiguousarray(np.array(decoded, np.float32).T)
-
-
-def _writer(store: FrameStore, name: str) -> Callable[[IO[bytes], np.ndarray], None]:
-    """What writes one utterance's array of tensor ``name`` to a stream."""
-    kaldi_io = _kaldi_io()
-    spec = store.tensors[name]
-    kind = np.dtype(spec.dtype).kind
-    if kind == "f" and len(spec.shape) < 2:
-        write = kaldi_io.write_mat if spec.shape else kaldi_io.write_vec_flt
-        return lambda stream, array: write(stream, array.astype(np.float32))
-    if kind in "iu" and not spec.shape:
-        return lambda stream, array: kaldi_io.write_vec_int(stream, array.astype(np.int32))
-    raise UserError(f"{store.path}: {name} ({spec.dtype} {list(spec.shape)}) has no form in Kaldi")
-
-
-@functools.cache
-def _kaldi_io() -> ModuleType:
-    """kaldi_io, imported without its warning about ``KALDI_ROOT`` and without its change of ``PATH``."""
-    saved = {name: os.environ.get(name) for name in ("KALDI_ROOT", "PATH")}
-    os.environ["KALDI_ROOT"] = os.sep
-    try:
-        import kaldi_io
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-    return kaldi_io
+        where = f"{entry.file}: utterance {entry.utterance}"
+        raise UserError(f"{where}: not a whole Kaldi {what}: {error}") from None

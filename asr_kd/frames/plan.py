@@ -53,7 +53,9 @@ def problem_of_ids(utterances: Iterable[str]) -> str:
     """What is wrong with the first id that is empty, has ASCII white space or is not valid Unicode; empty if none."""
     utterances = tuple(utterances)
     try:
-        if len("\n".join(utterances).encode().split()) == len(utterances):  # one pass for all: there may be millions
+        text = "\n".join(utterances).encode()
+        fields = text.split()  # all at once: there may be millions
+        if len(fields) == len(utterances) and b"\n".join(fields) == text:
             return ""
     except UnicodeEncodeError:
         bad = next(utterance for utterance in utterances if utterance != utterance.encode(errors="ignore").decode())

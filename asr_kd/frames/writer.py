@@ -126,7 +126,7 @@ def write_arrays(
     for utterance in sorted(arrays):
         for name in sorted(arrays[utterance]):
             array = np.ascontiguousarray(arrays[utterance][name])
-            digest.update(f"{utterance} {name} {array.dtype} {array.shape}\n".encode())
+            digest.update(f"{utterance} {name} {array.dtype} {array.shape}\n".encode(errors="surrogatepass"))
             digest.update(array.tobytes())
     lengths = {utterance: len(next(iter(values.values()))) for utterance, values in arrays.items()}
     content = dataclasses.replace(content, inputs={**content.inputs, "arrays": digest.hexdigest()})

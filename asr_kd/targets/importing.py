@@ -1,7 +1,6 @@
 """What another toolkit's network says of each frame, in a Kaldi archive -> a store of soft targets."""
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
 from asr_kd.frames import DEFAULT_OPTIONS, FrameStore, StoreContent, WriteOptions, write_store
-from asr_kd.frames.kaldi_archives import Entry, ReadTensor, scan
+from asr_kd.frames.kaldi_archives import ReadTensor, survey, unpacked
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.target_store import TargetStore
@@ -53,23 +52,30 @@ def import_targets(
     another number of columns, is not in the features or has another number of frames there, or whose values are not
     of the kind given. With ``options.skip_bad`` the last three are left out and listed.
     """
-    found = _survey(outputs.archive, outputs.num_states)
-    config = config.for_states(found.num_states)
     features = outputs.features
-    bad = {} if features is None else _mismatches(found.counts, features)
-    if bad and not options.skip_bad:
-        utterance, reason = next(iter(bad.items()))
-        raise UserError(f"{outputs.archive}: utterance {utterance}: {reason} ({len(bad):,} such in all; --skip-bad)")
-    content = StoreContent(
-        "targets",
-        config.tensors(found.num_states),
-        {**to_dict(config), "num_states": found.num_states, "values": outputs.values},
-        {"teacher": found.digest, **({} if features is None else {"features": features.content_hash})},
-        bad,
-    )
-    counts = {utterance: frames for utterance, frames in found.counts.items() if utterance not in bad}
-    convert = _Convert(ReadTensor(found.entries, "values", False), outputs.values, config)
-    return TargetStore(write_store(out, content, counts, convert, options))
+    with unpacked(outputs.archive, out) as archive:
+        found = survey(archive, False, options.skip_bad, outputs.num_states)
+        if not found.shape:
+            first = next(iter(found.frame_counts))
+            raise UserError(f"{outputs.archive}: utterance {first} is a vector, expected a matrix of frames and states")
+        num_states = found.shape[0]
+        config = config.for_states(num_states)
+        bad = {} if features is None else _mismatches(found.frame_counts, features)
+        if bad and not options.skip_bad:
+            utterance, reason = next(iter(bad.items()))
+            raise UserError(
+                f"{outputs.archive}: utterance {utterance}: {reason} ({len(bad):,} such in all; --skip-bad)"
+            )
+        content = StoreContent(
+            "targets",
+            config.tensors(num_states),
+            {**to_dict(config), "num_states": num_states, "values": outputs.values},
+            {"teacher": found.digest, **({} if features is None else {"features": features.content_hash})},
+            found.bad | bad,
+        )
+        counts = {utterance: frames for utterance, frames in found.frame_counts.items() if utterance not in bad}
+        convert = _ConvertShard(ReadTensor(found.entries, "values", False), outputs.values, config)
+        return TargetStore(write_store(out, content, counts, convert, options))
 
 
 def log_probabilities(matrix: np.ndarray, values: Values) -> Tensor:
@@ -92,40 +98,6 @@ def log_probabilities(matrix: np.ndarray, values: Values) -> Tensor:
     return (given - total).float()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Archive:
-    """What a first reading of an archive finds: where each utterance is, its frames, and a hash of all."""
-
-    entries: dict[str, Entry]
-    counts: dict[str, int]
-    num_states: int
-    digest: str
-
-
-def _survey(archive: str | Path, num_states: int | None) -> _Archive:
-    entries: dict[str, Entry] = {}
-    counts: dict[str, int] = {}
-    digest = hashlib.sha256()
-    first = "the first" if num_states is None else "you said"
-    for entry, array in scan(archive, False):
-        utterance = entry.utterance
-        if utterance in entries:
-            raise UserError(f"{archive}: utterance {utterance} occurs twice")
-        if array.ndim != 2:
-            raise UserError(f"{archive}: utterance {utterance} is a vector; a matrix of frames and states was expected")
-        if num_states is None:
-            num_states = array.shape[1]
-        if array.shape[1] != num_states:
-            raise UserError(
-                f"{archive}: utterance {utterance} has {array.shape[1]} columns, {first} {num_states} states"
-            )
-        entries[utterance], counts[utterance] = entry, len(array)
-        digest.update(f"{utterance} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
-    if num_states is None:
-        raise UserError(f"{archive}: holds no utterance")
-    return _Archive(entries, counts, num_states, digest.hexdigest())
-
-
 def _mismatches(counts: Mapping[str, int], features: FrameStore) -> dict[str, str]:
     """Why utterances cannot be targets for ``features``."""
     if features.kind != "features":
@@ -140,7 +112,7 @@ def _mismatches(counts: Mapping[str, int], features: FrameStore) -> dict[str, st
 
 
 @dataclasses.dataclass(frozen=True)
-class _Convert:
+class _ConvertShard:
     """The targets of one shard's utterances."""
 
     read: ReadTensor
@@ -149,6 +121,9 @@ class _Convert:
 
     def __call__(self, utterances: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray] | UserError]]:
         for utterance, arrays in self.read(utterances):
+            if isinstance(arrays, UserError):
+                yield utterance, arrays
+                continue
             try:
                 log_prob = log_probabilities(arrays["values"], self.values)
                 yield utterance, encode(log_prob, self.config, draws_of(utterance, self.config.seed))

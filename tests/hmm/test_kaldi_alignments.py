@@ -7,7 +7,7 @@ import pytest
 from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
-from asr_kd.frames.kaldi_archives import _kaldi_io
+from asr_kd.frames.kaldi_objects import write_array
 from asr_kd.hmm.kaldi_alignments import KaldiAlignments, import_alignment
 from asr_kd.hmm.kaldi_transitions import read_transitions
 from tests.hmm.kaldi_model import LOOP_PDFS, PDFS, write_model
@@ -18,7 +18,8 @@ ALIGNMENTS = {"u1": [1, 1, 2, 4, 15], "u2": [5, 6, 9], "u3": [16]}
 def write_ark(path: Path, alignments: dict[str, list[int]]) -> Path:
     with open(path, "wb") as stream:
         for utt, labels in alignments.items():
-            _kaldi_io().write_vec_int(stream, np.array(labels, np.int32), utt)
+            stream.write(f"{utt} ".encode())
+            write_array(stream, np.array(labels, np.int32))
     return path
 
 

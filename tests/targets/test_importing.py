@@ -10,7 +10,7 @@ import pytest
 
 from asr_kd.errors import UserError
 from asr_kd.frames import WriteOptions
-from asr_kd.frames.kaldi_archives import _kaldi_io
+from asr_kd.frames.kaldi_objects import write_array
 from asr_kd.nets import log_posteriors, open_model
 from asr_kd.targets import NetworkOutputs, TargetConfig, TargetStore, Teacher, import_targets, write_targets
 from asr_kd.targets.importing import log_probabilities
@@ -19,7 +19,6 @@ from tests.killing import Killed, killed_at
 from tests.targets.conftest import LENGTHS, STATES, Scene, files_of
 from tests.train.conftest import write_features
 
-kaldi_io = _kaldi_io()
 TOPK, DENSE = TargetConfig("topk", k=3), TargetConfig("dense")
 SAMPLED = TargetConfig("sampled", k=3, temperatures=(2.0,))
 Matrices = dict[str, np.ndarray]
@@ -33,7 +32,7 @@ def write_archive(folder: Path, matrices: Matrices) -> tuple[Path, Path]:
         for utterance, matrix in matrices.items():
             stream.write(f"{utterance} ".encode())
             lines.append(f"{utterance} {ark}:{stream.tell()}\n")
-            kaldi_io.write_mat(stream, matrix)
+            write_array(stream, matrix)
     (folder / "a.scp").write_text("".join(lines))
     return ark, folder / "a.scp"
 
@@ -195,15 +194,16 @@ def test_the_student_s_features_are_checked_where_the_archive_s_are_known(
 
 def test_shapes_that_do_not_fit_are_named(said: Matrices, tmp_path: Path) -> None:
     ark, _ = write_archive(tmp_path / "a", {"u1": said["u01"], "u2": said["u02"][:, :-1]})
-    with pytest.raises(UserError, match=f"utterance u2 has {STATES - 1} columns, the first {STATES} states"):
+    with pytest.raises(UserError, match=f"utterance u2 has {STATES - 1} columns, expected {STATES} as in the first"):
         import_targets(NetworkOutputs(ark), tmp_path / "t", TOPK)
-    with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns, you said 99 states"):
+    with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns, expected 99 as asked for"):
         import_targets(NetworkOutputs(ark, num_states=99), tmp_path / "t", TOPK)
     with pytest.raises(UserError, match="k is 13, but the teacher has 12 states"):
         import_targets(NetworkOutputs(write_archive(tmp_path / "b", said)[0]), tmp_path / "t", TargetConfig(k=13))
     with (tmp_path / "v.ark").open("wb") as stream:
-        kaldi_io.write_vec_flt(stream, np.zeros(3, np.float32), key="v")
-    with pytest.raises(UserError, match="utterance v is a vector; a matrix"):
+        stream.write(b"v ")
+        write_array(stream, np.zeros(3, np.float32))
+    with pytest.raises(UserError, match="utterance v is a vector, expected a matrix"):
         import_targets(NetworkOutputs(tmp_path / "v.ark"), tmp_path / "t", TOPK)
     one, _ = write_archive(tmp_path / "c", {"u1": said["u01"]})
     (tmp_path / "twice.ark").write_bytes(2 * one.read_bytes())
