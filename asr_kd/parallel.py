@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
@@ -62,7 +63,12 @@ class Workers:
         ``function`` and the tasks must be picklable by name (module level). An exception in a task is raised here.
         """
         try:
-            yield from map(function, tasks) if self._pool is None else self._pool.map(function, tasks)
+            if self._pool is None:
+                yield from map(function, tasks)
+                return
+            with _interrupt_blocked():  # processes are started as tasks are submitted
+                results = self._pool.map(function, tasks)
+            yield from results
         except BrokenProcessPool:
             raise _killed_worker() from None
 
@@ -105,7 +111,7 @@ def parallel_map(
 
 
 def _start(initialiser: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends workers without a traceback from each
+    _allow_interrupt()
     _watch_parent(signal.SIGKILL)  # what a worker has not sent back is lost in any case
     _set_threads(1)
     if initialiser is not None:
@@ -182,19 +188,31 @@ def _start_task(name: str, threads: int, call: tuple[Any, ...]) -> tuple[Connect
     here, there = context.Pipe(duplex=False)
     # Pickled here, because unpickling imports torch, which reads the number of threads when it is imported.
     process = context.Process(target=_run_task, args=(name, threads, there, pickle.dumps(call)), name=name, daemon=True)
-    # The new process inherits the blocked Ctrl-C, which would print a traceback while Python starts.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with _interrupt_blocked():
         process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     there.close()  # so that the process's end is the end of the pipe
     return here, process
 
 
-def _run_task(name: str, threads: int, connection: Connection, call: bytes) -> None:
+@contextlib.contextmanager
+def _interrupt_blocked() -> Iterator[None]:
+    """Processes that start within inherit the blocked Ctrl-C, which would print a traceback while Python starts."""
+    resource_tracker.ensure_running()  # which unblocks Ctrl-C when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _allow_interrupt() -> None:
+    """Let Ctrl-C end this worker, without a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _run_task(name: str, threads: int, connection: Connection, call: bytes) -> None:
+    _allow_interrupt()
     _watch_parent(signal.SIGTERM)
     _set_threads(threads)
     with labelled(f"{name}, "):

@@ -66,7 +66,7 @@ def _checked_index(path: Path, values: Any) -> Index:
     check_schema(path, values)
     types = {"shards": list, "skipped": dict, "frames": int, "utterances": int}
     own = values if isinstance(values, dict) else {}
-    shards, skipped, frames, utterances = members({k: v for k, v in own.items() if k in types}, "it", types)
+    shards, skipped, frames, utterances = members({k: v for k, v in own.items() if k in types}, "the index", types)
     description = Description.from_json({k: v for k, v in own.items() if k not in types})
     if len(shards) != description.num_shards:
         raise Damaged(f"{len(shards):,} shards are listed, {description.num_shards:,} expected")

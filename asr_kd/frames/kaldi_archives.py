@@ -5,19 +5,18 @@ Names with ``|``, which Kaldi's own programs run as shell commands, are refused.
 
 import contextlib
 import dataclasses
-import gzip
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from asr_kd.compressed import open_compressed
 from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.files import atomic_write, open_regular, read_lines
@@ -26,6 +25,7 @@ from asr_kd.frames.kaldi_objects import Malformed, read_array, read_id, write_ar
 from asr_kd.frames.remote import local_folder
 from asr_kd.frames.store import FrameStore
 from asr_kd.frames.writer import DEFAULT_OPTIONS, WriteOptions, write_store
+from asr_kd.limits import EXPANSION_OF_LABELS
 
 TENSORS = {"features": "fbank", "states": "state", "targets": "log_prob"}  # what an imported tensor is called
 
@@ -83,7 +83,7 @@ def read_kaldi(source: str | Path, integers: bool = False) -> Iterator[tuple[str
 
 @contextlib.contextmanager
 def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
-    """An archive that can be read in any order: ``source``, or an unpacked temporary copy of a ``.gz``, beside ``out``.
+    """An archive that can be read in any order: ``source``, or a decompressed temporary copy beside ``out``.
 
     An ``.ark.gz`` must be read from its beginning, and an import reads its objects in sorted order.
     """
@@ -92,18 +92,16 @@ def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
         yield str(source)
         return
     if form == "scp":
-        raise UserError(f"{source}: a compressed .scp; unpack it with gunzip first")
+        raise UserError(f"{source}: a compressed .scp; decompress it first (gunzip)")
     folder = local_folder(out).absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(prefix=f".{Path(name).stem}.", suffix=".ark", dir=folder) as plain:
-        try:
-            with open_regular(name) as packed, gzip.open(packed) as stream:
-                shutil.copyfileobj(stream, plain, 1 << 20)
-            plain.flush()
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{name}: not a whole gzip file ({error})") from None
-        except OSError as error:
-            raise UserError(f"{name}: cannot be unpacked to {folder}: {error.strerror}") from None
+        with open_compressed(name, EXPANSION_OF_LABELS) as packed:
+            try:
+                shutil.copyfileobj(packed, plain, 1 << 20)
+                plain.flush()
+            except OSError as error:
+                raise UserError(f"{name}: cannot be decompressed to {folder}: {error.strerror}") from None
         try:
             yield f"ark:{plain.name}"
         except UserError as error:
@@ -286,7 +284,8 @@ def _open(name: str) -> IO[bytes]:
     try:
         stream = open_regular(name)
     except UserError as error:
-        raise UserError(f"{error} (a relative path in an .scp starts at the current folder)") from None
+        relative = "; a relative path in an .scp starts at the current folder" if not Path(name).is_absolute() else ""
+        raise UserError(f"{error}{relative}") from None
     if not stream.seekable():
         stream.close()
         raise UserError(f"{name}: is a pipe; an archive is read in any order, so write it to a file first")
