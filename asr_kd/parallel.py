@@ -73,7 +73,7 @@ class Workers:
             raise _killed_worker() from None
 
     def completed(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
-        """As ``map``, but each result comes as soon as it is there, with the number of its task."""
+        """As ``map``, but yield each result as soon as it is known, with the number of its task."""
         if self._pool is None:
             yield from enumerate(map(function, tasks))
             return
@@ -81,8 +81,9 @@ class Workers:
         running: dict[Future[Result], int] = {}
         try:
             while True:
-                for number, task in itertools.islice(numbered, 2 * self._jobs - len(running)):
-                    running[self._pool.submit(function, task)] = number
+                with _interrupt_blocked():
+                    for number, task in itertools.islice(numbered, 2 * self._jobs - len(running)):
+                        running[self._pool.submit(function, task)] = number
                 if not running:
                     return
                 for future in wait_for(running, return_when=FIRST_COMPLETED).done:
