@@ -52,9 +52,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically."""
+    """Write ``text`` to ``path`` atomically; ``UserError`` if it is not Unicode, such as a file name that is not UTF-8."""
     with atomic_write(path) as stream:
-        stream.write(text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError as error:
+            part = text[max(0, error.start - 20) : error.end + 20]
+            raise UserError(
+                f"{path}: cannot be written as UTF-8, because of {part!r}; rename what has this name"
+            ) from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

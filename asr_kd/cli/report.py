@@ -95,5 +95,10 @@ def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
 
 
 def _one_line(text: str) -> str:
-    """Join a text that a shell script broke into lines."""
+    """Join a text that a shell script broke into lines; ``UserError`` if it is not UTF-8."""
+    from asr_kd.errors import UserError
+    from asr_kd.score.score_files import is_text
+
+    if not is_text(text):
+        raise UserError(f"{text!r}: not UTF-8 text, which RESULTS.md cannot hold; give another name")
     return " ".join(text.split())

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from asr_kd.errors import UserError
 from asr_kd.score.normalise_text import NORMALISERS
 
 
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> None:
     from asr_kd.score.summary import summary
     from asr_kd.score.wer import score
 
+    if options.top < 0:
+        raise UserError(f"--top {options.top}: expected 0 or more")
     utt2spk = options.utt2spk or (options.ref / "utt2spk" if (options.ref / "utt2spk").is_file() else None)
     result = score(
         read_transcripts(options.ref),

@@ -13,6 +13,7 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.files import write_bytes
+from asr_kd.score.score_files import is_text
 from asr_kd.score.series import Band, ResultSeries, TrainingCurves
 from asr_kd.score.table import Record
 
@@ -49,7 +50,7 @@ def plot_curves(series: Sequence[TrainingCurves], title: str, output: str | Path
     """
     from matplotlib.lines import Line2D
 
-    _check(series, output)
+    _check(series, title, output)
     _check_positive(series[0].axis, np.concatenate([curves.x for curves in series]), log)
     legend: list[tuple[Any, str]] = []
     with _figure(title, output) as (figure, (accuracy, cross_entropy)):
@@ -86,7 +87,8 @@ def plot_results(
     Raises ``UserError`` for results on different sets, an ``x`` of 0 or less on a logarithmic axis, too many series or
     levels, and an ``output`` that is not a PNG.
     """
-    _check(series, output)
+    _check(series, title, output)
+    _check(levels, label, output)
     if len(levels) > len(_LEVELS):
         raise UserError(f"{len(levels)} levels; a figure has line styles for {len(_LEVELS)} at most")
     _check_sets([*series, *levels])
@@ -113,7 +115,7 @@ def plot_gains(records: Sequence[Record], title: str, output: str | Path) -> Non
     The left panel shows the gain in frame accuracy with 95 % intervals, the right one the share of the frames;
     ``records`` are those of ``cover_records``.
     """
-    _check(records[:1], output)
+    _check([], title, output)
     chosen = sorted((record for record in records if record["cover"] >= 0), key=lambda record: record["cover"])
     covers = [record["cover"] for record in chosen]
     labels = [f"{record['cover']}{' or more' * record['more']}" for record in chosen]
@@ -196,7 +198,9 @@ def _legend(figure: "Figure", entries: Sequence[tuple[Any, str]]) -> None:
     figure.legend(handles, texts, loc="outside lower center", ncols=columns)
 
 
-def _check(series: Sequence[Any], output: str | Path) -> None:
+def _check(series: Sequence[Any], title: str, output: str | Path) -> None:
+    if odd := [text for text in (title, *(item.name for item in series)) if not is_text(text)]:
+        raise UserError(f"{odd[0]!r}: not UTF-8 text, which a figure cannot show; give another name")
     if Path(output).suffix != ".png":
         raise UserError(f"{output}: figures are PNG files; give a name that ends in .png")
     if len(series) > len(COLOURS):

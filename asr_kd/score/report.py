@@ -17,7 +17,7 @@ from asr_kd.score.compare_systems import describe, real_time_notes, tuning_notes
 from asr_kd.score.difference import Difference, difference_table, differences
 from asr_kd.score.entries import ReportEntry, summarise
 from asr_kd.score.recovery import UNBOUNDED, Recovery, recoveries
-from asr_kd.score.score_files import TUNING
+from asr_kd.score.score_files import TUNING, is_text
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain, render
 
 
@@ -87,6 +87,8 @@ def _picture(picture: Picture, folder: Path) -> str:
     if not picture.file.is_file():
         raise UserError(f"{picture.file}: no such picture; make it with asr-kd plot")
     file, folder = picture.file.resolve(), folder.resolve()
+    if not is_text(str(file)):
+        raise UserError(f"{str(picture.file)!r}: not a UTF-8 name, which RESULTS.md cannot hold; rename the picture")
     if not file.is_relative_to(folder):
         raise UserError(f"{picture.file}: not in or below {folder}, the folder of RESULTS.md; put the picture there")
     return f"![{file.stem}]({quote(file.relative_to(folder).as_posix())})\n\n{picture.caption}\n"

@@ -49,3 +49,8 @@ def test_an_unknown_utterance_leaves_no_file(data: Path, capsys: pytest.CaptureF
 def test_an_absent_hypothesis_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "--ref", str(data), "--hyp", str(data.parent / "nothing")]) == 1
     assert "nothing: no such file" in capsys.readouterr().err
+
+
+def test_fewer_than_no_errors_cannot_be_shown(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "--ref", str(data), "--hyp", str(data), "--top", "-1"]) == 1
+    assert "--top -1: expected 0 or more" in capsys.readouterr().err

@@ -234,3 +234,31 @@ def test_words_that_differ_in_unicode_form_only_are_reported(tmp_path: Path) -> 
     save_score(score({"u": ["caf\u00e9", "A"]}, {"u": ["cafe\u0301", "B"]}), folder / "wer.json")
     page = write_report(tmp_path, "T", scored_entries("t", "net", [folder]), provenance())
     assert "net: warning: 1 of 2 substitutions differ only in Unicode form (NFC and NFD)" in page
+
+
+BAD = "\udcff"  # how Python holds a byte of the command line that is not UTF-8
+
+
+@pytest.mark.parametrize(
+    "options", [["--title", BAD], ["--table", BAD], ["--system", BAD, "FOLDER"], ["--remark", BAD]], ids=lambda o: o[0]
+)
+def test_text_that_is_not_utf_8_is_refused_and_nothing_is_written(
+    options: list[str], folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["report", "--output", str(tmp_path / "out"), "--title", "T", "--system", "GMM", str(folders[0])]
+    assert main([*command, *[str(folders[0]) if word == "FOLDER" else word for word in options]]) == 1
+    assert "not UTF-8 text, which RESULTS.md cannot hold" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_or_picture_whose_name_is_not_utf_8_is_refused(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = folders[0].rename(folders[0].with_name(f"decode_{BAD}"))
+    assert main(["report", "--output", str(tmp_path), "--title", "T", "--system", "GMM", str(odd)]) == 1
+    assert "cannot be written as UTF-8" in capsys.readouterr().err
+    (tmp_path / f"{BAD}.png").write_bytes(b"")
+    command = ["report", "--output", str(tmp_path), "--title", "T", "--system", "GMM", str(folders[1])]
+    assert main([*command, "--picture", str(tmp_path / f"{BAD}.png"), "Caption"]) == 1
+    assert "not a UTF-8 name" in capsys.readouterr().err
+    assert not (tmp_path / "RESULTS.md").exists()
