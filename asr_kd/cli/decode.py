@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Decode or tune, as the options say."""
+    """Decode or tune."""
     from asr_kd.decode.model_folder import load_model_folder
 
     if options.nbest < 0:
@@ -78,10 +78,12 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
     import dataclasses
 
     from asr_kd.cli.model import search_options
+    from asr_kd.corpus.audio import UtteranceInfo
     from asr_kd.decode.formats import FORMATS, summarise, write_decode_dir
     from asr_kd.decode.journal import Journal, settings_of
     from asr_kd.decode.recognise import DecodingFailure, Hypothesis, OutputOptions, in_order
     from asr_kd.decode.session import Session
+    from asr_kd.features.survey import remarks
     from asr_kd.frames import FrameStore
 
     search = dataclasses.replace(model.config.search, **search_options(options))  # type: ignore[arg-type]
@@ -109,6 +111,9 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
             write_decode_dir(options.output, hypotheses, summary, timed)
             _write_frames(options, hypotheses)
             journal.remove()
+    infos = [UtteranceInfo(0, item.recorded_rate, 0, False) for item in hypotheses if item.recorded_rate]
+    for remark in remarks(infos, model.config.features.sample_rate):
+        print(f"asr-kd decode: {remark}", file=sys.stderr)
     print(
         f"{len(hypotheses)} utterances, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of computing: "
         f"real-time factor {summary['real_time_factor']}; {len(failures)} skipped",

@@ -52,17 +52,27 @@ def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
     The format is recognised by the content, never by the name. Raises ``UserError`` for a file that is missing, not
     audio, truncated, too long for memory, without samples, or with NaN.
     """
+    return read_audio_and_rate(path, sample_rate)[0]
+
+
+def read_audio_and_rate(path: str | Path, sample_rate: int) -> tuple[np.ndarray, int]:
+    """As ``read_audio``, with the rate of the recording."""
     with open_recording(str(path)) as recording:
-        return _read(recording, 0, recording.samples, str(path), sample_rate)
+        return _read(recording, 0, recording.samples, str(path), sample_rate), recording.sample_rate
 
 
 def load_audio(datadir: DataDir, utt: str, sample_rate: int) -> np.ndarray:
     """The samples of an utterance, as ``read_audio``; of a segment only its part of the recording is decoded."""
+    return load_audio_and_rate(datadir, utt, sample_rate)[0]
+
+
+def load_audio_and_rate(datadir: DataDir, utt: str, sample_rate: int) -> tuple[np.ndarray, int]:
+    """As ``load_audio``, with the rate of the recording."""
     entry, segment = _locate(datadir, utt)
     with open_recording(entry, pipes=True, folder=datadir.path) as recording:
         begin, end = _span(datadir, utt, recording)
         channel = segment.channel if segment else None
-        return _read(recording, begin, end, f"{utt} ({entry})", sample_rate, channel)
+        return _read(recording, begin, end, f"{utt} ({entry})", sample_rate, channel), recording.sample_rate
 
 
 def num_samples(datadir: DataDir, utt: str, sample_rate: int) -> int:

@@ -218,7 +218,7 @@ def _load(path: Path, config: ModelConfig) -> Model:
         found = f"{config.features.dimension} coefficients of {config.features.kind}"
         raise UserError(f"{path}: the acoustic model expects {scorer.dimension} features for each frame, not {found}")
     if not np.isfinite(scorer.log_prior).all():
-        raise UserError(f"{path}: a state has a prior of zero or NaN; train the network on states that all occur")
+        raise UserError(f"{path}: a state has a prior of zero or NaN; give --priors, a store of states or soft targets")
     if config.word_times == "emitted":
         return Model(path, config, scorer, graph, words, None)
     space, lexicon = StateSpace.load(path), read_lexicon(path / LEXICON, "plain")

@@ -9,7 +9,7 @@ import numpy as np
 from asr_kd.decode.model_folder import Model
 from asr_kd.decode.scorer import frames_right
 from asr_kd.decode.search import Decoder, SearchOptions
-from asr_kd.decode.sources import Source
+from asr_kd.decode.sources import Rates, Source
 from asr_kd.errors import UserError
 from asr_kd.features.config import FRAME_CENTRE_OFFSET, FRAME_LENGTH, FRAME_SHIFT
 from asr_kd.frames import FrameStore
@@ -31,6 +31,7 @@ class Hypothesis:
 
     ``cost`` is that of the best path (negative natural log, scaled); ``complete`` is false where the audio ended
     within a word; ``timed`` and ``nbest`` (distinct word sequences and costs, best first) are empty unless requested.
+    ``recorded_rate`` is the sample rate of the recording, unless the features were stored.
     ``cpu`` is the computing time in seconds; ``right_frames`` counts the frames whose most probable state is correct.
     """
 
@@ -43,6 +44,7 @@ class Hypothesis:
     timed: tuple[Word, ...] = ()
     nbest: tuple[tuple[tuple[str, ...], float], ...] = ()
     right_frames: int | None = None
+    recorded_rate: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -90,11 +92,12 @@ class Recogniser:
     def recognise(self, source: Source) -> Iterator[Result]:
         """The hypothesis of each of the source's utterances, or why there is none."""
         started = time.process_time()
-        for name, features in source.features(self.model.config.features):
+        rates: Rates = {}
+        for name, features in source.features(self.model.config.features, rates):
             try:
                 if isinstance(features, UserError):
                     raise features
-                yield self._decode(name, features, started)
+                yield dataclasses.replace(self._decode(name, features, started), recorded_rate=rates.get(name))
             except UserError as error:
                 yield DecodingFailure(name, str(error) if name in str(error) else f"{name}: {error}")
             started = time.process_time()

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from asr_kd.corpus.audio import load_audio, read_audio
+from asr_kd.corpus.audio import load_audio_and_rate, read_audio_and_rate
 from asr_kd.corpus.datadir import DataDir, read_data_dir
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
@@ -22,14 +22,20 @@ from asr_kd.frames import FrameStore
 BATCH = 16  # stored utterances that one task decodes
 AUDIO = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".aiff", ".au", ".m4a")  # in a folder, for an error message
 
+Rates = dict[str, int]
+Features = Iterator[tuple[str, np.ndarray | UserError]]
+
 
 class Source(Protocol):
-    """One task's utterances; ``features`` yields each with its normalised features ``[frames, bins]`` or an error."""
+    """One task's utterances; ``features`` yields each with its normalised features ``[frames, bins]`` or an error.
+
+    Where the features come from audio, ``rates`` gets the sample rate of each utterance's recording.
+    """
 
     @property
     def names(self) -> tuple[str, ...]: ...
 
-    def features(self, config: FeatureConfig) -> Iterator[tuple[str, np.ndarray | UserError]]: ...
+    def features(self, config: FeatureConfig, rates: Rates | None = None) -> Features: ...
 
     def fingerprint(self) -> str:
         """A hash of the names and of what identifies their content: sizes and times of files, or a store's hash."""
@@ -45,9 +51,11 @@ class AudioFile:
     def names(self) -> tuple[str, ...]:
         return (self.path,)
 
-    def features(self, config: FeatureConfig) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    def features(self, config: FeatureConfig, rates: Rates | None = None) -> Features:
         try:
-            samples = read_audio(self.path, config.sample_rate)
+            samples, rate = read_audio_and_rate(self.path, config.sample_rate)
+            if rates is not None:
+                rates[self.path] = rate
             yield self.path, normalise(compute_features(samples, config), config)
         except UserError as error:
             yield self.path, _named(self.path, error)
@@ -66,11 +74,14 @@ class DataDirUtterances:
     def names(self) -> tuple[str, ...]:
         return self.datadir.utterances
 
-    def features(self, config: FeatureConfig) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    def features(self, config: FeatureConfig, rates: Rates | None = None) -> Features:
         found: dict[str, np.ndarray | UserError] = {}
         for utterance in self.names:
             try:
-                found[utterance] = compute_features(load_audio(self.datadir, utterance, config.sample_rate), config)
+                samples, rate = load_audio_and_rate(self.datadir, utterance, config.sample_rate)
+                if rates is not None:
+                    rates[utterance] = rate
+                found[utterance] = compute_features(samples, config)
             except UserError as error:
                 found[utterance] = _named(utterance, error)
         good = {utterance: features for utterance, features in found.items() if isinstance(features, np.ndarray)}
@@ -94,7 +105,7 @@ class StoredUtterances:
     store: FrameStore
     names: tuple[str, ...]
 
-    def features(self, config: FeatureConfig) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    def features(self, config: FeatureConfig, rates: Rates | None = None) -> Features:
         for utterance in self.names:
             try:
                 yield utterance, self.store.read(utterance)[config.kind].astype(np.float32)

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import yaml
 
 from asr_kd.cli import main
 from asr_kd.corpus.audio import read_audio
-from asr_kd.decode import formats, journal
+from asr_kd.decode import formats, journal, recognise
 from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
@@ -303,3 +306,79 @@ def test_a_network_may_be_built_with_other_priors(
     capsys.readouterr()
     assert main([*build, "--gmm", str(tmp_path / "gmm")]) == 1
     assert "are for a network" in capsys.readouterr().err
+
+
+def test_a_file_name_that_is_not_utf8_is_named_before_anything_is_decoded(
+    model: Model, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latin = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    shutil.copy(audio / "a.wav", latin)
+    good = str(audio / "d.wav")
+    for given in ([good, latin], ["--list", str(tmp_path / "list")], ["--list", "-"]):
+        listed = os.fsencode(f"{good}\n{latin}\n")
+        (tmp_path / "list").write_bytes(listed)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(listed)))
+        assert main(["decode", str(model.path), *given]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert r"caf\xe9.wav: the file name is not UTF-8" in captured.err
+    assert main(["decode", str(model.path), good, latin, "--skip-bad", "--output", str(tmp_path / "out")]) == 0
+    assert [line.split()[0] for line in lines(capsys)] == [good]
+    (name,) = json.loads((tmp_path / "out" / "decode.json").read_text())["bad"]
+    assert name.endswith(r"caf\xe9.wav")
+
+
+def test_a_folder_of_audio_files_is_explained(
+    model: Model, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    for name in ("x.wav", "sub/y.wav", "sub/z.flac"):
+        shutil.copy(audio / "a.wav", tmp_path / "folder" / name)
+    assert main(["decode", str(model.path), str(tmp_path / "folder")]) == 1
+    error = capsys.readouterr().err
+    assert "a folder without wav.scp" in error
+    assert "holds 3 audio files" in error
+    command = re.search(r"with (find .*) \| asr-kd decode MODEL_DIR --list -", error)
+    assert command is not None
+    found = subprocess.run(command[1], shell=True, capture_output=True, text=True, check=True).stdout
+    assert len(found.splitlines()) == 3
+    assert main(["decode", str(model.path), str(tmp_path / "empty")]) == 1
+    assert "holds no audio files" in capsys.readouterr().err
+
+
+def test_utterances_that_would_share_an_id_in_the_output_are_refused(
+    model: Model, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a b.wav", "a_b.wav"):
+        shutil.copy(audio / "a.wav", tmp_path / name)
+    both = [str(tmp_path / "a b.wav"), str(tmp_path / "a_b.wav")]
+    for files, message in ((both, "would have one id"), ([both[0], both[0]], "is given twice")):
+        assert main(["decode", str(model.path), *files]) == 0
+        assert main(["decode", str(model.path), *files, "--output", str(tmp_path / "out")]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_audio_of_a_lower_rate_is_remarked_on_once(
+    model: Model, audio: Path, datadir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for inputs in ([str(audio / "d.wav"), str(audio / "a.wav"), str(audio / "b.flac")], [str(datadir)]):
+        assert main(["decode", str(model.path), *inputs]) == 0
+        remarks = [line for line in capsys.readouterr().err.splitlines() if "Hz" in line]
+        assert len(remarks) == 1
+        assert "1 utterances were recorded at 8,000 Hz and are resampled to 16,000 Hz" in remarks[0]
+
+
+def test_times_begin_where_a_frame_is_heard(
+    model: Model, audio: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["decode", str(model.path), str(audio / "a.wav"), "--word-penalty", "-5", "--format", "json"]
+    assert main(command) == 0
+    offset = json.loads(lines(capsys)[0])
+    monkeypatch.setattr(recognise, "FRAME_CENTRE_OFFSET", 0.0)
+    assert main(command) == 0
+    plain = json.loads(lines(capsys)[0])
+    for edge in ("begin", "end"):
+        shifts = [a[edge] - b[edge] for a, b in zip(offset["words"], plain["words"], strict=True)]
+        assert shifts == pytest.approx([0.01] * len(shifts))
+    assert offset["words"][-1]["end"] <= offset["seconds"]
