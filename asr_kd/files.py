@@ -52,7 +52,7 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically; ``UserError`` if it is not Unicode, such as a file name that is not UTF-8."""
+    """Write ``text`` to ``path`` atomically; ``UserError`` if UTF-8 cannot hold it (a file name that is not UTF-8)."""
     with atomic_write(path) as stream:
         try:
             stream.write(text)

@@ -14,7 +14,7 @@ check_system() {
   fi
   for tool in "${@:3}"; do
     command -v "$tool" > /dev/null && continue
-    echo "$0: the command $tool was not found; recipes need Linux, GNU coreutils, sed and awk, and python with asr_kd" >&2
+    echo "$0: the command $tool was not found; recipes need Linux with GNU tools, and python with asr_kd" >&2
     return 1
   done
   if ! sed -u p < /dev/null > /dev/null 2>&1; then
@@ -254,7 +254,7 @@ test_model() {
   asr-kd score --ref "$work/data/test" --hyp "$model/decode_test" | sed -n 1,2p
 }
 
-# results_in [FOLDER]: prints the folder for tables and figures: the recipe's own, or $work with --small; or FOLDER in it.
+# results_in [FOLDER]: prints the folder of tables and figures, or FOLDER in it: the recipe, or $work with --small.
 results_in() {
   local folder=$recipe
   [[ -z ${small:-} ]] || folder=$work
