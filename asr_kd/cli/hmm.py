@@ -150,7 +150,7 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
 def add_lexicon_format(parser: argparse.ArgumentParser) -> None:
     """The option that says how a lexicon is written."""
     choices = ["auto", "plain", "lexiconp", "silprob", "mfa"]
-    text = "what stands before the phones (default: auto; see asr-kd hmm train --help)"
+    text = "what comes before the phones (default: auto; see asr-kd hmm train --help)"
     parser.add_argument("--lexicon-format", choices=choices, default="auto", help=text)
 
 

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "estimate",
         "text -> ARPA file",
         "Estimate a language model. Its vocabulary is that of the text, or of a word list or lexicon; with --unknown,\n"
-        "<unk> stands for words outside it.",
+        "<unk> represents words outside it.",
         "data/an4/train data/an4/lm.arpa.gz --order 3",
     )
     make.add_argument("text", type=Path, metavar="TEXT", help="a data directory, or a file of one sentence a line")

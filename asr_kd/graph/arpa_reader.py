@@ -27,7 +27,7 @@ def read_arpa(path: str | Path) -> Arpa:
 
     Fields end at spaces and tabs only, so a word may hold any other character. A log10 probability of ``-inf`` is
     that of zero, -99. Raises ``UserError`` with the line number for whatever is malformed: counts that differ from the
-    header's, a line with too few or too many fields, a number that is none, a probability above one, a word that is no
+    header's, a line with too few or too many fields, an invalid number, a probability above one, a word that is not a
     unigram, an n-gram twice or without its history, a model without ``</s>`` or without any word.
     """
     with open_compressed(path) as stream:
@@ -89,12 +89,12 @@ class _Lines:
         return True
 
     def use(self, count: int) -> None:
-        """Go on by ``count`` lines."""
+        """Advance by ``count`` lines."""
         self.at += count
         self.number += count
 
     def skip_to(self, line: bytes) -> bool:
-        """Go on to after the next line that is ``line``; False if there is none."""
+        """Skip past the next line that equals ``line``; False if there is none."""
         while self.fill():
             found = next((n for n in range(self.at, len(self.block)) if self.block[n].strip() == line), None)
             self.use((len(self.block) if found is None else found + 1) - self.at)
@@ -126,7 +126,7 @@ def _read_counts(lines: _Lines) -> list[int]:
 
 
 def _find_title(lines: _Lines, section: _Section) -> None:
-    """Go on to the first n-gram of a section."""
+    """Skip to the first n-gram of a section."""
     if not lines.skip_to(section.title.encode()):
         raise UserError(
             f"{lines.path}: no {section.title} section; its header promises {section.promised} n-grams of this order"
@@ -168,12 +168,12 @@ def _read_section(lines: _Lines, section: _Section, index: dict[bytes, int]) -> 
 
 
 def _split(lines: Sequence[bytes]) -> list[list[bytes]]:
-    """The fields of each line, apart by spaces and tabs; ``bytes.split`` also ends them at \\v and \\f."""
+    """The fields of each line, separated by spaces and tabs; ``bytes.split`` would also split at \\v and \\f."""
     return [_FIELDS.findall(line) if b"\v" in line or b"\f" in line else line.split() for line in lines]
 
 
 def _parse(lines: _Lines, fields: list[list[bytes]], order: int, index: dict[bytes, int]) -> Grams:
-    """The n-grams of some lines, of which the next line of ``lines`` is the first."""
+    """The n-grams of some lines; the first is the next line of ``lines``."""
     words = np.empty((len(fields), order), np.int32)
     if order == 1:
         words[:, 0] = np.fromiter((index.setdefault(field[1], len(index)) for field in fields), np.int32, len(fields))

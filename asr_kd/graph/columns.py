@@ -17,6 +17,6 @@ class Columns:
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def take(self, rows: np.ndarray) -> Self:
-        """The given rows, by number or by truth value."""
+        """The given rows, by number or by a boolean mask."""
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         return type(self)(*(getattr(self, name)[rows] for name in names))

@@ -1,15 +1,15 @@
 """CLG: phones replaced by phones in context, each the chain of tied states that the state space gives it.
 
-As in the standard recipe, a phone is laid out one arc late, when the phone after it is known: so a word's last phone
+As in the standard recipe, a phone is expanded one arc late, when the phone after it is known. So a word's last phone
 comes after the back-off arc, and all words that back off with the same last phones share it. The recipe then
-determinises, so that right contexts with the same chain of tied states become one again; here they never part. The
+determinises, which merges right contexts with the same chain of tied states; here they are never separated. The
 states of CLG are of two kinds, both found breadth first:
 
-- pending: a state of LG, the phone before, and the phone that has been read and not laid out;
+- pending: a state of LG, the phone before, and the phone that has been read and not yet expanded;
 - choosing: a state of LG, the phone before, and the set of the phones that may come next.
 
 A pending state has an arc for each chain of its phone, to the choosing state with the right contexts of this chain,
-and the epsilon arcs of LG. A choosing state reads a phone, and does as the pending state that this leads to.
+and the epsilon arcs of LG. A choosing state reads a phone and then behaves as the pending state that this leads to.
 """
 
 import dataclasses

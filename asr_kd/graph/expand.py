@@ -1,8 +1,8 @@
 """Replace each arc of a transducer by a chain of arcs: words by their phones, phones by their HMM states.
 
-It stands for composition with L or H, then determinisation and minimisation, of the standard recipe (Mohri, Pereira
+It replaces composition with L or H, determinisation and minimisation of the standard recipe (Mohri, Pereira
 and Riley, "Speech recognition with weighted finite-state transducers", 2008). Since a chain replaces an arc, what
-those operations share lies between the two ends of the arc: equal beginnings of the chains that leave a state (a
+those operations would share is between the two ends of the arc: equal beginnings of the chains that leave a state (a
 prefix tree for each state), and equal remainders of those that enter one. Both are found by sorting. Disambiguation
 symbols are not needed: homophones, and a chain that begins another one, share all but their last arc.
 """
@@ -33,8 +33,8 @@ class Chains:
 def expand(fst: Fst, chains: Chains) -> Fst:
     """Replace each arc, whose input label is a row of ``chains``, by the arcs of that chain.
 
-    States keep their numbers; new ones follow. Output labels and costs move as far forward as they can without
-    changing another path (a cost by the minimum over the paths that share its arc), so that a decoder prunes early.
+    States keep their numbers; new ones follow. Output labels and costs move towards the start as far as they can
+    without changing another path (a cost by the minimum over the paths that share its arc), so a decoder prunes early.
     """
     suffixes = _Suffixes(chains, fst.num_states)
     layers: list[tuple[np.ndarray, ...]] = []  # columns of arcs; a target is a state, a tail or -1 - n: a shared node
@@ -62,7 +62,7 @@ def expand(fst: Fst, chains: Chains) -> Fst:
 
 
 class _Suffixes:
-    """What is left of chains: numbered, so that equal label sequences have equal numbers; 0 is the empty one.
+    """Suffixes of chains, numbered so that equal label sequences have equal numbers; 0 is the empty one.
 
     A tail is a suffix that leads to a state: ``suffix * states + state``; with the empty suffix, the state itself.
     """

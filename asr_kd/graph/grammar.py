@@ -27,7 +27,7 @@ class _Histories:
         """The state after the last words ``[n, k]``, and the back-off weight (log10) paid on the way to it.
 
         An n-gram without continuations would be a state with nothing but a back-off arc (five of six in a pruned
-        model); going on to the longest history that has some is exact and makes G, and all made from it, far smaller.
+        model). Backing off to the longest history that has some is exact, and makes G and what is built from it smaller.
         """
         state, paid = np.full(len(words), -1, np.int64), np.zeros(len(words))
         for length in range(words.shape[1], 0, -1):
@@ -43,7 +43,7 @@ class _Histories:
 def make_grammar(arpa: Arpa, words: Sequence[str]) -> Fst:
     """The grammar over ``words``, whose labels are their places in the list plus 1; costs are natural logs.
 
-    N-grams with any other word (``<unk>``, say) are left out, their probability lost. ``<s>`` is the start state's
+    N-grams with any other word (``<unk>``, say) are left out; their probability is lost. ``<s>`` is the start state's
     history, ``</s>`` the final cost. Raises ``UserError`` if no sentence is left.
     """
     histories = _histories(arpa)

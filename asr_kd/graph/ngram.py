@@ -105,8 +105,8 @@ def estimate(
 ) -> Arpa:
     """A model with interpolated modified Kneser-Ney smoothing (Chen and Goodman, 1998, section 3).
 
-    The vocabulary is that of ``sentences``, or ``vocabulary``, whose unseen words share what the discount of the
-    unigrams leaves. With ``unknown``, ``<unk>`` stands for words outside it; else such a word is a ``UserError``.
+    The vocabulary is that of ``sentences``, or ``vocabulary``, whose unseen words share the mass that discounting
+    the unigrams leaves. With ``unknown``, ``<unk>`` represents words outside it; without, such a word is an error.
     Discounts that the counts of counts do not give (small corpora) are KenLM's: 0.5, 1 and 1.5.
     """
     if order < 1:
@@ -131,7 +131,7 @@ def estimate(
 def measure(arpa: Arpa, sentences: Sequence[Sequence[str]]) -> Perplexity:
     """Score every word and sentence end of ``sentences``, as KenLM does; an unknown word ends the history.
 
-    ``<UNK>``, as SRILM may write it, stands for unknown words too where the model has no ``<unk>``.
+    ``<UNK>``, as SRILM may write it, represents unknown words if the model has no ``<unk>``.
     """
     index = {word: number for number, word in enumerate(arpa.vocabulary)}
     unknown = index.get(UNKNOWN, index.get(UNKNOWN.upper(), -1))

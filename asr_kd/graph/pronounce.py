@@ -16,8 +16,8 @@ class Pronunciations:
     """What ``pronounce`` needs of a lexicon.
 
     - ``phones[label - 1]``: the pronunciations of a word, each a tuple of phone labels; ``weights`` in the same order.
-    - ``silence``: the label of the optional silence between words, and ``silences`` its probabilities; these depend
-      on the words beside it where ``by_word``.
+    - ``silence``: the label of the optional silence between words, and ``silences`` its probabilities; they depend
+      on the neighbouring words if ``by_word``.
     """
 
     phones: Sequence[Sequence[tuple[int, ...]]]

@@ -1,4 +1,4 @@
-"""Right contexts: in which of them a phone has the same chain of tied states."""
+"""Right contexts, grouped by the chain of tied states that a phone has before them."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ class RightContexts:
     """For each left phone and phone: the distinct ``chains``, each with the set of right contexts that have it.
 
     ``chains`` has labels tied state + 1, and epsilon alone in row 0. ``left`` ``[phones, phones]`` is, for a left
-    phone and a phone, the first left phone with the same chains in all right contexts, which can stand for it.
+    phone and a phone, the first left phone with the same chains in all right contexts, which can represent it.
     """
 
     def __init__(self, space: StateSpace, sets: PhoneSets) -> None:

@@ -1,4 +1,4 @@
-"""Sets of phones, each stored once and known by a number."""
+"""Sets of phones, each stored once under a number."""
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class PhoneSets:
         return result
 
     def has(self, numbers: np.ndarray, members: np.ndarray) -> np.ndarray:
-        """Whether each set has the member beside it."""
+        """Whether ``numbers[i]`` has the member ``members[i]``, for each i."""
         shifts = (members % 64).astype(np.uint64)
         return (self.bits[numbers, members // 64] >> shifts & np.uint64(1)).astype(bool)
 

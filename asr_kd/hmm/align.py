@@ -151,7 +151,7 @@ def _segments(labels: np.ndarray, name: Callable[[int, int], str]) -> tuple[Segm
 def _viterbi(  # type: ignore[no-untyped-def]
     frames, columns, loop, leave, preds, bounds, weights, final, ends, beam
 ):
-    """Nodes are in topological order and visited backwards, so that one array of scores is enough."""
+    """Nodes are in topological order and visited backwards, so one array of scores is enough."""
     count, nodes = len(frames), len(columns)
     came = np.empty((count, nodes), np.int16)  # 0: stayed; k: from the k-th predecessor
     score = np.full(nodes, _IMPOSSIBLE)

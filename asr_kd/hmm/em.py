@@ -10,8 +10,8 @@ from asr_kd.hmm.align import in_threads
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.transform import WindowTransform
 
-_MIN_OCCUPANCY = 10.0  # a Gaussian that explains fewer frames than this is dropped, unless it is its state's last
-_MIN_SPLIT = 20.0  # frames for each Gaussian below which a state is not given more
+_MIN_OCCUPANCY = 10.0  # frames; a Gaussian with less is dropped, unless it is the last of its state
+_MIN_SPLIT = 20.0  # frames for each Gaussian; a state with fewer gets no more Gaussians
 _PERTURB = 0.1  # standard deviations by which the halves of a split Gaussian move apart, at random
 
 
@@ -73,7 +73,7 @@ def accumulate(gmm: Gmm, frames: np.ndarray, states: np.ndarray, jobs: int = 1) 
 
 
 def update(gmm: Gmm, statistics: GaussianSums, floor: np.ndarray) -> Gmm:
-    """The M step with variances at least ``floor`` ``[dim]``; Gaussians that explain next to nothing are dropped."""
+    """The M step, with variances at least ``floor`` ``[dim]``; Gaussians with hardly any occupancy are dropped."""
     state = np.repeat(np.arange(gmm.num_states), np.diff(gmm.bounds))
     occupancy = statistics.occupancy
     best = np.zeros(gmm.num_states)
@@ -94,12 +94,12 @@ def update(gmm: Gmm, statistics: GaussianSums, floor: np.ndarray) -> Gmm:
 
 
 def _repeats(states: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Which of the low Gaussians follow another of the same state: ties among the few of a poor state."""
+    """Which of the Gaussians with low occupancy follow another one of the same state: ties for the state's best."""
     return low & (np.diff(states, prepend=-1) == 0)
 
 
 def split(gmm: Gmm, occupancy: np.ndarray, target: int, power: float, rng: np.random.Generator) -> Gmm:
-    """Split Gaussians until there are ``target``, dealt out to the states by occupancy to the ``power``.
+    """Split Gaussians until there are ``target``, allocated to the states by occupancy to the ``power``.
 
     ``occupancy`` ``[states]`` frames. In a state the heaviest Gaussian is split first, into two halves moved apart.
     """
@@ -124,7 +124,7 @@ def split(gmm: Gmm, occupancy: np.ndarray, target: int, power: float, rng: np.ra
 
 
 def _split_counts(counts: np.ndarray, occupancy: np.ndarray, target: int, power: float) -> list[int]:
-    """How many Gaussians each state gets: one at a time to the state with the most (occupancy ^ power) for each."""
+    """Gaussians of each state: one at a time goes to the state with the most (occupancy ^ power) per Gaussian."""
     result = counts.tolist()
     queue = [(-(frames**power) / n, state) for state, (n, frames) in enumerate(zip(result, occupancy, strict=True))]
     heapq.heapify(queue)
@@ -139,7 +139,7 @@ def _split_counts(counts: np.ndarray, occupancy: np.ndarray, target: int, power:
 
 
 def mllt_statistics(gmm: Gmm, frames: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, float]:
-    """What ``transform.mllt`` needs: ``[dim, dim, dim]`` float64 and the sum of the posteriors."""
+    """The statistics for ``transform.mllt``: ``[dim, dim, dim]`` float64 and the sum of the posteriors."""
     order = np.argsort(states, kind="stable")
     bounds = np.searchsorted(states[order], np.arange(gmm.num_states + 1))
     precisions = 1 / gmm.variances
@@ -161,7 +161,7 @@ def _class_sums(frames, labels, classes):  # type: ignore[no-untyped-def]
 
 @inlined(fastmath=True)
 def _posteriors(frame, means, precisions, constants, low, high, posterior):  # type: ignore[no-untyped-def]
-    """Fill ``posterior`` with those of the Gaussians ``low:high``; the frame's log-likelihood."""
+    """Fill ``posterior`` with those of the Gaussians ``low:high``; returns the frame's log-likelihood."""
     top = np.float32(-1e30)
     for g in range(low, high):
         distance = np.float32(0)

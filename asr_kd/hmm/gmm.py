@@ -114,7 +114,7 @@ class Gmm:
         return gmm
 
     def check_fits(self, num_states: int, folder: str | Path) -> None:
-        """``UserError`` unless the states are those of the state space beside it in ``folder``."""
+        """``UserError`` unless the state space in the same ``folder`` has as many states."""
         if self.num_states != num_states:
             raise UserError(
                 f"{folder}: gmm.safetensors has {self.num_states} states, states.safetensors {num_states}: one of them "

@@ -20,7 +20,7 @@ _SIGNED = re.compile(rb"-?[0-9]{1,9}")
 def read_transitions(path: str | Path) -> np.ndarray:
     """The pdf of each transition-id, ``[transition-ids + 1]`` int32; entry 0 is -1, as transition-ids begin at 1.
 
-    ``path`` is a Kaldi model, binary or text, which begins with its TransitionModel (what follows is not read), or a
+    ``path`` is a Kaldi model, binary or text, which begins with its TransitionModel (the rest is not read), or a
     text file of lines ``TRANSITION-ID PDF``. Raises ``UserError`` for any other content.
     """
     with open_regular(path) as stream:

@@ -106,7 +106,7 @@ class Lexicon:
 
 
 def with_unknown(lexicon: Lexicon) -> Lexicon:
-    """The lexicon with ``<unk>``, spoken noise, which stands for every word that it lacks."""
+    """The lexicon with ``<unk>``, spoken noise, as the pronunciation of every word that it lacks."""
     entries = {UNKNOWN_WORD: ((UNKNOWN_PHONE,),), **lexicon.entries}
     weights = {UNKNOWN_WORD: (Weights(),), **lexicon.weights} if lexicon.weights else {}
     return Lexicon(entries, weights, lexicon.silences)

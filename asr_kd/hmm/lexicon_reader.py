@@ -38,18 +38,18 @@ _Row = tuple[int, list[str]]  # the number of a line, and its fields without a c
 
 
 def read_lexicon(path: str | Path, form: LexiconFormat = "auto") -> Lexicon:
-    """Read a lexicon; ``form`` says what stands between a word and its phones.
+    """Read a lexicon; ``form`` says what comes between a word and its phones.
 
     - ``plain``: nothing. ``WORD(2)`` is a further pronunciation of ``WORD``, as in CMUdict.
     - ``lexiconp``: a pronunciation probability, as in Kaldi's ``lexiconp.txt``.
-    - ``silprob``: four columns, as in Kaldi's ``lexiconp_silprob.txt``; see ``Weights``. The ``silprob.txt`` beside it
-      is read too, where there is one.
+    - ``silprob``: four columns, as in Kaldi's ``lexiconp_silprob.txt``; see ``Weights``. If the same
+      folder has a ``silprob.txt``, that is read too.
     - ``mfa``: on each line none, one or four of these, as in dictionaries of the Montreal Forced Aligner.
     - ``auto``: one of the first three, which all lines must have in common.
 
     Lines that begin with ``;;;`` or a lone ``#`` are comments, and so is what follows a lone ``#`` after the phones.
-    Raises ``UserError`` with the line number for a word without phones, a reserved word, a probability that is none,
-    and a column that only some lines have; and for a file without entries.
+    Raises ``UserError`` with the line number for a word without phones, a reserved word, an invalid
+    probability, and a column that only some lines have; and for a file without entries.
     """
     text = read_text(path)
     _refuse_odd_spaces(path, text)

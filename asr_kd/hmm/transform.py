@@ -12,7 +12,7 @@ from asr_kd.errors import UserError
 class WindowTransform:
     """``projection`` ``[dim, window, cepstra]`` float32, applied to the window of frames around each frame.
 
-    Deltas are such a map, as LDA and MLLT are. Beyond the ends of an utterance the first or last frame repeats.
+    Deltas, LDA and MLLT are such maps. Beyond the ends of an utterance the first or last frame repeats.
     """
 
     projection: np.ndarray
@@ -53,7 +53,7 @@ def delta_transform(cepstra: int) -> WindowTransform:
 
 
 def lda_transform(count: np.ndarray, first: np.ndarray, scatter: np.ndarray, window: int, dim: int) -> WindowTransform:
-    """Linear discriminant analysis of windows: the ``dim`` directions in which the classes differ most.
+    """Linear discriminant analysis of windows: the ``dim`` directions that separate the classes best.
 
     ``count`` ``[classes]`` and ``first`` ``[classes, window * cepstra]`` are the classes' sums, ``scatter`` the sum of
     the windows' outer products. Within-class covariance becomes the identity.

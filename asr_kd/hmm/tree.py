@@ -1,7 +1,7 @@
 """Phonetic decision tree: which phones in context share a state, found from the data (Young et al. 1994).
 
-Everything is the log-likelihood of single Gaussians with diagonal covariance, a function of three sums over frames:
-``[1 + 2 * dim]`` float64 (count, sum, sum of squares), which add up over any set of contexts.
+The criterion is the log-likelihood of single Gaussians with diagonal covariance. It is a function of three sums over
+frames, ``[1 + 2 * dim]`` float64 (count, sum, sum of squares), and these add up over any set of contexts.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def context_statistics(frames: np.ndarray, keys: np.ndarray) -> ContextStatistic
 
 
 def log_likelihood(sums: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """Of the best Gaussian on its own frames: ``[..., 1 + 2 * dim]`` -> ``[...]``; variances at least ``floor``."""
+    """Log-likelihood of frames under their own Gaussian: ``[..., 1 + 2 * dim]`` -> ``[...]``, variances floored."""
     dim = len(floor)
     count = np.maximum(sums[..., :1], 1e-10)
     mean = sums[..., 1 : 1 + dim] / count
@@ -45,8 +45,8 @@ def log_likelihood(sums: np.ndarray, floor: np.ndarray) -> np.ndarray:
 def cluster_questions(statistics: ContextStatistics, phones: int, positions: int, floor: np.ndarray) -> np.ndarray:
     """Sets of phones that sound alike, ``[questions, phones]`` bool: the questions that the tree may ask.
 
-    At each HMM position phones are merged bottom up, two at a time, where it costs the least likelihood; every set on
-    the way is a question.
+    At each HMM position phones are merged bottom up, the pair that costs the least likelihood first; every set that
+    this makes is a question.
     """
     questions = np.concatenate(
         [_cluster(_by_phone(statistics, phones, position), floor) for position in range(positions)]
@@ -102,7 +102,7 @@ def build_tree(
     """Tie the states of phones in context: split greedily where it gains the most likelihood, up to ``leaves`` states.
 
     One tree for each phone and position; variants of a phone that differ in a final digit (stress) share one, and
-    may be told apart by a question. Silence is never split. A leaf keeps at least ``min_count`` frames.
+    a question may separate them. Silence is never split. A leaf keeps at least ``min_count`` frames.
     """
     questions = cluster_questions(statistics, len(space.phones), int(space.lengths.max()), floor)
     nodes: list[_Leaf | None] = []

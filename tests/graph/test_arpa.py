@@ -136,7 +136,7 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path, content: bytes) -> Non
 
 def test_a_flipped_byte_of_a_gzip_file_is_refused(tmp_path: Path) -> None:
     content = bytearray(gzip.compress(GOOD.encode()))
-    for place in range(10, len(content)):  # before lies a header with bytes that matter to nobody
+    for place in range(10, len(content)):  # the header before has bytes that do not matter
         content[place] ^= 0x41
         (tmp_path / "a.arpa.gz").write_bytes(content)
         content[place] ^= 0x41
