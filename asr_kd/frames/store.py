@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.frames.description import TensorSpec
 from asr_kd.frames.index import check_content, check_order, check_place, entry_of, read_index
 from asr_kd.frames.remote import download, is_url
 from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
+from asr_kd.limits import STATES
 
-RUN_FRAMES = 10_000  # of several utterances that are read together: enough to spare time, and small to copy
-_MAPPED = 2  # shards that stay mapped: their pages count as memory of the process, and mapping one anew is cheap
+RUN_FRAMES = 10_000  # of utterances read together: enough to save time, and small to copy
+_MAPPED = 2  # shards that stay mapped: their pages count as memory of the process, and mapping one again is cheap
 
 
 class FrameStore:
@@ -25,7 +27,7 @@ class FrameStore:
 
     Opening reads the index and the shards' headers, and raises ``UserError`` for a store that is incomplete, or has a
     shard that is missing, cut, swapped or of another store. ``verify`` reads every byte. A store can be pickled: the
-    other process opens it anew. A URL (``s3://...``) is downloaded first (``frames.remote``).
+    other process opens it again. A URL (``s3://...``) is downloaded first (``frames.remote``).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,6 +55,25 @@ class FrameStore:
         self._ranks = dict(zip(self.utterances, range(len(self.utterances)), strict=True))
         self._firsts = list(itertools.accumulate((len(header.utterances) for header in self.headers), initial=0))
         self._map = functools.lru_cache(_MAPPED)(lambda number: map_shard(self.headers[number]))
+
+    @property
+    def num_states(self) -> int | None:
+        """How many states its labels or targets are of, where that is recorded; ``UserError`` for no such number."""
+        value = self.config.get("num_states")
+        if value is None or (type(value) is int and 0 < value <= STATES):
+            return value
+        raise UserError(f"{self.path}: num_states is {shown(value)}, expected a number of states")
+
+    def expect(self, kind: str) -> None:
+        """``UserError`` unless this is a store of ``features`` or ``states`` with their one tensor."""
+        if self.kind != kind:
+            raise UserError(f"{self.path}: holds {self.kind}; a store of {kind} was expected")
+        for name, spec in self.tensors.items():
+            is_state = name == "state" and not spec.shape and np.dtype(spec.dtype).kind in "iu"
+            is_feature = len(spec.shape) == 1 and np.dtype(spec.dtype).kind == "f"
+            if len(self.tensors) > 1 or not (is_state if kind == "states" else is_feature):
+                wanted = "state [frames] of integers" if kind == "states" else "a tensor [frames, n] of floats"
+                raise UserError(f"{self.path}: holds {name} {spec.dtype} {['frames', *spec.shape]}, expected {wanted}")
 
     def __reduce__(self) -> tuple[type["FrameStore"], tuple[Path]]:
         return FrameStore, (self.path,)

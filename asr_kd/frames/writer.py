@@ -107,12 +107,22 @@ def _write_shards(writer: "_ShardWriter", plan: Sequence[PlannedShard], options:
 def one_by_one(
     utterances: Sequence[str], compute: Callable[[str], Computed]
 ) -> Iterator[tuple[str, Computed | UserError]]:
-    """What ``compute`` gives for each utterance, or its ``UserError``: as ``write_store`` takes them."""
+    """The result of ``compute`` for each utterance, or its ``UserError``, as ``write_store`` takes them.
+
+    Any other exception becomes a ``UserError`` too, so that one utterance whose data no reader foresaw does not end a
+    run over millions; not so ``MemoryError``, which says nothing about the utterance.
+    """
     for utterance in utterances:
         try:
             yield utterance, compute(utterance)
         except UserError as error:
             yield utterance, error
+        except MemoryError:
+            raise
+        except Exception as error:
+            unforeseen = UserError(f"unforeseen {type(error).__name__}: {error}; please report it with these data")
+            unforeseen.__cause__ = error
+            yield utterance, unforeseen
 
 
 def write_arrays(

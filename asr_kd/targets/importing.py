@@ -1,4 +1,4 @@
-"""What another toolkit's network says of each frame, in a Kaldi archive -> a store of soft targets."""
+"""The outputs of another toolkit's network, in a Kaldi archive -> a store of soft targets."""
 
 import dataclasses
 import math
@@ -100,8 +100,7 @@ def log_probabilities(matrix: np.ndarray, values: Values) -> Tensor:
 
 def _mismatches(counts: Mapping[str, int], features: FrameStore) -> dict[str, str]:
     """Why utterances cannot be targets for ``features``."""
-    if features.kind != "features":
-        raise UserError(f"{features.path}: holds {features.kind}; a store of features was expected")
+    features.expect("features")
     bad = {}
     for utterance, frames in counts.items():
         if utterance not in features:

@@ -1,4 +1,4 @@
-"""A frame store of soft targets, as a student meets it."""
+"""A frame store of soft targets, checked for the student that trains on it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asr_kd.config import from_dict
+from asr_kd.config import from_dict, shown
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.targets.config import TargetConfig
@@ -14,7 +14,7 @@ from asr_kd.targets.forms import Dense, Sampled, SoftTargets, TopK
 
 
 class TargetStore:
-    """Soft targets of utterances; ``store`` holds them, ``config`` says in which form, ``num_states`` of how many.
+    """Soft targets of utterances: the ``store`` that holds them, their form (``config``) and ``num_states``.
 
     Raises ``UserError`` for a store of another kind.
     """
@@ -26,15 +26,19 @@ class TargetStore:
             raise UserError(
                 f"{self.path}: holds {self.store.kind}; soft targets were expected, as `asr-kd targets` writes"
             )
-        recorded = dict(self.store.config)
-        try:
-            self.num_states = int(recorded.pop("num_states"))
-        except KeyError:
-            raise UserError(
-                f"{self.path}: does not record how many states it is of; write it with `asr-kd targets`"
-            ) from None
-        recorded.pop("values", None)  # what an archive that was imported held
+        num_states = self.store.num_states
+        if num_states is None:
+            raise UserError(f"{self.path}: does not record the number of states; write it with `asr-kd targets`")
+        self.num_states = num_states
+        # "values" says what an imported archive held.
+        recorded = {key: value for key, value in self.store.config.items() if key not in ("num_states", "values")}
         self.config = from_dict(TargetConfig, recorded, str(self.path))
+        expected = {name: (spec.dtype, spec.shape) for name, spec in self.config.tensors(num_states).items()}
+        found = {name: (spec.dtype, spec.shape) for name, spec in self.store.tensors.items()}
+        if found != expected:
+            raise UserError(
+                f"{self.path}: tensors {shown(found)}, expected {shown(expected)} for {self.config.form} targets"
+            )
 
     def check(self, num_states: int, features: FrameStore, temperature: float, match: str = "distribution") -> None:
         """``UserError`` unless a student of ``num_states`` can learn from these at ``temperature`` on ``features``."""
@@ -43,11 +47,11 @@ class TargetStore:
         hashed = self.store.inputs.get("features")
         if hashed is not None and hashed != features.content_hash:
             raise UserError(
-                f"{self.path}: the teacher heard other features than {features.path} (their hashes: {hashed[:12]}"
-                f" and {features.content_hash[:12]}); write the targets of these, or name the features that it heard"
+                f"{self.path}: the teacher was given other features than {features.path} (hashes {hashed[:12]} and"
+                f" {features.content_hash[:12]}); write targets for these, or give the teacher's features"
             )
         if match == "logits" and self.config.form != "dense":
-            raise UserError(f"{self.path}: {self.config.form} targets lack logits to match; it takes --form dense")
+            raise UserError(f"{self.path}: {self.config.form} targets have no logits to match; --form dense has")
         if self.config.form == "dense":
             return
         if temperature not in self.config.temperatures:
@@ -58,12 +62,12 @@ class TargetStore:
             )
 
     def soft(self, tensors: Mapping[str, Tensor], temperature: float) -> SoftTargets:
-        """Rows of the store's tensors, ``[frames, ...]``, as the objective at ``temperature`` takes them."""
+        """Rows of the store's tensors, ``[frames, ...]``, in the form of the objective at ``temperature``."""
         return soft_targets(self.config, tensors, temperature)
 
 
 def soft_targets(config: TargetConfig, tensors: Mapping[str, Tensor], temperature: float) -> SoftTargets:
-    """What ``tensors`` ``[frames, ...]``, stored as ``config`` says, tell a student at ``temperature``."""
+    """``tensors`` ``[frames, ...]`` of a store with ``config``, as soft targets at ``temperature``."""
     if config.form == "dense":
         return Dense(tensors["log_prob"])
     state = unsigned(tensors["target_state"])

@@ -1,4 +1,4 @@
-"""A network or an ensemble as a teacher: what it says of the frames of a transfer set."""
+"""A network or an ensemble as a teacher: its distribution over states for the frames of a transfer set."""
 
 import dataclasses
 import functools
@@ -15,14 +15,14 @@ from asr_kd.frames.plan import alike
 from asr_kd.nets import AcousticModel, Ensemble, autocast, hold_weights, log_prob_by_chunk, open_model
 from asr_kd.targets.encode import check_finite, one_thread
 
-TOGETHER = 1000  # frames of utterances of one length, asked at once
+TOGETHER = 1000  # frames of utterances of equal length in one forward pass
 
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """The network or ensemble in ``folder`` as it hears ``features``; each process that asks it loads it once.
+    """The network or ensemble in ``folder``, applied to ``features``; each process loads it once.
 
-    Raises ``UserError`` where the store holds no features, or those of another width than the teacher was trained on.
+    Raises ``UserError`` if the store does not hold features, or features of another width than those of its training.
     """
 
     folder: str | Path
@@ -31,8 +31,7 @@ class Teacher:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.features.kind != "features":
-            raise UserError(f"{self.features.path}: holds {self.features.kind}; a store of features was expected")
+        self.features.expect("features")
 
     def __reduce__(self) -> tuple[type["Teacher"], tuple[str | Path, FrameStore, str, str]]:
         return Teacher, (self.folder, self.features, self.precision, self.device)  # without the model
@@ -51,10 +50,10 @@ class Teacher:
         return self.model.num_states
 
     def log_probs(self, utterances: Sequence[str]) -> Iterator[Tensor | UserError]:
-        """Of each utterance the natural log of p(state | features) at T = 1, ``[frames, states]``, on its device, NaN
-        where the teacher says NaN; or what is wrong with its features.
+        """The natural log of p(state | features) at T = 1 of each utterance, ``[frames, states]`` on its device, NaN
+        where the teacher's output is NaN; or the error in its features.
 
-        Neighbours of one length are asked together: a network takes a millisecond to be asked anything.
+        Neighbours of equal length share a forward pass, since each pass takes at least a millisecond.
         """
         for group in alike(utterances, self.features.frame_counts, TOGETHER):
             read = [self._features(utterance) for utterance in group]
@@ -89,10 +88,10 @@ class Teacher:
         self, frames: int, utterances: Sequence[str] | None, states: FrameStore | None, skip_bad: bool = False
     ) -> Iterator[tuple[str, Tensor, np.ndarray | None]]:
         """Utterances spread evenly over the transfer set, about ``frames`` frames in all: id, ``log_prob``, and the
-        labels ``[frames]`` int64, of which -1 is none, where ``states`` has any.
+        labels ``[frames]`` int64 (-1: no label), or None if ``states`` has none.
 
-        Raises ``UserError`` naming an utterance of which the output is not finite, unless ``skip_bad`` leaves it out,
-        and one that has another number of frames in ``states``.
+        Raises ``UserError`` naming an utterance whose output is not finite, unless ``skip_bad`` leaves it out, and one
+        that has another number of frames in ``states``.
         """
         counts = self.frame_counts(utterances)
         check_labels(states, self.num_states, f"the teacher {self.folder}")
@@ -122,22 +121,22 @@ class Teacher:
 
 
 def check_features(features: FrameStore, bins: int, network: str) -> None:
-    """Raise ``UserError`` unless ``features`` have the ``bins`` that ``network``, so named in the message, hears."""
+    """Raise ``UserError`` unless ``features`` have the ``bins`` that ``network``, as the message names it, expects."""
     (found,) = next(iter(features.tensors.values())).shape
     if found != bins:
         raise UserError(
-            f"{features.path}: {found} bins, but {network} hears {bins}; give features computed as those it learns from"
+            f"{features.path}: {found} bins, but {network} expects {bins}; give features computed like those of its"
+            " training"
         )
 
 
 def check_labels(states: FrameStore | None, num_states: int, network: str) -> None:
-    """Raise ``UserError`` unless ``states``, where they record of how many they are, are of as many as ``network``."""
+    """Raise ``UserError`` if ``states`` record another number of states than the ``num_states`` of ``network``."""
     if states is None:
         return
-    if states.kind != "states":
-        raise UserError(f"{states.path}: holds {states.kind}; a store of states was expected")
-    known = int(states.config.get("num_states", num_states))
-    if known != num_states:
+    states.expect("states")
+    known = states.num_states
+    if known not in (None, num_states):
         raise UserError(
             f"{states.path}: labels of {known} states, but {network} has {num_states} outputs; are these the states of"
             " another model?"

@@ -1,7 +1,9 @@
 """Reading: the arrays come back, mapped and not loaded; what is broken is named."""
 
+import gc
 import itertools
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +89,49 @@ def test_reading_maps_the_file_and_takes_no_memory(tmp_path: Path) -> None:
     assert _anonymous_memory() - before < 8_000_000
 
 
-def test_open_files_are_bounded_whatever_the_number_of_shards(tmp_path: Path) -> None:
+def test_views_of_more_shards_than_files_may_be_open_are_kept(tmp_path: Path) -> None:
     arrays = {f"u{i:03d}": {"state": np.full(2, i)} for i in range(150)}
     store = write_arrays(tmp_path / "s", StoreContent("states", STATES), arrays, WriteOptions(shard_frames=2))
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    assert [int(store.read(u)["state"][0]) for u in store.utterances] == list(range(150))
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        kept = [store.read(utterance)["state"] for utterance in store.utterances]
+        shards = list(store.shards())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [int(view[1]) for view in kept] == list(range(150))
+    assert len(shards) == 150
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_a_shard_is_unmapped_with_its_last_view(store: FrameStore) -> None:
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(store.path))
+
+    view = next(store.shards()).tensors["fbank"][2:3]
+    gc.collect()
+    assert mapped() == 1
+    assert view.sum()
+    del view
+    gc.collect()
+    assert mapped() == 0
+
+
+@pytest.mark.parametrize("value", ["12", 0, -1, 1.5, True, 10**9, [3]])
+def test_a_number_of_states_is_checked(tmp_path: Path, value: object) -> None:
+    content = StoreContent("states", STATES, {"num_states": value})
+    store = write_arrays(tmp_path / "s", content, {"u": {"state": np.arange(3)}})
+    with pytest.raises(UserError, match="num_states is .*, expected a number of states"):
+        _ = store.num_states
+
+
+def test_a_store_of_another_kind_or_shape_is_not_what_is_expected(store: FrameStore, tmp_path: Path) -> None:
+    store.expect("features")
+    with pytest.raises(UserError, match="holds features; a store of states was expected"):
+        store.expect("states")
+    odd = write_arrays(tmp_path / "odd", StoreContent("features", STATES), {"u": {"state": np.arange(3)}})
+    with pytest.raises(UserError, match=r"holds state uint16 \['frames'\], expected a tensor \[frames, n\] of floats"):
+        odd.expect("features")
 
 
 def test_content_hash_depends_on_content_only(tmp_path: Path, store: FrameStore, arrays: Arrays) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays, write_store
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, one_by_one, write_arrays, write_store
 from asr_kd.frames import shard as shard_module
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_arrays
 
@@ -259,6 +260,23 @@ def test_bad_utterance_is_named_or_skipped_and_listed(tmp_path: Path, bad: objec
         store.read("b")
     with pytest.raises(UserError, match="1 utterances were skipped when it was written, the first b"):
         go(tmp_path / "s", skip_bad=False)
+
+
+def test_an_exception_that_nobody_foresaw_costs_its_utterance_only(tmp_path: Path) -> None:
+    def one(utterance: str) -> dict[str, np.ndarray]:
+        if utterance == "b":
+            raise struct.error("unpack requires 4 bytes")
+        return {"state": np.arange(3)}
+
+    def go(skip_bad: bool) -> FrameStore:
+        how = WriteOptions(skip_bad=skip_bad)
+        content, counts = StoreContent("states", STATES), dict.fromkeys("abc", 3)
+        return write_store(tmp_path / "s", content, counts, lambda utterances: one_by_one(utterances, one), how)
+
+    with pytest.raises(UserError, match="utterance b: unforeseen error: unpack requires 4 bytes"):
+        go(skip_bad=False)
+    store = go(skip_bad=True)
+    assert (store.utterances, list(store.skipped)) == (("a", "c"), ["b"])
 
 
 def test_state_outside_the_dtype_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A small ensemble, what it hears, and labels."""
+"""A small ensemble, its features, and labels."""
 
 import dataclasses
 from pathlib import Path
@@ -34,7 +34,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A ``teacher``, the ``features`` it hears, and ``states`` of all but one utterance."""
+    """A ``teacher``, the ``features`` it was trained on, and ``states`` of all but one utterance."""
 
     teacher: Path
     features: FrameStore

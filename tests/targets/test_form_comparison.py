@@ -181,7 +181,7 @@ def test_mistakes_are_named(scene: Scene, tmp_path: Path) -> None:
         compared(scene, frames=0)
     with pytest.raises(UserError, match="temperatures .0.0.; expected positive numbers"):
         compared(scene, temperature=0.0)
-    with pytest.raises(UserError, match="4 bins, but the teacher .*wide hears 5"):
+    with pytest.raises(UserError, match="4 bins, but the teacher .*wide expects 5"):
         compared(dataclasses.replace(scene, teacher=network(tmp_path / "wide", bins=5)))
     arrays = {"u0": np.full((3, 4), 3e38, np.float32)}
     with pytest.raises(UserError, match="utterance u0: .*of frame 0 are not finite"):

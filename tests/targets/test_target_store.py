@@ -69,7 +69,7 @@ def test_targets_of_an_ensemble_of_other_states_are_refused(scene: Scene, tmp_pa
 
 def test_a_student_on_other_features_is_refused(targets: TargetStore, tmp_path: Path, scene: Scene) -> None:
     other = write_features(tmp_path / "other", {u: scene.features.read(u)["fbank"] + 1 for u in LENGTHS})
-    with pytest.raises(UserError, match=r"the teacher heard other features than .*other .their hashes: \w{12} and \w"):
+    with pytest.raises(UserError, match=r"the teacher was given other features than .*other .hashes \w{12} and \w"):
         targets.check(STATES, other, 2.0)
 
 
@@ -86,7 +86,7 @@ def test_only_dense_targets_have_logits_to_match(targets: TargetStore, scene: Sc
     if targets.config.form == "dense":
         targets.check(STATES, scene.features, 2.0, "logits")
         return
-    with pytest.raises(UserError, match=f"{targets.config.form} targets lack logits to match; it takes --form dense"):
+    with pytest.raises(UserError, match=f"{targets.config.form} targets have no logits to match; --form dense has"):
         targets.check(STATES, scene.features, 2.0, "logits")
 
 
@@ -98,7 +98,15 @@ def test_a_store_of_another_kind_is_refused(scene: Scene) -> None:
 def test_a_store_from_elsewhere_is_refused(tmp_path: Path) -> None:
     arrays = {"u": {"log_prob": np.zeros((3, 2), np.float32)}}
     write_arrays(tmp_path / "s", StoreContent("targets", {"log_prob": TensorSpec("float32", (2,))}), arrays)
-    with pytest.raises(UserError, match="does not record how many states it is of; write it with `asr-kd targets`"):
+    with pytest.raises(UserError, match="does not record the number of states; write it with `asr-kd targets`"):
+        TargetStore(tmp_path / "s")
+
+
+def test_tensors_that_do_not_fit_the_configuration_are_refused(tmp_path: Path) -> None:
+    arrays = {"u": {"log_prob": np.zeros((3, 2), np.float16)}}
+    content = StoreContent("targets", {"log_prob": TensorSpec("float16", (2,))}, {"form": "dense", "num_states": 3})
+    write_arrays(tmp_path / "s", content, arrays)
+    with pytest.raises(UserError, match=r"tensors .*\(2,\).*, expected .*\(3,\).* for dense targets"):
         TargetStore(tmp_path / "s")
 
 

@@ -203,7 +203,7 @@ def test_weights_that_are_not_finite_are_an_error_of_the_first_utterance(scene: 
 def test_features_of_another_width_are_refused_before_any_utterance(scene: Scene, tmp_path: Path) -> None:
     wide = network(tmp_path / "wide", bins=BINS + 1)
     for ask in (write_targets, estimate):
-        with pytest.raises(UserError, match=f"feats: {BINS} bins, but the teacher .*wide hears {BINS + 1}"):
+        with pytest.raises(UserError, match=f"feats: {BINS} bins, but the teacher .*wide expects {BINS + 1}"):
             ask(Teacher(wide, scene.features), tmp_path / "t", CONFIGS["dense"])
     with pytest.raises(UserError, match="holds states; a store of features was expected"):
         write(dataclasses.replace(scene, features=scene.states), tmp_path / "t")
