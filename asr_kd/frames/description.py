@@ -1,6 +1,7 @@
 """What a frame store holds and where it came from: the part that the index and every shard repeat."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -117,6 +118,11 @@ class Description:
             version,
             schema,
         )
+
+    @functools.cached_property
+    def plain(self) -> dict[str, Any]:
+        """``to_json``, made once."""
+        return self.to_json()
 
     @property
     def identity(self) -> str:

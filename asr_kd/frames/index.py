@@ -95,7 +95,7 @@ def publish_index(folder: Path, verify: bool = False) -> Index:
     """
     headers = [read_header(folder / shard_name(0))]
     description = headers[0].description
-    headers += [read_header(folder / shard_name(number)) for number in range(1, description.num_shards)]
+    headers += [read_header(folder / shard_name(number), description) for number in range(1, description.num_shards)]
     for number, header in enumerate(headers):
         check_place(header, number, description)
         if verify:

@@ -6,6 +6,7 @@ Names with ``|``, which Kaldi's own programs run as shell commands, are refused.
 import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -280,7 +281,7 @@ def _scan_ark(name: str, integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray 
             yield entry, _read_object(stream, entry, integers)  # after an error there is no way to the next object
 
 
-def _open(name: str) -> IO[bytes]:
+def _open(name: str) -> io.BufferedReader:
     try:
         stream = open_regular(name)
     except UserError as error:

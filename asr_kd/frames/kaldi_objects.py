@@ -4,6 +4,7 @@ Sources of the formats: Kaldi's matrix/kaldi-matrix.cc, matrix/compressed-matrix
 """
 
 import array
+import io
 import os
 import re
 import struct
@@ -14,6 +15,7 @@ import numpy as np
 from asr_kd.limits import ARCHIVE_ID_BYTES, ARCHIVE_LINE_BYTES, ARCHIVE_OBJECT_BYTES
 
 SPACE = b" \t\n\r\f\v"
+_ID = re.compile(rb"\s*([!-\xff]+)[ \t]")
 _FORMS = {b"FM": "<f4", b"DM": "<f8", b"FV": "<f4", b"DV": "<f8", b"CM": "u1", b"CM2": "<u2", b"CM3": "u1"}
 _ELEMENT = np.dtype([("size", "u1"), ("value", "<i4")])  # of an integer vector: each number has its size before it
 _QUARTILES = (0, 64, 192, 255)  # levels of a byte of CM that stand for the 0, 25, 75 and 100 per cent points
@@ -23,24 +25,31 @@ class Malformed(Exception):
     """Bytes that are not an object of the kind asked for."""
 
 
-def read_id(stream: IO[bytes]) -> str | None:
+def read_id(stream: io.BufferedReader) -> str | None:
     """The id before the next object, or None at the end; the stream is left where Kaldi would read the object."""
+    if (found := _ID.match(stream.peek(1))) and len(found[1]) <= ARCHIVE_ID_BYTES:  # nearly always
+        stream.read(found.end())
+        return _decoded(found[1])
     while (byte := stream.read(1)) and byte in SPACE:
         pass
-    found = bytearray()
+    name = bytearray()
     while byte and byte not in SPACE:
-        if byte < b" " or len(found) == ARCHIVE_ID_BYTES:
+        if byte < b" " or len(name) == ARCHIVE_ID_BYTES:
             raise Malformed("no utterance id")
-        found += byte
+        name += byte
         byte = stream.read(1)
-    if not found:
+    if not name:
         return None
     if not byte:
         raise Malformed("the archive ends after an utterance id")
     if byte in b"\r\n":  # an empty object in text form; the end of the line belongs to it
         stream.seek(-1, os.SEEK_CUR)
+    return _decoded(bytes(name))
+
+
+def _decoded(name: bytes) -> str:
     try:
-        return found.decode()
+        return name.decode()
     except UnicodeDecodeError:
         raise Malformed("no utterance id in UTF-8") from None
 
@@ -132,7 +141,12 @@ def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:
-    """Exactly ``size`` bytes; nothing is allocated for more than the file has."""
+    """Exactly ``size`` bytes; nothing large is allocated for more than the file has."""
+    if size <= 1 << 20:
+        content = stream.read(size)
+        if len(content) < size:
+            raise Malformed(f"{size:,} bytes expected, the file ends after {len(content):,}")
+        return content
     left = os.fstat(stream.fileno()).st_size - stream.tell()
     if size > left:
         raise Malformed(f"{size:,} bytes expected, the file ends after {max(left, 0):,}")
@@ -163,7 +177,7 @@ def _read_text_floats(stream: IO[bytes]) -> np.ndarray:
     line = _after_bracket(stream)
     while True:
         inside, closed, after = line.partition(b"]")
-        for row in re.split(rb"[;\n]", inside):
+        for row in _ascii(inside).split(";"):
             if fields := row.split():
                 _extend(numbers, fields)
                 if width not in (-1, len(fields)):
@@ -192,12 +206,15 @@ def _after_bracket(stream: IO[bytes]) -> bytes:
     return rest
 
 
-def _extend(numbers: "array.array[float]", fields: list[bytes]) -> None:
+def _ascii(row: bytes) -> str:
+    if b"_" in row or not row.isascii():  # Python takes 1_0 for a number
+        raise Malformed(f"{row[:40]!r} holds something that is not a number")
+    return row.decode("ascii")
+
+
+def _extend(numbers: "array.array[float]", fields: list[str]) -> None:
     if 4 * (len(numbers) + len(fields)) > ARCHIVE_OBJECT_BYTES:
         raise Malformed(f"a matrix of more than {ARCHIVE_OBJECT_BYTES:,} bytes")
-    for field in fields:
-        if b"_" in field:  # Python takes 1_0 for a number
-            raise Malformed(f"{field[:40]!r} is not a number")
     try:
         numbers.extend(map(float, fields))
     except ValueError as error:

@@ -8,30 +8,32 @@ import ctypes
 import functools
 import mmap
 import os
-import weakref
-from typing import IO
 
 import numpy as np
-
-from asr_kd.errors import UserError
 
 _FAILED = ctypes.c_void_p(-1).value
 
 
-def map_file(stream: IO[bytes], size: int) -> np.ndarray:
+def map_file(descriptor: int, size: int) -> np.ndarray:
     """The first ``size`` bytes of an open file, read-only uint8 ``[size]``; unmapped when no view of them is left."""
     if size == 0:
         return np.empty(0, np.uint8)
-    map_, unmap = _functions()
-    address = map_(None, size, mmap.PROT_READ, mmap.MAP_SHARED, stream.fileno(), 0)
+    map_, _ = _functions()
+    address = map_(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
     if address == _FAILED:
-        reason = os.strerror(ctypes.get_errno())
-        raise UserError(f"{stream.name}: cannot map {size:,} bytes into memory: {reason}")
-    content = (ctypes.c_uint8 * size).from_address(address)
-    weakref.finalize(content, unmap, address, size).atexit = False  # threads may still read as the process ends
-    array = np.frombuffer(memoryview(content), np.uint8)
-    array.flags.writeable = False
-    return array
+        raise OSError(ctypes.get_errno(), f"cannot map {size:,} bytes: {os.strerror(ctypes.get_errno())}")
+    return np.asarray(_Mapping(address, size))
+
+
+class _Mapping:
+    """Mapped memory, which arrays refer to by numpy's array interface."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__array_interface__ = {"data": (address, True), "shape": (size,), "typestr": "|u1", "version": 3}
+        self._unmap = functools.partial(_functions()[1], address, size)
+
+    def __del__(self) -> None:
+        self._unmap()
 
 
 @functools.cache

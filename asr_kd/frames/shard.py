@@ -104,23 +104,30 @@ def write_shard(path: Path, description: Description, number: int, skipped: Mapp
             stream.write(_bytes_of(array))
 
 
-def read_header(path: Path) -> ShardHeader:
-    """A shard's metadata; ``UserError`` if the file is missing, cut, no shard, or not laid out as it says itself."""
-    if not path.exists():
-        raise UserError(f"{path}: this shard is missing; run the command that wrote the store again")
-    with open_regular(path) as stream:
+def read_header(path: Path, known: Description | None = None) -> ShardHeader:
+    """A shard's metadata; ``UserError`` if the file is missing, cut, no shard, or not laid out as it says itself.
+
+    ``known``: the description that its store most likely has, which then is not checked again.
+    """
+    try:
+        stream = open_regular(path)
+    except UserError:
+        if path.exists():
+            raise
+        raise UserError(f"{path}: this shard is missing; run the command that wrote the store again") from None
+    with stream:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
         text = stream.read(min(length, size, STORE_JSON_BYTES))
     if len(text) < length or not text.startswith(_OPENING):
         raise UserError(f"{path}: not a shard of a frame store, or cut to {size:,} bytes; delete it and run again")
     try:
-        return _checked_header(path, parse_json(text, str(path)), 8 + length, size)
+        return _checked_header(path, parse_json(text, str(path)), 8 + length, size, known)
     except Damaged as error:
         raise UserError(f"{path}: its header is damaged ({error}); delete it and run again") from None
 
 
-def _checked_header(path: Path, header: Any, data: int, size: int) -> ShardHeader:
+def _checked_header(path: Path, header: Any, data: int, size: int, known: Description | None) -> ShardHeader:
     """The header of a file of ``size`` bytes whose tensors begin at byte ``data``; ``Damaged`` if they do not fit."""
     if type(header) is not dict:
         raise Damaged("it is no object")
@@ -128,7 +135,7 @@ def _checked_header(path: Path, header: Any, data: int, size: int) -> ShardHeade
     about = {"store": dict, "number": int, "utterances": list, "offsets": list, "skipped": dict}
     store, number, utterances, offsets, skipped = members(parse_json(text, str(path)), "its metadata", about)
     check_schema(path, store)
-    description = Description.from_json(store)
+    description = known if known is not None and known.plain == store else Description.from_json(store)
     _check_utterances(utterances)
     rows = _checked_offsets(offsets, len(utterances))
     starts, end = _checked_layout(header, description, int(rows[-1]), data)
@@ -213,14 +220,18 @@ def map_shard(header: ShardHeader) -> Shard:
     """
     gone = "the shard was deleted, cut or replaced after this process opened the store; run the command again"
     try:
-        stream = open_regular(header.path)
-    except UserError as error:
-        raise UserError(f"{error}; {gone}") from None
-    with stream:
-        size = os.fstat(stream.fileno()).st_size
+        descriptor = os.open(header.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise UserError(f"{header.path}: no such file; {gone}") from None
+    try:
+        size = os.fstat(descriptor).st_size
         if size != header.bytes:  # a view beyond the end of the file would end the process with SIGBUS
             raise UserError(f"{header.path}: {size:,} bytes, {header.bytes:,} when it was opened: {gone}")
-        content = map_file(stream, size)
+        content = map_file(descriptor, size)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(header.path)) from error
+    finally:
+        os.close(descriptor)
     if content[_HASH_AT : _HASH_AT + 64].tobytes() != header.sha256.encode():
         raise UserError(f"{header.path}: it has another checksum than when it was opened: {gone}")
     tensors = {}

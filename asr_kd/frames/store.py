@@ -44,7 +44,7 @@ class FrameStore:
         self.content_hash = hashlib.sha256("".join(entry.sha256 for entry in index.shards).encode()).hexdigest()
         self.headers: list[ShardHeader] = []
         for number, entry in enumerate(index.shards):
-            header = read_header(self.path / entry.file)
+            header = read_header(self.path / entry.file, description)
             check_place(header, number, description)
             if entry_of(header) != entry:
                 raise UserError(f"{header.path}: not the shard that the index lists; asr-kd frames verify tells more")

@@ -236,7 +236,7 @@ def test_text_floats_are_vectors_on_one_line_and_matrices_on_several(
     [
         (b"u [ 1 2\n 3 ]\n", False, "rows of 2 and 1 columns"),
         (b"u [ 1 x ]\n", False, "could not convert"),
-        (b"u [ 1_0 ]\n", False, "is not a number"),
+        (b"u [ 1_0 ]\n", False, "something that is not a number"),
         (b"u [ 1 2\n", False, "before the closing bracket"),
         (b"u 1 2\n", False, "where an opening bracket"),
         (b"u [ 1 ] [ 2 ]\n", False, "after the closing bracket"),
