@@ -18,8 +18,8 @@ CORPORA = ("an4", "librispeech", "fsdd", "digits", "mnist")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     parser.description = (
-        "Make, check and change data directories (Kaldi's: wav.scp, text, utt2spk, spk2utt, segments).\n"
-        "Each action explains itself: asr-kd corpus ACTION --help"
+        "Make, check and change data directories in Kaldi's format (wav.scp, text, utt2spk, spk2utt, segments).\n"
+        "For the options of an action: asr-kd corpus ACTION --help"
     )
     parser.epilog = "example:\n  asr-kd corpus prepare digits data/digits --hours 0.5 --jobs 2"
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -46,26 +46,36 @@ def _configure_prepare(actions: "Actions") -> None:
         actions,
         "prepare",
         "a corpus -> data directories train, dev and test",
-        "Write OUT/train, OUT/dev, OUT/test from an official release, and OUT/lexicon.txt where the corpus has one.\n"
-        "Without --corpus-dir the release is downloaded to data/corpora/ (an interrupted download goes on).\n"
-        "digits is the built-in corpus: digit strings and commands spoken by a synthesiser; it needs no network.\n"
+        "Write OUT/train, OUT/dev and OUT/test from an official release, and OUT/lexicon.txt if the corpus has one.\n"
+        "Without --corpus-dir, the release is downloaded to data/corpora/ (an interrupted download is resumed).\n"
+        "digits is the built-in corpus of synthetic digit strings and commands; it needs no network.\n"
         "mnist has no audio: its images become OUT/SET/feats and OUT/SET/states, frame stores of one-frame utterances.",
         "an4 data/an4 --corpus-dir ~/corpora/an4",
     )
     parser.add_argument("corpus", choices=CORPORA)
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--corpus-dir", type=Path, metavar="DIR", help="where the release lies, unpacked")
-    downloads = "where releases are downloaded to without --corpus-dir (default data/corpora)"
+    parser.add_argument("--corpus-dir", type=Path, metavar="DIR", help="folder of the unpacked release")
+    downloads = "folder for downloads, without --corpus-dir (default: data/corpora)"
     parser.add_argument("--downloads", type=Path, default=Path("data") / "corpora", metavar="DIR", help=downloads)
-    parser.add_argument("--seed", type=int, default=0, help="of the dev split; of the speech of digits (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the dev split and of digits (default: 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    parser.add_argument("--hours", type=float, default=1.0, help="digits: hours of training speech (default 1)")
-    parser.add_argument("--train-part", default="train-clean-5", help="librispeech (default train-clean-5)")
-    parser.add_argument("--eval-part", default="test-clean", help="librispeech: dev and test (default test-clean)")
+    parser.add_argument("--hours", type=float, default=1.0, help="digits: hours of training speech (default: 1)")
     parser.add_argument(
-        "--lm-dir", type=Path, metavar="DIR", help="librispeech: holds lexicon.txt and a *.arpa.gz (else downloaded)"
+        "--train-part", default="train-clean-5", help="librispeech: for training (default: train-clean-5)"
     )
-    parser.add_argument("--dev-speakers", type=int, default=6, help="librispeech: of the eval part (default 6)")
+    parser.add_argument("--eval-part", default="test-clean", help="librispeech: for dev and test (default: test-clean)")
+    parser.add_argument(
+        "--lm-dir",
+        type=Path,
+        metavar="DIR",
+        help="librispeech: has lexicon.txt and a *.arpa.gz (default: download)",
+    )
+    parser.add_argument(
+        "--dev-speakers",
+        type=int,
+        default=6,
+        help="librispeech: number of dev speakers (default: 6)",
+    )
     parser.set_defaults(run=prepare)
 
 
@@ -73,9 +83,9 @@ def _configure_validate(actions: "Actions") -> None:
     parser = _add(
         actions,
         "validate",
-        "list everything that is wrong, by file and line",
+        "list every problem by file and line",
         "Check the tables of a data directory and decode its audio. Exits with 1 if there are errors.\n"
-        "Of many problems of one kind in one file, the first three are shown, and their number.",
+        "If one file has many problems of one kind, the first three are shown, and the number of the others.",
         "data/an4/train --lexicon data/an4/lexicon.txt",
     )
     parser.add_argument("dir", type=Path, metavar="DIR")
@@ -88,7 +98,7 @@ def _configure_validate(actions: "Actions") -> None:
 
 def _configure_info(actions: "Actions") -> None:
     parser = _add(
-        actions, "info", "count utterances, speakers, hours, words", "Say what a directory holds.", "data/an4/dev"
+        actions, "info", "count utterances, speakers, hours, words", "Print what a directory holds.", "data/an4/dev"
     )
     parser.add_argument("dir", type=Path, nargs="+", metavar="DIR")
     parser.set_defaults(run=info)
@@ -99,13 +109,13 @@ def _configure_subset(actions: "Actions") -> None:
         actions,
         "subset",
         "a reproducible fraction of a data directory",
-        "Take whole utterances, about FRACTION of the duration, every speaker in proportion.",
+        "Take whole utterances, about FRACTION of the duration, in proportion for each speaker.",
         "data/an4/train data/an4/train_3 --fraction 0.03 --seed 1",
     )
     parser.add_argument("dir", type=Path, metavar="DIR")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--fraction", type=float, required=True, help="of the duration, more than 0, at most 1")
-    parser.add_argument("--seed", type=int, default=0, help="another seed takes other utterances (default 0)")
+    parser.add_argument("--fraction", type=float, required=True, help="fraction of the duration, above 0 and at most 1")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of utterances (default: 0)")
     parser.set_defaults(run=subset)
 
 
@@ -115,18 +125,16 @@ def _configure_perturb(actions: "Actions") -> None:
         "perturb",
         "faster, slower and shifted copies",
         "Write a copy of the audio for each speed and each shift as FLAC; join them with: asr-kd corpus combine\n"
-        "A shift drops that fraction of a frame's 10 ms from the beginning, so that frames see other signal.\n"
+        "A shift drops that fraction of a 10 ms frame from the beginning, so that frames cover other stretches.\n"
         "Ids begin with sp0.9-, sp0.9-sh0.25- or, at speed 1, sh0.25-.\n"
-        "Another speed is another speaker (sp0.9-SPEAKER), a shift is not.\n"
-        "Speed 1 with shift 0 is left out: DIR is that already.",
+        "Another speed counts as another speaker (sp0.9-SPEAKER), a shift does not.\n"
+        "Speed 1 with shift 0 is skipped, because DIR has it already.",
         "data/an4/train data/an4/train_pool --speeds 0.8,0.9,1,1.1 --shifts 0,0.25,0.5,0.75",
     )
     parser.add_argument("dir", type=Path, metavar="DIR")
     parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument(
-        "--speeds", type=_numbers, help="factors from 0.5 to 2 (default 0.9,1.1; where --shifts is given: 1)"
-    )
-    parser.add_argument("--shifts", type=_numbers, help="fractions of 10 ms from 0 to below 1 (default 0)")
+    parser.add_argument("--speeds", type=_numbers, help="factors from 0.5 to 2 (default: 0.9,1.1; with --shifts: 1)")
+    parser.add_argument("--shifts", type=_numbers, help="fractions of 10 ms, from 0 to below 1 (default: 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.set_defaults(run=perturb)
 
@@ -136,7 +144,7 @@ def _configure_combine(actions: "Actions") -> None:
         actions,
         "combine",
         "the union of data directories",
-        "Write the union of data directories; an utterance id in two of them is an error.",
+        "Write the union of data directories. An utterance id may occur in only one of them.",
         "data/an4/train_all data/an4/train data/an4/train_sp",
     )
     parser.add_argument("out", type=Path, metavar="OUT")
@@ -145,7 +153,7 @@ def _configure_combine(actions: "Actions") -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make the data directories of a corpus, and print what they hold."""
+    """Make the data directories of a corpus and print what they hold."""
     from asr_kd.corpus.an4 import prepare_an4
     from asr_kd.corpus.digits import prepare_digits
     from asr_kd.corpus.fsdd import prepare_fsdd
@@ -179,7 +187,7 @@ def _prepare_mnist(options: argparse.Namespace) -> None:
 
 
 def _release(options: argparse.Namespace) -> Path:
-    """The folder of the official release: the user's, or downloaded."""
+    """The folder of the official release, given by the user or downloaded."""
     from asr_kd.corpus import an4, fsdd, librispeech
     from asr_kd.corpus.download import fetch
 
@@ -192,7 +200,7 @@ def _release(options: argparse.Namespace) -> Path:
 
 
 def _language(options: argparse.Namespace) -> Path:
-    """The folder of a language model and lexicon: the user's, or downloaded."""
+    """The folder of the language model and lexicon, given by the user or downloaded."""
     from asr_kd.corpus.download import download
     from asr_kd.corpus.librispeech import LANGUAGE
 
@@ -205,7 +213,7 @@ def _language(options: argparse.Namespace) -> Path:
 
 
 def validate(options: argparse.Namespace) -> None:
-    """Print every problem; ``UserError`` if one is an error."""
+    """Print the problems; ``UserError`` if any is an error."""
     from asr_kd.corpus import validate as validation
     from asr_kd.hmm.lexicon_reader import read_lexicon
 
@@ -229,7 +237,7 @@ def info(options: argparse.Namespace) -> None:
 
 
 def subset(options: argparse.Namespace) -> None:
-    """Take a fraction and print what was reached."""
+    """Take a fraction and print the fraction reached."""
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.corpus.subset import take_fraction
 

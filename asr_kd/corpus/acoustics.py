@@ -1,26 +1,26 @@
-"""Rooms and noise for synthetic speech: ``[samples]`` in, ``[samples]`` out, every choice from one generator."""
+"""Reverberation and noise for synthetic speech: ``[samples]`` in, ``[samples]`` out, all from one random generator."""
 
 import numpy as np
 
-REVERBERATION_TIME = (0.1, 0.4)  # seconds until the room's echo has fallen by 60 dB
+REVERBERATION_TIME = (0.1, 0.4)  # seconds until the echo has decayed by 60 dB (RT60)
 DIRECT_TO_REVERBERANT = (3.0, 15.0)  # decibels
 SIGNAL_TO_NOISE = (12.0, 30.0)  # decibels
 NOISES = ("white", "pink", "babble")
 
 
 def reverberate(speech: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """``speech`` in a room: the direct sound and an exponentially decaying tail of noise (Polack's model)."""
+    """``speech`` in a room: the direct sound plus an exponentially decaying tail of noise (Polack's model)."""
     seconds = rng.uniform(*REVERBERATION_TIME)
     time = np.arange(1, int(seconds * sample_rate)) / sample_rate
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     tail *= 10 ** (-rng.uniform(*DIRECT_TO_REVERBERANT) / 20) / np.linalg.norm(tail)
     response = np.concatenate([[1.0], tail])
-    size = 1 << (len(speech) + len(response)).bit_length()  # no wrapping round
+    size = 1 << (len(speech) + len(response)).bit_length()  # long enough that the convolution does not wrap around
     return np.fft.irfft(np.fft.rfft(speech, size) * np.fft.rfft(response, size))[: len(speech)]
 
 
 def add_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``speech`` with noise of a random kind at a random signal-to-noise ratio, both measured by mean power."""
+    """``speech`` plus noise of a random kind at a random signal-to-noise ratio (of mean powers)."""
     noise = _noise(NOISES[int(rng.integers(len(NOISES)))], speech, rng)
     ratio = 10 ** (rng.uniform(*SIGNAL_TO_NOISE) / 10)
     return speech + noise * np.sqrt(np.mean(speech**2) / (ratio * np.mean(noise**2)))
@@ -28,7 +28,7 @@ def add_noise(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _noise(kind: str, speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if kind == "babble":
-        # Backwards, the speech keeps its spectrum and its rhythm but says nothing; several of it are a crowd.
+        # Reversed speech keeps its spectrum and rhythm but has no words; several shifted copies sound like a crowd.
         shifts = rng.integers(len(speech), size=6)
         return np.sum([np.roll(speech[::-1], shift) for shift in shifts], axis=0)
     white = rng.standard_normal(len(speech))

@@ -14,7 +14,7 @@ from asr_kd.files import file_name, read_bytes, read_lines, read_text, write_tex
 from asr_kd.progress import progress
 
 RELEASE = (Archive("http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"),)  # CMU states no checksum
-SAMPLE_RATE = 16000  # of the headerless files
+SAMPLE_RATE = 16000  # hertz, of the headerless files
 DEV_FRACTION = 0.1
 CLEAR = 0.85  # of the bits of the wrong byte order; speech needs about half of them
 _LINE = re.compile(r"(.*)\((\S+)\)\s*$")
@@ -23,9 +23,9 @@ _LINE = re.compile(r"(.*)\((\S+)\)\s*$")
 def prepare_an4(corpus_dir: str | Path, out: str | Path, seed: int = 0) -> dict[str, DataDir]:
     """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``.
 
-    ``test`` is the official one; ``dev`` takes whole speakers from the training part, about 10 % by duration. Ids are
-    ``SPEAKER-NAME``. The audio may be ``.flac``, ``.sph``, ``.wav`` or the release's headerless ``.raw`` of either byte
-    order, which is copied as FLAC to ``out/audio``.
+    ``test`` is the official test set; ``dev`` is whole speakers held out of training, about 10 % of the duration. Ids
+    are ``SPEAKER-NAME``. The audio may be ``.flac``, ``.sph``, ``.wav``, or headerless ``.raw`` in either byte order,
+    which is copied as FLAC to ``out/audio``.
     """
     root = find_root(corpus_dir, "etc/an4.dic", "AN4's layout: etc/an4.dic, wav/an4_clstk, wav/an4test_clstk")
     out = Path(out)
@@ -57,7 +57,7 @@ def _write(path: Path, entries: Entries) -> DataDir:
 
 
 def _read_part(root: Path, part: str, out: Path) -> Entries:
-    """The utterances of ``etc/an4_PART.fileids`` with their lines of ``etc/an4_PART.transcription``."""
+    """The utterances of ``etc/an4_PART.fileids`` with their transcripts in ``etc/an4_PART.transcription``."""
     fileids = read_text(root / "etc" / f"an4_{part}.fileids").split()
     transcription = root / "etc" / f"an4_{part}.transcription"
     lines = read_lines(transcription)
@@ -78,7 +78,7 @@ def _read_part(root: Path, part: str, out: Path) -> Entries:
 
 
 def _audio(stem: Path, utt: str, out: Path) -> Path:
-    """The audio file of ``stem``; a headerless one is converted."""
+    """The audio file of ``stem``; a headerless file is converted to FLAC."""
     for suffix in (".flac", ".sph", ".wav"):
         path = stem.parent / (stem.name + suffix)
         if path.exists():
@@ -92,12 +92,12 @@ def _audio(stem: Path, utt: str, out: Path) -> Path:
 
 
 def _decode_raw(path: Path) -> np.ndarray:
-    """The 16-bit samples of a headerless file, in the byte order in which they make sense.
+    """The 16-bit samples of a headerless file, in the byte order that its content shows.
 
-    The official release is big-endian, others are little-endian, and neither says so (a README in circulation is
-    wrong). In the wrong order the low byte, which is as good as random, becomes the high one: speech becomes white
-    noise. So the right order is the one whose samples change less from one to the next. Raises ``UserError`` where
-    neither is clearly better.
+    The official release is big-endian, other copies are little-endian, and the README that comes with some is wrong.
+    In the wrong order the low byte, which is nearly random, becomes the high byte: speech becomes white noise. The
+    right order is therefore the one in which neighbouring samples differ less. Raises ``UserError`` if neither order is
+    clearly better.
     """
     content = read_bytes(path)
     if not content or len(content) % 2:
@@ -109,13 +109,13 @@ def _decode_raw(path: Path) -> np.ndarray:
     if little_bits < CLEAR * big_bits:
         return little
     raise UserError(
-        f"{path}: the byte order cannot be told: its samples look like noise either way; convert the file to .wav or "
-        ".flac, for example with sox"
+        f"{path}: the byte order cannot be determined: the samples look like noise in either order; convert the "
+        "file to .wav or .flac, for example with sox"
     )
 
 
 def _bits_to_code(samples: np.ndarray) -> float:
-    """How many bits the difference between one sample and the next needs, on average; common factors do not count."""
+    """Mean number of bits in the difference between neighbouring samples, after division by a common factor."""
     differences = np.abs(np.diff(samples.astype(np.int64)))
     factor = max(1, int(np.gcd.reduce(samples.astype(np.int64))))
     return float(np.log2(1 + differences / factor).mean()) if len(differences) else 0.0

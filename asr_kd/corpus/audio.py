@@ -1,4 +1,4 @@
-"""Audio files -> samples: any format, any rate, all of the audio, and a clear error for what is not whole."""
+"""Audio files -> samples: any format, any sample rate, all of the audio, or an error that says why not."""
 
 import dataclasses
 import hashlib
@@ -15,12 +15,12 @@ from asr_kd.files import open_regular, sha256, write_bytes
 from asr_kd.limits import AUDIO_SAMPLES
 
 OVERSHOOT = 0.5  # seconds by which a segment may end after its recording and is cut, as Kaldi's extract-segments does
-ROUNDING = 0.01  # seconds of it that deserve no remark: times are often written to a hundredth
+ROUNDING = 0.01  # seconds of it that are not reported: times are often rounded to a hundredth
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioInfo:
-    """What an audio file holds: samples in each channel, hertz, channels, format."""
+    """What an audio file holds: samples per channel, sample rate in hertz, channels, format."""
 
     samples: int
     sample_rate: int
@@ -34,15 +34,15 @@ class AudioInfo:
 
 @dataclasses.dataclass(frozen=True)
 class UtteranceInfo:
-    """An utterance's length at the rate that was asked for, and how its recording differs from what it becomes.
+    """An utterance's length at the requested sample rate, and what is done to its recording on the way.
 
-    ``averaged``: its channels are averaged; ``cut``: the segment ends after the recording by more than a rounding
-    error, and is cut there.
+    ``recorded_rate`` is the recording's own rate in hertz. ``averaged``: several channels are averaged. ``cut``: the
+    segment ends after the recording by more than a rounding error, and is cut there.
     """
 
     samples: int
     recorded_rate: int
-    averaged: int
+    averaged: bool
     cut: bool
 
 
@@ -62,7 +62,7 @@ def read_audio_and_rate(path: str | Path, sample_rate: int) -> tuple[np.ndarray,
 
 
 def load_audio(datadir: DataDir, utt: str, sample_rate: int) -> np.ndarray:
-    """The samples of an utterance, as ``read_audio``; of a segment only its part of the recording is decoded."""
+    """The samples of an utterance, as ``read_audio`` gives them; for a segment, only that part is decoded."""
     return load_audio_and_rate(datadir, utt, sample_rate)[0]
 
 
@@ -92,13 +92,13 @@ def utterance_info(datadir: DataDir, utt: str, sample_rate: int) -> UtteranceInf
 
 
 def audio_info(path: str | Path, pipes: bool = False) -> AudioInfo:
-    """What an audio file holds; ``pipes``: ``path`` is an entry of ``wav.scp``, and a shell command is run."""
+    """What an audio file holds; with ``pipes``, ``path`` may be any entry of ``wav.scp``, and a command is run."""
     with open_recording(str(path), pipes, Path() if pipes else None) as audio:
         return AudioInfo(audio.samples, audio.sample_rate, audio.channels, audio.format)
 
 
 def hash_audio(entry: str) -> str:
-    """SHA-256 of a ``wav.scp`` entry: of the file's bytes, of those of one wav in an archive, of a command's text."""
+    """SHA-256 of a ``wav.scp`` entry: of a file's bytes, of one wav's bytes in an archive, of a command's text."""
     if is_pipe(entry):
         return hashlib.sha256(entry.encode()).hexdigest()
     path, begin = split_archive(entry)
@@ -134,7 +134,7 @@ def _locate(datadir: DataDir, utt: str) -> tuple[str, AudioSegment | None]:
 
 
 def _span(datadir: DataDir, utt: str, recording: Recording) -> tuple[int, int]:
-    """First sample and end of ``utt`` in its recording; ``UserError`` where it does not lie in there."""
+    """First and end sample of ``utt`` in its recording; ``UserError`` if the segment lies outside it."""
     samples, rate = recording.samples, recording.sample_rate
     if datadir.segments is None:
         return 0, samples
@@ -178,5 +178,5 @@ def _resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def _resampled_length(samples: int, rate: int, wanted: int) -> int:
-    """The length of soxr's output: ``samples * wanted / rate``, halves rounded up."""
+    """The length of soxr's output: ``samples * wanted / rate``, rounded half up."""
     return (2 * samples * wanted + rate) // (2 * rate)

@@ -1,4 +1,4 @@
-"""Kaldi's data directory: who said what, in which file, as sorted plain text.
+"""Kaldi's data directory: utterances, transcripts, speakers and audio files as sorted plain text.
 
     wav.scp    RECORDING PATH           the audio; a relative path starts at the current folder, as in Kaldi.
                                         PATH:OFFSET is the wav at that byte of an archive (wav-copy's output)
@@ -8,7 +8,7 @@
     segments   UTTERANCE RECORDING START END [CHANNEL]    in seconds, END -1 for the end of the recording; channels
                                         count from 0; absent where each utterance is a recording
 
-Ids are unique and sorted by their bytes (``LC_ALL=C sort``).
+Ids are unique and sorted by bytes (``LC_ALL=C sort``).
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ Table = dict[str, tuple[int, str]]  # key -> (line number, the rest of the line)
 
 
 class AudioSegment(NamedTuple):
-    """A part of a recording, in seconds; an ``end`` of -1 is the end of the recording. ``channel`` None: their mean."""
+    """A part of a recording, in seconds. ``end`` -1: to the end of the recording; ``channel`` None: mean of all."""
 
     recording: str
     start: float
@@ -41,7 +41,7 @@ class AudioSegment(NamedTuple):
 
     @property
     def place(self) -> tuple[float | int, ...]:
-        """Everything but the recording."""
+        """Start, end and, if there is one, the channel."""
         return (self.start, self.end) if self.channel is None else (self.start, self.end, self.channel)
 
 
@@ -49,7 +49,7 @@ class AudioSegment(NamedTuple):
 class Problem:
     """Something wrong with a data directory; ``line`` counts from 1, 0 for the file as a whole.
 
-    Problems of one ``kind`` in one file have one cause and one remedy.
+    Problems of the same ``kind`` in one file share their cause and remedy.
     """
 
     file: Path
@@ -84,13 +84,13 @@ class DataDir:
         return _invert(self.utt2spk)
 
     def words(self, utt: str) -> list[str]:
-        """The transcript of ``utt``; ``UserError`` where it has none."""
+        """The transcript of ``utt``; ``UserError`` if it has none."""
         if utt not in self.text:
             raise UserError(f"{self.path / 'text'}: no transcript of {utt!r}; this step needs the words")
         return list(self.text[utt])
 
     def subset(self, utterances: Iterable[str]) -> "DataDir":
-        """The same directory with some of its utterances; nothing is written."""
+        """The same directory, in memory, with only some of its utterances."""
         utts = sorted(utterances)
         segments = None if self.segments is None else {utt: self.segments[utt] for utt in utts}
         recordings = utts if segments is None else sorted({segment.recording for segment in segments.values()})
@@ -104,10 +104,10 @@ class DataDir:
 
 
 def read_data_dir(path: str | Path, allow_pipes: bool = False) -> DataDir:
-    """Read and check a data directory; the audio is not opened.
+    """Read and check a data directory, without opening the audio.
 
-    A ``wav.scp`` entry that is a pipe would run a shell command: refused unless ``allow_pipes``. Raises ``UserError``
-    with the first problem's file and line, and the number of further ones.
+    A ``wav.scp`` entry that is a pipe would run a shell command; it is refused unless ``allow_pipes``. Raises
+    ``UserError`` with the file and line of the first problem, and the number of further ones.
     """
     datadir, problems = scan(path, allow_pipes)
     if errors := [problem for problem in problems if not problem.warning]:
@@ -123,10 +123,10 @@ def write_data_dir(
     utt2spk: Mapping[str, str],
     segments: Mapping[str, AudioSegment] | None = None,
 ) -> DataDir:
-    """Write a data directory, sorted, with its ``spk2utt``, and return it as ``read_data_dir`` reads it back.
+    """Write a sorted data directory with its ``spk2utt``; return it as ``read_data_dir`` reads it back.
 
-    ``wav.scp`` goes first and comes last: a directory whose writing was interrupted has none and is not taken for
-    whole. An empty ``text`` makes a transfer set.
+    ``wav.scp`` is deleted first and written last, so that a directory whose writing was interrupted is recognised as
+    incomplete. An empty ``text`` makes a transfer set.
     """
     path = Path(path)
     for name in FILES:
@@ -142,14 +142,14 @@ def write_data_dir(
 
 
 def check_apart(out: str | Path, datadirs: Iterable[DataDir]) -> None:
-    """Raise ``UserError`` where ``out`` is one of the directories that it is made from, and would overwrite it."""
+    """Raise ``UserError`` if ``out`` is one of its own inputs, which it would overwrite."""
     for datadir in datadirs:
         if Path(out).resolve() == datadir.path.resolve():
-            raise UserError(f"{out}: is both an input and the output; name another folder to write")
+            raise UserError(f"{out}: is both an input and the output; choose another output folder")
 
 
 def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Problem]]:
-    """A data directory as far as it can be read, and every problem of its tables by file and line."""
+    """A data directory, as far as it can be read, and every problem in its tables by file and line."""
     path = Path(path)
     if not (path / "wav.scp").is_file():
         return DataDir(path, {}, {}, {}), [_no_directory(path)]
@@ -185,8 +185,8 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
 
 
 def _no_directory(path: Path) -> Problem:
-    """What is wrong with a folder without ``wav.scp``."""
-    message = "no such file; a data directory has wav.scp, utt2spk and mostly text"
+    """The problem of a folder without ``wav.scp``."""
+    message = "no such file; a data directory has wav.scp, utt2spk and usually text"
     audio = sorted(file.name for file in path.iterdir() if file.suffix.lower() in _AUDIO) if path.is_dir() else []
     if audio:
         message += (
@@ -197,8 +197,8 @@ def _no_directory(path: Path) -> Problem:
 
 
 def _unsafe_ids(path: Path, ids: Iterable[tuple[str, int]]) -> list[Problem]:
-    """Warnings of ids that would not do as the name of a file: other tools use them so."""
-    message = "holds a slash or a control character; tools that make file names of ids would write elsewhere: rename it"
+    """Warnings about ids that are unsafe as file names, which many tools use them as."""
+    message = "contains a slash or a control character; tools that use ids as file names may write elsewhere: rename it"
     return [
         Problem(path, line, f"{name!r} {message}", "unsafe id", warning=True)
         for name, line in ids
@@ -207,7 +207,7 @@ def _unsafe_ids(path: Path, ids: Iterable[tuple[str, int]]) -> list[Problem]:
 
 
 def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Table:
-    """``KEY REST`` lines; what is wrong goes to ``problems``. ``values``: each key must have something after it."""
+    """Parse ``KEY REST`` lines and append problems to ``problems``; with ``values``, REST must not be empty."""
     try:
         lines = read_lines(path)
     except UserError as error:
@@ -235,26 +235,26 @@ def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Tab
 
 
 def _pipes(path: Path, wav: Table, allowed: bool) -> list[Problem]:
-    message = "is a pipe, which would run a shell command; refused unless --allow-pipes is given"
+    message = "is a pipe, which would run a shell command; pass --allow-pipes to permit it"
     pipes = [] if allowed else [item for item in wav.items() if is_pipe(item[1][1])]
     return [Problem(path, line, f"{recording!r} {message}", "pipe") for recording, (line, _) in pipes]
 
 
 def is_pipe(entry: str) -> bool:
-    """Whether Kaldi would run a ``wav.scp`` entry as a shell command."""
+    """Whether a ``wav.scp`` entry is a shell command, as Kaldi defines it."""
     return entry.startswith("|") or entry.endswith("|")
 
 
 def split_archive(entry: str) -> tuple[str, int]:
-    """The file of a ``wav.scp`` entry and the byte at which the audio begins: 0, or what follows a colon at the end.
+    """Split ``ARCHIVE:OFFSET`` into the file and the byte where its audio begins; the offset of a plain path is 0.
 
-    A file whose own name ends like that is taken as it is. Raises ``UserError`` for an impossible offset.
+    An existing file whose own name ends like that is a plain path. Raises ``UserError`` for an impossible offset.
     """
     found = re.fullmatch(r"(.+):(-?[0-9]+)", entry, re.S)
     if found is None or os.path.lexists(entry.replace("\0", "")):
         return entry, 0
     if found[2].startswith("-") or len(found[2]) > 18:
-        raise UserError(f"{entry}: {found[2]} is no offset in bytes; expected ARCHIVE:OFFSET, as wav-copy writes it")
+        raise UserError(f"{entry}: {found[2]} is not a byte offset; expected ARCHIVE:OFFSET, as wav-copy writes it")
     return found[1], int(found[2])
 
 
@@ -292,7 +292,7 @@ def _segment_line(segment: AudioSegment) -> str:
 
 
 def _unmatched(path: Path, utterances: Table, source: str, table: Table, name: str) -> list[Problem]:
-    """Utterances without an entry in ``table``, and entries of ``table`` without audio."""
+    """Problems: utterances without an entry in ``table``, and entries of ``table`` without audio."""
     lacking = [
         Problem(path / source, line, f"{utt!r} is not in {name}", f"not in {name}")
         for utt, (line, _) in utterances.items()

@@ -1,8 +1,8 @@
 """The built-in corpus: digit strings and short commands spoken by espeak-ng, with noise and reverberation.
 
-It needs neither data nor a network, comes in any size, and the same seed gives the same bytes. The speakers of train,
-dev and test are different voices. Each utterance is a pure function of (seed, part, number), so that neither the
-number of processes nor the corpus's size changes it.
+It needs no data and no network and can have any size; the same seed gives the same bytes. The speakers of train, dev
+and test are different voices. Each utterance is a pure function of (seed, part, number), so it depends neither on the
+number of processes nor on the size of the corpus.
 """
 
 import dataclasses
@@ -28,13 +28,20 @@ Item = TypeVar("Item")
 SAMPLE_RATE = 16000
 PARTS = ("train", "dev", "test")
 MEAN_SECONDS = 2.1  # of an utterance
-LEAST_EVAL_HOURS = 0.1  # of dev and of test, which are otherwise a tenth of train
+LEAST_EVAL_HOURS = 0.1  # minimum for dev and for test, which are otherwise a tenth of train
 
-ACCENTS = ("en", "en-us", "en-us-nyc", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan")  # every voice has each
+ACCENTS = (
+    "en",
+    "en-us",
+    "en-us-nyc",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbclan",
+)  # for every voice
 UNUSED_VOICES = (
-    *("Demonic", "UniRobot", "Tweaky", "anikaRobot", "whisper", "whisperf"),  # not voices of people
-    *("Alicia", "kaukovalta", "travis", "zac"),  # nor these: formants at half their places, or half as high again
-    *("Reed", "caleb"),  # they draw from the C library's random numbers: other samples each time
+    *("Demonic", "UniRobot", "Tweaky", "anikaRobot", "whisper", "whisperf"),  # not human voices
+    *("Alicia", "kaukovalta", "travis", "zac"),  # nor these: formants halved, or raised by half
+    *("Reed", "caleb"),  # not reproducible: they use the C library's random numbers
 )
 
 LEXICON = """\
@@ -126,7 +133,7 @@ _COMMANDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One utterance to be made: its place in the corpus and the folder of its audio."""
+    """One utterance to synthesise: its place in the corpus and the folder for its audio."""
 
     seed: int
     part: str
@@ -136,7 +143,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-    """One utterance as made."""
+    """One synthesised utterance."""
 
     part: str
     utt: str
@@ -148,7 +155,7 @@ class Spoken:
 def prepare_digits(out: str | Path, hours: float = 1.0, seed: int = 0, jobs: int = 1) -> dict[str, DataDir]:
     """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``, audio in ``out/audio``.
 
-    ``train`` has about ``hours`` hours; ``dev`` and ``test`` a tenth of it each, but at least 6 minutes.
+    ``train`` has about ``hours`` hours; ``dev`` and ``test`` have a tenth of that each, but at least 6 minutes.
     """
     if not 0 < hours < 10_000:
         raise UserError(f"--hours {hours:g}: expected a positive number of hours of training speech")
@@ -174,7 +181,7 @@ def _write(path: Path, made: list[Spoken]) -> DataDir:
 
 
 def speak(task: Task) -> Spoken:
-    """Make one utterance and write its audio."""
+    """Synthesise one utterance and write its audio."""
     rng = np.random.default_rng([task.seed, PARTS.index(task.part), task.number])
     variant = _choose(rng, _choose(rng, families(task.part)))
     accent = _choose(rng, ACCENTS)
@@ -196,9 +203,9 @@ def speak(task: Task) -> Spoken:
 
 @functools.cache
 def families(part: str) -> tuple[tuple[str, ...], ...]:
-    """The voices of a part, those that sound alike together: 70 % of the families are train's, 15 % dev's, 15 % test's.
+    """The voices of a part, grouped into families that sound alike; train has 70 % of the families, dev and test 15 %.
 
-    ``klatt2`` and ``klatt5`` are one family, as are ``mike2`` and ``Mike``; ``m1`` and ``m2`` are as different as any.
+    ``klatt2`` and ``klatt5`` are one family, as are ``mike2`` and ``Mike``; ``m1`` and ``m2`` are separate ones.
     """
     alike: dict[str, list[str]] = {}
     for voice in espeak.variants():
@@ -212,7 +219,7 @@ def families(part: str) -> tuple[tuple[str, ...], ...]:
 
 
 def sentence(rng: np.random.Generator) -> tuple[str, ...]:
-    """The words of an utterance: half the time a string of 1 to 7 digits, else a command."""
+    """The words of an utterance: with probability one half 1 to 7 digits, otherwise a command."""
     if rng.random() < 0.5:
         return _digits(rng, 1, 7)
     words: list[str] = []
@@ -228,7 +235,7 @@ def sentence(rng: np.random.Generator) -> tuple[str, ...]:
 
 def _digits(rng: np.random.Generator, least: int, most: int) -> tuple[str, ...]:
     digits = rng.integers(0, 10, size=int(rng.integers(least, most + 1)))
-    zero = _choose(rng, ("ZERO", "OH"))  # one speaker says it in one way
+    zero = _choose(rng, ("ZERO", "OH"))  # the same throughout an utterance
     return tuple(DIGITS[digit] if digit else zero for digit in digits)
 
 
@@ -247,7 +254,7 @@ def _choose(rng: np.random.Generator, items: Sequence[Item]) -> Item:
 
 
 def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a microphone in a room picks up: pauses around the speech, reverberation, noise, level."""
+    """Simulate a recording in a room: pauses around the speech, reverberation, noise, level."""
     import soxr
 
     speech = soxr.resample(speech.astype(np.float32) / 32768, espeak.SAMPLE_RATE, SAMPLE_RATE)

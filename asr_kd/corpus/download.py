@@ -1,4 +1,4 @@
-"""Official releases over the network: resumed where it broke, checked, unpacked."""
+"""Downloads of official releases: resumed after an interruption, checked, unpacked."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ _BLOCK = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A tar archive at ``url``; ``md5`` is what its publisher states, None where none is stated."""
+    """A tar archive at ``url``; ``md5`` is the publisher's checksum, None if there is none."""
 
     url: str
     md5: str | None = None
@@ -41,9 +41,9 @@ def fetch(archive: Archive, folder: Path) -> None:
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """Download into ``folder`` with a progress bar; what an earlier call had received is not received again.
+    """Download into ``folder`` with a progress bar, resuming an earlier download.
 
-    Raises ``UserError`` where there is no network, the connection breaks or the checksum is wrong.
+    Raises ``UserError`` if there is no network, the connection breaks, or the checksum is wrong.
     """
     target = folder / archive.name
     if target.exists():
@@ -56,15 +56,15 @@ def download(archive: Archive, folder: Path) -> Path:
     except urllib.error.URLError as error:
         raise UserError(f"{archive.url}: no connection ({error.reason}); {_BY_HAND}") from None
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
-        raise UserError(f"{archive.url}: the connection broke ({error}); run again to go on from there") from None
+        raise UserError(f"{archive.url}: the connection broke ({error}); run the command again to resume") from None
     if archive.md5 and (found := _md5(partial)) != archive.md5:
         partial.unlink()
-        raise UserError(f"{archive.url}: md5 {found}, but {archive.md5} was expected; removed it: run again")
+        raise UserError(f"{archive.url}: md5 is {found}, expected {archive.md5}; the file was removed: run again")
     os.replace(partial, target)
     return target
 
 
-_BY_HAND = "download and unpack it by hand and give its folder with --corpus-dir"
+_BY_HAND = "download and unpack it yourself, and pass its folder with --corpus-dir"
 
 
 def _receive(url: str, partial: Path) -> None:
@@ -73,7 +73,7 @@ def _receive(url: str, partial: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send
+        if error.code == 416 and have:  # the file is complete already
             return
         raise
     with response, open(partial, "ab" if response.status == 206 else "wb") as stream:
@@ -90,7 +90,7 @@ def _receive(url: str, partial: Path) -> None:
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Unpack a tar archive; members that would leave ``folder`` are refused."""
+    """Unpack a tar archive; ``UserError`` for a member whose path leads out of ``folder``."""
     try:
         with tarfile.open(path) as archive:
             archive.extractall(folder, filter="data")
@@ -99,7 +99,7 @@ def unpack(path: Path, folder: Path) -> None:
     except (tarfile.TarError, EOFError, zlib.error) as error:
         path.unlink()
         reason = str(error).split(":")[0]  # tarfile lists every format that it tried
-        raise UserError(f"{path}: damaged archive ({reason}); removed it: run again to download it anew") from None
+        raise UserError(f"{path}: damaged archive ({reason}); it was removed: run again to download it again") from None
 
 
 def _md5(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""espeak-ng, a formant synthesiser from a wheel, through ctypes: text -> samples, the same bytes each time."""
+"""espeak-ng, a formant synthesiser installed as a wheel, called through ctypes: text -> samples, reproducibly."""
 
 import _ctypes
 import ctypes
@@ -19,9 +19,9 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 def synthesise(text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_range: int = 50) -> np.ndarray:
     """``text`` spoken by ``voice`` (``ACCENT+VARIANT``) as int16 ``[samples]`` at 22,050 Hz.
 
-    ``rate`` is in words a minute, ``pitch`` and ``pitch_range`` go from 0 to 99. The library keeps state from one
-    utterance to the next (wave phases, flutter, random numbers), so that the same call would give other samples. It
-    is therefore loaded afresh for each call, which costs about as much time as the synthesis itself.
+    ``rate`` is in words per minute; ``pitch`` and ``pitch_range`` run from 0 to 99. The library keeps state between
+    utterances (wave phases, flutter, random numbers), so the same call would give different samples. It is therefore
+    reloaded for each call, which takes about as long as the synthesis itself.
     """
     chunks: list[np.ndarray] = []
 
@@ -34,8 +34,8 @@ def synthesise(text: str, voice: str, rate: int = 175, pitch: int = 50, pitch_ra
     library = ctypes.CDLL(_library_path())
     try:
         if library.espeak_Initialize(_SYNCHRONOUS, 0, str(_data_path()).encode(), _DONT_EXIT) != SAMPLE_RATE:
-            raise UserError(f"espeak-ng cannot read its data in {_data_path()}; install espeakng-loader again")
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # its own is the time of day
+            raise UserError(f"espeak-ng cannot read its data in {_data_path()}; reinstall espeakng-loader")
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # by default, the seed is the time of day
         library.espeak_SetSynthCallback(collect)
         if library.espeak_SetVoiceByName(voice.encode()):
             raise UserError(f"espeak-ng has no voice {voice!r}")

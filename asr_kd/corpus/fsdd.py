@@ -10,23 +10,23 @@ from asr_kd.corpus.splits import find_root
 from asr_kd.errors import UserError
 from asr_kd.files import write_text
 
-# GitHub makes the archive on demand and states no checksum.
+# GitHub generates the archive on demand and publishes no checksum.
 RELEASE = (Archive("https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz"),)
 _NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")
 
 
 def prepare_fsdd(corpus_dir: str | Path, out: str | Path) -> dict[str, DataDir]:
-    """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``; the audio stays where it is.
+    """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``; the audio is not copied.
 
-    ``test`` is the official one: indices 0 to 4 of each speaker and digit. It shares its 6 speakers with training, so
-    no set of speakers is left for ``dev``, which is indices 5 to 9.
+    ``test`` is the official test set: indices 0 to 4 of each speaker and digit. ``dev`` is indices 5 to 9. All three
+    sets share the 6 speakers.
     """
     root = find_root(corpus_dir, "recordings", "FSDD's layout: recordings/DIGIT_SPEAKER_INDEX.wav")
     parts: dict[str, dict[str, tuple[str, str, Path]]] = {"train": {}, "dev": {}, "test": {}}
     for path in sorted((root / "recordings").glob("*.wav")):
         found = _NAME.fullmatch(path.name)
         if found is None:
-            raise UserError(f"{path}: expected a name like 7_jackson_32.wav")
+            raise UserError(f"{path}: expected a file name like 7_jackson_32.wav")
         digit, speaker, index = found.groups()
         part = "test" if int(index) < 5 else "dev" if int(index) < 10 else "train"
         parts[part][f"{speaker}-{digit}-{index}"] = speaker, DIGITS[int(digit)], path.resolve()

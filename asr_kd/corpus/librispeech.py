@@ -8,11 +8,11 @@ from asr_kd.corpus.splits import find_root, shuffled
 from asr_kd.errors import UserError
 from asr_kd.files import read_lines, write_bytes, write_text
 
-RELEASE = (  # sums: md5sum.txt of the two resource pages
+RELEASE = (  # checksums: md5sum.txt on the two resource pages
     Archive("https://www.openslr.org/resources/31/train-clean-5.tar.gz", "5df7d4e78065366204ca6845bb08f490"),
     Archive("https://www.openslr.org/resources/12/test-clean.tar.gz", "32fa31d27d2e1cad72775fee3f4849a9"),
 )
-LANGUAGE = (  # no sums are published for these
+LANGUAGE = (  # no checksums are published for these
     Archive("https://www.openslr.org/resources/11/3-gram.pruned.3e-7.arpa.gz"),
     Archive("https://www.openslr.org/resources/11/librispeech-lexicon.txt"),
 )
@@ -27,9 +27,9 @@ def prepare_librispeech(
     dev_speakers: int = 6,
     seed: int = 0,
 ) -> dict[str, DataDir]:
-    """Data directories ``train``, ``dev`` and ``test`` in ``out``; the audio stays where it is.
+    """Data directories ``train``, ``dev`` and ``test`` in ``out``; the audio is not copied.
 
-    ``dev`` is ``dev_speakers`` speakers of ``eval_part``, as many women as men (``SPEAKERS.TXT``), ``test`` the others.
+    ``dev`` is ``dev_speakers`` speakers of ``eval_part``, half of them women (``SPEAKERS.TXT``); ``test`` is the rest.
     """
     root = find_root(corpus_dir, train_part, f"LibriSpeech's layout: SPEAKERS.TXT, {train_part}, {eval_part}")
     dev = set(_dev_speakers(root, eval_part, dev_speakers, seed))
@@ -42,7 +42,7 @@ def prepare_librispeech(
 def prepare_language(lm_dir: str | Path, out: str | Path) -> None:
     """``lexicon.txt`` and ``lm.arpa.gz`` in ``out``, from the ``*lexicon*.txt`` and ``*.arpa.gz`` of a folder.
 
-    Stress is taken off the phones (``AH0`` -> ``AH``): five hours of speech do not bear three of each vowel.
+    Stress marks are removed (``AH0`` -> ``AH``): five hours of speech are too little for three versions of each vowel.
     """
     lexicon, model = (_only(Path(lm_dir), pattern) for pattern in ("*lexicon*.txt", "*.arpa.gz"))
     lines = (line.split() for line in read_lines(lexicon) if line.strip())
@@ -60,7 +60,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _dev_speakers(root: Path, part: str, count: int, seed: int) -> list[str]:
-    """``count`` speakers of ``part`` in shuffled order, the sexes in turn."""
+    """``count`` speakers of ``part`` in shuffled order, women and men alternating."""
     sex = {}
     for number, line in enumerate(read_lines(root / "SPEAKERS.TXT"), 1):
         if line.strip() and not line.startswith(";"):
@@ -72,7 +72,7 @@ def _dev_speakers(root: Path, part: str, count: int, seed: int) -> list[str]:
     if unknown := [speaker for speaker in speakers if speaker not in sex]:
         raise UserError(f"{root / 'SPEAKERS.TXT'}: speaker {unknown[0]} of {part} is not listed")
     if not 0 < count < len(speakers):
-        raise UserError(f"{root / part}: {count} dev speakers asked for, of {len(speakers)} in all")
+        raise UserError(f"{root / part}: {count} dev speakers requested, but the part has {len(speakers)} in total")
     women = shuffled((speaker for speaker in speakers if sex[speaker] == "F"), seed)
     men = shuffled((speaker for speaker in speakers if sex[speaker] == "M"), seed)
     turn = {speaker: rank for ranked in (women, men) for rank, speaker in enumerate(ranked)}

@@ -1,4 +1,4 @@
-"""MNIST's handwritten digits as utterances of one frame: an image is a frame, a class is a state."""
+"""MNIST's handwritten digits as one-frame utterances: an image is a frame, a class is a state."""
 
 import dataclasses
 import gzip
@@ -16,8 +16,8 @@ from asr_kd.files import write_text
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 
 CLASSES = 10
-DEV = 10_000  # the last images of train, to tune on
-_IMAGES, _LABELS = 0x00000803, 0x00000801  # what an idx file of bytes in 3 and in 1 dimensions begins with
+DEV = 10_000  # the last images of train, used for tuning
+_IMAGES, _LABELS = 0x00000803, 0x00000801  # magic numbers of idx files of bytes, in 3 dimensions and in 1
 _RELEASE = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FILES = {  # name -> MD5 of the uncompressed file
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -38,16 +38,16 @@ class Part:
 def prepare_mnist(corpus_dir: str | Path, out: str | Path) -> dict[str, Part]:
     """Write ``out/SET/{feats,states}``, stores of ``train`` (all images), ``dev`` (its last 10,000) and ``test``.
 
-    ``out/SET/text`` has the class of each image as its only word, so that error rates of words are those of classes.
-    An utterance is called after its file and its place there: ``train-00042``. Raises ``UserError``, before anything is
-    written, for a file that is missing, empty, cut, or not what its name says, for another number of labels than
-    images, for a class without an image, and where images of the two sets differ in size.
+    ``out/SET/text`` has the class of each image as its only word, so that the word error rate is the classification
+    error. An utterance is named after its file and index: ``train-00042``. Raises ``UserError``, before anything is
+    written, for a file that is missing, empty, truncated or of the wrong kind, for different numbers of labels and
+    images, for a class without images, and for sets with images of different sizes.
     """
     images, labels = _read_set(corpus_dir, "train")
-    test_images, test_labels = _read_set(corpus_dir, "t10k")  # before the first output, or damage would leave half
+    test_images, test_labels = _read_set(corpus_dir, "t10k")  # read both sets before writing anything
     if test_images.shape[1:] != images.shape[1:]:
         size, test_size = (" x ".join(map(str, each.shape[1:])) for each in (images, test_images))
-        raise UserError(f"{corpus_dir}: images of {size} to train on, of {test_size} to test on; expected one size")
+        raise UserError(f"{corpus_dir}: training images are {size}, test images {test_size}; expected the same size")
     first = max(len(images) - DEV, 0)
     return {
         "train": _write(Path(out) / "train", "train", images, labels, 0),
@@ -57,60 +57,61 @@ def prepare_mnist(corpus_dir: str | Path, out: str | Path) -> dict[str, Part]:
 
 
 def download_mnist(folder: Path) -> Path:
-    """The official files, fetched into ``folder`` once; their uncompressed bytes are checked."""
+    """Download the official files into ``folder``, once, and check their uncompressed content."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, md5 in FILES.items():
         path = download(Archive(f"{_RELEASE}{name}.gz"), folder)
         found = hashlib.md5(_bytes(path), usedforsecurity=False).hexdigest()
         if found != md5:
             path.unlink()
-            raise UserError(f"{path}: its content has the md5 {found}, not {md5}; removed it: run again")
+            raise UserError(f"{path}: the md5 of its content is {found}, expected {md5}; it was removed: run again")
     return folder
 
 
 def read_idx(path: Path, magic: int) -> np.ndarray:
-    """The bytes of an idx file, compressed or not, in the shape that its header gives: ``[images, rows, columns]`` or
-    ``[labels]``. Raises ``UserError`` for another ``magic`` number, for an empty dimension, and for more or fewer bytes
-    than announced."""
+    """The content of an idx file, compressed or not: ``[images, rows, columns]`` or ``[labels]``.
+
+    Raises ``UserError`` for a wrong ``magic`` number, an empty dimension, and more or fewer bytes than stated.
+    """
     content = _bytes(path)
     dimensions = magic & 0xFF
     header = 4 * (1 + dimensions)
     if len(content) < header:
-        raise UserError(f"{path}: {len(content)} bytes; an idx file begins with a header of {header}")
+        raise UserError(f"{path}: {len(content)} bytes; an idx file has a header of {header} bytes")
     found, *shape = (int(number) for number in np.frombuffer(content[:header], ">u4"))
     if found != magic:
-        raise UserError(f"{path}: begins with {found:#010x}, but {magic:#010x} was expected: not this kind of idx file")
+        raise UserError(f"{path}: magic number {found:#010x}, expected {magic:#010x}: not this kind of idx file")
     size = " x ".join(map(str, shape))
     if 0 in shape:
         raise UserError(
-            f"{path}: {size} bytes are announced, which is nothing; at least one of each was expected; it is empty or"
-            " damaged: get it again"
+            f"{path}: the header states {size} bytes, which is none; the file is empty or damaged: download it again"
         )
-    if len(content) - header != math.prod(shape):  # of Python's numbers: numpy's overflow, to 0 for 2^31 x 2^31 x 4
+    if len(content) - header != math.prod(shape):  # Python's integers: numpy's would overflow, to 0 for 2^31 x 2^31 x 4
         raise UserError(
-            f"{path}: {size} bytes are announced, {len(content) - header:,} follow; it is cut or damaged: get it again"
+            f"{path}: the header states {size} bytes, {len(content) - header:,} follow; the file is truncated or "
+            "damaged: download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _read_set(corpus_dir: str | Path, file: str) -> tuple[np.ndarray, np.ndarray]:
-    """The images ``[images, rows, columns]`` of ``file``, ``train`` or ``t10k``, and their labels ``[images]``.
+    """The images ``[images, rows, columns]`` and labels ``[images]`` of ``file``, which is ``train`` or ``t10k``.
 
-    Raises ``UserError`` unless there are as many of both, and an image at least of each class, but of no other.
+    Raises ``UserError`` unless there are as many labels as images, and each class has at least one image.
     """
     images = read_idx(_find(corpus_dir, f"{file}-images-idx3-ubyte"), _IMAGES)
     path = _find(corpus_dir, f"{file}-labels-idx1-ubyte")
     labels = read_idx(path, _LABELS)
     if len(labels) != len(images):
-        raise UserError(f"{path}: {len(labels):,} labels, but there are {len(images):,} images beside it")
+        raise UserError(f"{path}: {len(labels):,} labels for {len(images):,} images")
     if labels.max() >= CLASSES:
         place = int(labels.argmax())
         raise UserError(f"{path}: label {place} is {labels[place]}; expected 0 to {CLASSES - 1}")
     missing = np.setdiff1d(np.arange(CLASSES), labels)
     if len(missing):
         raise UserError(
-            f"{path}: no image of class {', '.join(map(str, missing))} among {len(labels):,}; expected each of 0 to"
-            f" {CLASSES - 1}: get the whole release; to train on some classes only, use asr-kd train --utterances"
+            f"{path}: no image of class {', '.join(map(str, missing))} among {len(labels):,}; expected all of 0 to "
+            f"{CLASSES - 1}: download the whole release; to train on some classes only, use asr-kd train --utterances"
         )
     return images, labels
 
@@ -119,7 +120,7 @@ def _find(corpus_dir: str | Path, name: str) -> Path:
     for path in (Path(corpus_dir) / f"{name}.gz", Path(corpus_dir) / name):
         if path.is_file():
             return path
-    raise UserError(f"{corpus_dir}: no {name}.gz, nor {name} without compression; MNIST has {', '.join(FILES)}")
+    raise UserError(f"{corpus_dir}: neither {name}.gz nor {name} found; MNIST has {', '.join(FILES)}")
 
 
 def _bytes(path: Path) -> bytes:
@@ -129,7 +130,7 @@ def _bytes(path: Path) -> bytes:
         with gzip.open(path) as stream:
             return stream.read()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: not a whole gzip file ({error}); get it again") from None
+        raise UserError(f"{path}: truncated or damaged gzip file ({error}); download it again") from None
 
 
 def _write(folder: Path, prefix: str, images: np.ndarray, labels: np.ndarray, first: int) -> Part:

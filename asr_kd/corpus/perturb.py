@@ -1,4 +1,4 @@
-"""Speed perturbation (Ko et al., Interspeech 2015) and shifts by part of a frame: copies of a data directory."""
+"""Speed perturbation (Ko et al., Interspeech 2015) and sub-frame shifts: modified copies of a data directory."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,23 +13,23 @@ from asr_kd.files import file_name
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
 
-FRAME_ADVANCE = 0.010  # seconds from one frame to the next; the copies are made before any features are configured
+FRAME_ADVANCE = 0.010  # seconds from one frame to the next; features are configured only later
 
 
 def perturb_speed(
     datadir: DataDir, out: str | Path, speeds: Sequence[float], shifts: Sequence[float] = (0.0,), jobs: int = 1
 ) -> DataDir:
-    """A data directory ``out`` with a copy of each utterance at each speed and each shift, as FLAC in ``out/audio``.
+    """Write a data directory ``out`` with a copy of each utterance at each speed and shift, as FLAC in ``out/audio``.
 
-    Pitch and tempo change together. A shift is the fraction of a frame's advance that is dropped from the beginning
-    of the resampled audio, so that every frame sees a slightly different stretch of signal. A copy's ids are
+    Pitch and tempo change together. A shift drops a fraction of one frame's advance from the beginning of the
+    resampled audio, so that every frame covers a slightly different stretch of signal. A copy's ids are
     ``sp0.9-sh0.25-UTTERANCE`` (``sp0.9-UTTERANCE`` without a shift, ``sh0.25-UTTERANCE`` at speed 1) and
-    ``sp0.9-SPEAKER``: another speed is another speaker for normalisation, a shift is not. Speed 1 without a shift is
-    left out, since ``datadir`` is that already. Copies that exist are written anew: their names do not tell whether
-    the audio they were made from is still the same.
+    ``sp0.9-SPEAKER``: another speed counts as another speaker in normalisation, a shift does not. Speed 1 without a
+    shift is skipped, because ``datadir`` has it already. Existing copies are overwritten: their names do not show
+    whether their source has changed.
 
-    Raises ``UserError`` for speeds and shifts that are useless, and for an utterance of which a shift leaves less
-    than a frame.
+    Raises ``UserError`` for invalid speeds and shifts, and for an utterance that a shift would leave shorter than a
+    frame.
     """
     copies = _copies(speeds, shifts)
     check_apart(out, [datadir])
@@ -48,7 +48,7 @@ def perturb_speed(
 
 
 def _copies(speeds: Sequence[float], shifts: Sequence[float]) -> dict[float, tuple[float, ...]]:
-    """Speed -> its shifts, without the copy that would be the original."""
+    """Speed -> its shifts, without the copy that would equal the original."""
     named = f"--speeds {_listed(speeds)}", f"--shifts {_listed(shifts)}"
     if not all(0.5 <= speed <= 2 for speed in speeds) or len(set(speeds)) != len(speeds):
         raise UserError(f"{named[0]}: expected distinct factors from 0.5 to 2")
@@ -56,7 +56,7 @@ def _copies(speeds: Sequence[float], shifts: Sequence[float]) -> dict[float, tup
         raise UserError(f"{named[1]}: expected distinct fractions of a frame's advance, from 0 to below 1")
     copies = {speed: tuple(shift for shift in shifts if speed != 1 or shift) for speed in speeds}
     if not any(copies.values()):
-        raise UserError(f"{' '.join(named)}: expected a speed besides 1 or a shift besides 0; these make no copy")
+        raise UserError(f"{' '.join(named)}: these make no copy; expected a speed other than 1 or a shift other than 0")
     return copies
 
 
@@ -65,12 +65,12 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _prefix(speed: float, shift: float = 0.0) -> str:
-    """What the ids of a copy begin with."""
+    """The prefix of a copy's ids."""
     return (f"sp{speed:g}-" if speed != 1 else "") + (f"sh{shift:g}-" if shift else "")
 
 
 def _originals(datadir: DataDir, copies: Mapping[float, Sequence[float]]) -> dict[str, tuple[float, str]]:
-    """Id of a copy -> its speed and the utterance that it is a copy of."""
+    """Id of a copy -> its speed and its original utterance."""
     originals: dict[str, tuple[float, str]] = {}
     for speed, shifts in copies.items():
         for shift in shifts:
@@ -78,15 +78,15 @@ def _originals(datadir: DataDir, copies: Mapping[float, Sequence[float]]) -> dic
                 name = _prefix(speed, shift) + utt
                 if name in originals:
                     raise UserError(
-                        f"{datadir.path}: two copies would be called {name!r}, of {originals[name][1]!r} and {utt!r}; "
-                        "rename one, or take other --speeds and --shifts"
+                        f"{datadir.path}: copies of {originals[name][1]!r} and {utt!r} would both be called {name!r}; "
+                        "rename one, or choose other --speeds and --shifts"
                     )
                 originals[name] = speed, utt
     return originals
 
 
 def _perturb(task: tuple[DataDir, Path, dict[float, tuple[float, ...]]]) -> dict[str, Path]:
-    """Write one utterance at each speed, resampled once, and each of its shifts."""
+    """Write one utterance at each speed (resampled once) and each shift."""
     import soxr
 
     datadir, out, copies = task

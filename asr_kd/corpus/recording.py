@@ -21,11 +21,11 @@ from asr_kd.limits import AUDIO_CHANNELS, AUDIO_RATES
 if TYPE_CHECKING:
     import soundfile
 
-LOUDEST = 8.0  # lossy codecs overshoot full scale a little; far above it the samples are not in [-1, 1] but integers
+LOUDEST = 8.0  # lossy codecs overshoot full scale slightly; samples far above it are integers stored as floats
 _BLOCK = 1 << 18  # values decoded together
 _MOST_SAMPLES = 1 << 48  # libsndfile's largest number stands for "not known"
 _CHECKED = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")
-_HEADERS = {"HTK": 12, "IRCAM": 1024}  # bytes before the samples of containers without any further field of length
+_HEADERS = {"HTK": 12, "IRCAM": 1024}  # bytes before the samples, in containers that are checked by their size
 _FORMATS = "wav, flac, ogg, opus, mp3 or sph"
 
 
@@ -42,7 +42,7 @@ class Recording:
         self._check(source, bool(parts))
 
     def _check(self, source: Source, in_parts: bool) -> None:
-        """Refuse what is beyond the limits, and a container whose length cannot be checked."""
+        """Raise ``UserError`` for what is beyond the limits, and for a container whose length cannot be checked."""
         if not 0 < self.samples < _MOST_SAMPLES:
             raise source.fault(
                 "the audio has no samples" if self.samples == 0 else "the header states no length; write the file again"
@@ -50,7 +50,7 @@ class Recording:
         if not AUDIO_RATES[0] <= self.sample_rate <= AUDIO_RATES[1]:
             raise source.fault(
                 f"the sample rate is {self.sample_rate:,} Hz; expected {AUDIO_RATES[0]:,} to {AUDIO_RATES[1]:,}: the "
-                "header is damaged, or this is no speech"
+                "header is damaged, or this is not speech"
             )
         if self.channels > AUDIO_CHANNELS:
             raise source.fault(f"{self.channels:,} channels; at most {AUDIO_CHANNELS} are read: split them")
@@ -88,7 +88,7 @@ class Recording:
 
 
 def _decode(audio: "soundfile.SoundFile", out: np.ndarray, channel: int | None) -> np.ndarray:
-    """Fill ``out`` with the next samples of a channel or the mean of all; what is filled of it is returned."""
+    """Fill ``out`` with the next samples of one channel, or the mean of all; return the part that was filled."""
     if audio.channels == 1:
         found: np.ndarray = audio.read(out=out)
         return found
@@ -102,8 +102,8 @@ def _decode(audio: "soundfile.SoundFile", out: np.ndarray, channel: int | None) 
 def open_recording(entry: str, pipes: bool = False, folder: Path | None = None) -> Iterator[Recording]:
     """Open a file, or an entry of ``wav.scp``: also ``ARCHIVE:OFFSET`` and, with ``pipes``, a shell command.
 
-    ``folder``: of the data directory, for the advice where a relative path leads nowhere. Raises ``UserError`` for
-    what is missing, not audio, truncated, without samples, or of a rate or number of channels beyond the limits.
+    ``folder`` is the data directory, which helps to explain a relative path that does not exist. Raises ``UserError``
+    for audio that is missing, unreadable, truncated, without samples, or beyond the limits on rate and channels.
     """
     import soundfile
 
@@ -130,7 +130,7 @@ def _decoder() -> "type[soundfile.SoundFile]":
     import soundfile
 
     class Sequential(soundfile.SoundFile):
-        """Reads on without a seek after each block, which FLAC would answer by searching the file."""
+        """Reads without a seek after each block; libsndfile would search a FLAC file for its own position."""
 
         def seekable(self) -> bool:
             return False
@@ -139,7 +139,7 @@ def _decoder() -> "type[soundfile.SoundFile]":
 
 
 def _check_parts(source: Source, pieces: "list[soundfile.SoundFile]", parts: tuple[Part, ...]) -> int:
-    """The samples of all parts; ``UserError`` where they differ in form, or cannot be decoded whole."""
+    """The number of samples in all parts; ``UserError`` if rate or channels differ, or a part cannot be decoded."""
     first = pieces[0]
     for piece, part in zip(pieces, parts, strict=True):
         if (piece.samplerate, piece.channels) != (first.samplerate, first.channels):
@@ -153,7 +153,7 @@ def _check_parts(source: Source, pieces: "list[soundfile.SoundFile]", parts: tup
 
 
 def _check_size(source: Source, audio: "soundfile.SoundFile") -> None:
-    """Refuse a rare container unless its header and samples fill the file."""
+    """Raise ``UserError`` for a rare container unless its header and samples fill the file exactly."""
     width = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "ULAW": 1, "ALAW": 1}
     block = width.get(audio.subtype, 0) * audio.channels
     if audio.format in _HEADERS and block and source.size - _HEADERS[audio.format] == audio.frames * block:
@@ -182,7 +182,7 @@ def _open_stream(entry: str, pipes: bool, folder: Path | None) -> tuple[IO[bytes
 
 
 def _run(command: str) -> IO[bytes]:
-    """What a ``wav.scp`` entry's shell command writes."""
+    """The output of a shell command in ``wav.scp``."""
 
     def run(output: IO[bytes]) -> None:
         status = subprocess.run(command.strip("| "), shell=True, stdout=output, check=False).returncode
@@ -193,7 +193,7 @@ def _run(command: str) -> IO[bytes]:
 
 
 def _spooled(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
-    """A temporary file with what ``write`` writes into it, at its beginning."""
+    """A temporary file, rewound, with what ``write`` has written into it."""
     output = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         write(output)
@@ -206,12 +206,12 @@ def _spooled(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
 
 
 def _place(path: str, folder: Path | None) -> str:
-    """Advice where a relative path leads nowhere."""
+    """Advice for a relative path that does not exist."""
     if os.path.isabs(path):
         return ""
-    advice = f"; the path is relative, and starts at the current folder ({Path.cwd()})"
+    advice = f"; a relative path starts at the current folder ({Path.cwd()})"
     if folder is not None and os.path.isfile(folder / path):
-        advice += f". It exists in {folder}: write absolute paths into wav.scp, or run the command there"
+        advice += f". The file exists in {folder}: use absolute paths in wav.scp, or run the command from there"
     return advice
 
 

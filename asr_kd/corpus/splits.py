@@ -1,4 +1,4 @@
-"""Reproducible choices: orders that depend on a seed and the ids, not on a library's random numbers."""
+"""Reproducible random choices that depend only on a seed and the ids, not on a library's generator."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -8,12 +8,12 @@ from asr_kd.errors import UserError
 
 
 def shuffled(ids: Iterable[str], seed: int) -> list[str]:
-    """``ids`` in an order fixed by ``seed``; an id that is added or taken away does not move the others."""
+    """``ids`` in an order fixed by ``seed``; adding or removing an id does not reorder the others."""
     return sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
 
 
 def hold_out(amounts: Mapping[str, float], fraction: float, seed: int) -> set[str]:
-    """Speakers, in shuffled order, until they hold at least ``fraction`` of the total of ``amounts``."""
+    """Speakers, taken in shuffled order until they hold at least ``fraction`` of the total of ``amounts``."""
     chosen: set[str] = set()
     held, total = 0.0, sum(amounts.values())
     for speaker in shuffled(amounts, seed):
@@ -25,10 +25,10 @@ def hold_out(amounts: Mapping[str, float], fraction: float, seed: int) -> set[st
 
 
 def find_root(corpus_dir: str | Path, marker: str, expected: str) -> Path:
-    """``corpus_dir``, or the folder in it, that holds the file or folder ``marker``; else ``UserError``."""
+    """``corpus_dir`` or its subfolder, whichever contains ``marker``; ``UserError`` if neither does."""
     corpus_dir = Path(corpus_dir)
     inner = sorted(path for path in corpus_dir.iterdir() if path.is_dir()) if corpus_dir.is_dir() else []
     for folder in [corpus_dir, *inner]:
         if (folder / marker).exists():
             return folder
-    raise UserError(f"{corpus_dir}: no {marker} there; expected {expected}")
+    raise UserError(f"{corpus_dir}: contains no {marker}; expected {expected}")

@@ -1,4 +1,4 @@
-"""Data directories from data directories: a fraction of one, the union of several, what one holds."""
+"""Subsets, unions and summaries of data directories."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from asr_kd.corpus.datadir import AudioSegment, DataDir, check_apart, write_data
 from asr_kd.corpus.splits import shuffled
 from asr_kd.errors import UserError
 
-_TICKS = 16000  # of a second: durations are counted as if at this sample rate
+_TICKS = 16000  # per second: durations are measured at this sample rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,10 @@ def contents(datadir: DataDir) -> Contents:
 
 
 def take_fraction(datadir: DataDir, out: str | Path, fraction: float, seed: int = 0) -> tuple[DataDir, float]:
-    """Whole utterances of about ``fraction`` of the duration, every speaker in proportion, written to ``out``.
+    """Write about ``fraction`` of the duration to ``out``, in whole utterances and in proportion for each speaker.
 
-    Returns the new directory and the fraction reached. The choice depends on ids, durations and ``seed`` alone, and a
-    smaller fraction's utterances are among a larger one's.
+    Returns the new directory and the fraction reached. The choice depends only on ids, durations and ``seed``, and a
+    smaller fraction is a subset of a larger one.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"--fraction {fraction:g}: expected more than 0 and at most 1")
@@ -66,10 +66,10 @@ def take_fraction(datadir: DataDir, out: str | Path, fraction: float, seed: int 
 
 
 def _stratified(datadir: DataDir, seed: int) -> list[str]:
-    """All utterances in an order of which every beginning has each speaker in proportion, as nearly as it can.
+    """All utterances, ordered so that any prefix has the speakers in proportion, as nearly as possible.
 
-    A speaker's n utterances, shuffled, stand at (k + u) / n, with one shuffled offset 0 <= u < 1 for each speaker: at
-    any fraction f each speaker has given f n of them, rounded up or down, and the short ones are not preferred.
+    A speaker's n shuffled utterances are placed at (k + u) / n, with one shuffled offset 0 <= u < 1 for each speaker.
+    At any fraction f, each speaker has contributed f n of them, rounded up or down, whatever their durations.
     """
     place: dict[str, float] = {}
     speakers = datadir.speakers
@@ -81,9 +81,9 @@ def _stratified(datadir: DataDir, seed: int) -> list[str]:
 
 
 def combine(out: str | Path, datadirs: Sequence[DataDir]) -> DataDir:
-    """The union of data directories, written to ``out``; an utterance that two of them have is a ``UserError``.
+    """Write the union of data directories to ``out``; ``UserError`` if two of them have an utterance id in common.
 
-    Where only some have segments, the others' recordings become segments from start to end.
+    If only some have segments, the recordings of the others become segments from start to end.
     """
     check_apart(out, datadirs)
     wav: dict[str, str] = {}
@@ -93,10 +93,12 @@ def combine(out: str | Path, datadirs: Sequence[DataDir]) -> DataDir:
     segmented = any(datadir.segments is not None for datadir in datadirs)
     for datadir in datadirs:
         if twice := datadir.utt2spk.keys() & utt2spk.keys():
-            raise UserError(f"{datadir.path}: utterance {min(twice)!r} is in an earlier directory too; rename one")
+            raise UserError(f"{datadir.path}: utterance {min(twice)!r} is also in an earlier directory; rename one")
         for recording, entry in datadir.wav.items():
             if wav.setdefault(recording, entry) != entry:
-                raise UserError(f"{datadir.path / 'wav.scp'}: recording {recording!r} is another file elsewhere")
+                raise UserError(
+                    f"{datadir.path / 'wav.scp'}: recording {recording!r} is a different file in an earlier directory"
+                )
         text |= datadir.text
         utt2spk |= datadir.utt2spk
         if segmented:

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data directory, by file and line, its audio included."""
+"""Every problem of a data directory and its audio, by file and line."""
 
 import dataclasses
 import re
@@ -34,7 +34,7 @@ class AudioCheck:
 def validate(
     path: str | Path, lexicon: Container[str] | None = None, allow_pipes: bool = False, jobs: int = 1
 ) -> list[Problem]:
-    """All problems of a data directory, in the order of its files' lines; none where it is sound.
+    """All problems of a data directory, in the order of its files and lines.
 
     Every recording is decoded. With a ``lexicon``, words outside it are errors.
     """
@@ -50,7 +50,7 @@ def validate(
 
 
 def summarise(problems: Iterable[Problem]) -> Iterator[str]:
-    """Lines that show the problems, of many of one kind in one file only the first and their number."""
+    """Lines that show the problems; of many of one kind in one file, only the first few and their number."""
     groups: dict[tuple[Path, str, bool], list[Problem]] = {}
     for problem in problems:
         groups.setdefault((problem.file, problem.kind, problem.warning), []).append(problem)
@@ -90,7 +90,7 @@ def check_audio(datadir: DataDir) -> AudioCheck:
 
 
 def _kind(message: str) -> str:
-    """The kind of an error of the audio: what its message says before the particulars."""
+    """The kind of an audio error, from its message."""
     for kind in ("no such audio file", "truncated", "not readable as audio", "the file is empty", "has only", "NaN"):
         if kind in message:
             return kind
@@ -98,7 +98,7 @@ def _kind(message: str) -> str:
 
 
 def _is_complete(datadir: DataDir, utt: str) -> bool:
-    """Whether the tables say where the audio of ``utt`` is."""
+    """Whether the tables locate the audio of ``utt``."""
     if utt not in datadir.utt2spk:
         return False
     return datadir.segments is None or datadir.segments[utt].recording in datadir.wav
@@ -132,7 +132,7 @@ def _audio_problems(datadir: DataDir, checks: list[AudioCheck]) -> list[Problem]
 
 
 def _lines(path: Path) -> dict[str, int]:
-    """The line on which each id stands first."""
+    """The line on which each id appears first."""
     lines: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), 1):
         lines.setdefault((line.split(maxsplit=1) or [""])[0], number)

@@ -1,4 +1,4 @@
-"""What a frame of features is: written beside stores and models, so that all of a system's parts agree."""
+"""The definition of a feature frame, saved with stores and models so that all parts of a system agree."""
 
 import dataclasses
 from typing import Literal
@@ -16,9 +16,9 @@ FRAME_CENTRE_OFFSET = 0.010
 class FeatureConfig:
     """Kaldi's log-mel filter bank (``fbank``) or cepstra (``mfcc``), 25 ms every 10 ms, without dither.
 
-    ``normalise`` says which mean is subtracted from each coefficient:
-    that of the utterance, of all utterances of its speaker, of the recent past (``online``: the last 6 seconds, at
-    the beginning smoothed by ``global_mean``, that of the training data), or none.
+    ``normalise`` selects the mean that is subtracted from each coefficient: of the utterance, of all utterances of its
+    speaker, of the recent past (``online``: the last 6 seconds, smoothed at the beginning with ``global_mean``, the
+    mean of the training data), or none.
     """
 
     kind: Literal["fbank", "mfcc"] = "fbank"
@@ -39,7 +39,7 @@ class FeatureConfig:
         if self.kind == "mfcc" and not 1 <= self.cepstra <= self.bins:
             raise UserError(f"{self.cepstra} cepstra of {self.bins} bins: expected 1 to {self.bins}")
         if self.energy and self.kind == "fbank":
-            raise UserError("energy: true is for kind: mfcc; a filter bank has no energy coefficient here")
+            raise UserError("energy: true requires kind: mfcc; a filter bank has no energy coefficient here")
         if self.global_mean and len(self.global_mean) != self.dimension:
             raise UserError(f"global_mean has {len(self.global_mean)} values, expected {self.dimension}")
 
@@ -64,7 +64,7 @@ class FeatureConfig:
         return round(FRAME_SHIFT * self.sample_rate)
 
     def num_frames(self, samples: int) -> int:
-        """Frames of an utterance of ``samples`` samples: those that fit whole (Kaldi's ``snip-edges``).
+        """Number of whole frames in ``samples`` samples (Kaldi's ``snip-edges``).
 
         Raises ``UserError`` for audio shorter than one frame.
         """

@@ -1,7 +1,7 @@
 """Samples -> log-mel frames or cepstra, as Kaldi computes them.
 
-The same numbers as torchaudio.compliance.kaldi and Kaldi's own code (tests/features/test_extract.py), in numpy: more
-than twice as fast as torchaudio, because a block of frames stays in the processor's cache and filters are kept.
+The values equal those of torchaudio.compliance.kaldi and of Kaldi (tests/features/test_extract.py). In numpy, this is
+more than twice as fast as torchaudio: a block of frames fits into the processor's cache, and filters are cached.
 """
 
 import functools

@@ -23,7 +23,7 @@ from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, on
 from asr_kd.frames.plan import SHARD_FRAMES
 from asr_kd.frames.remote import local_folder
 
-_SAMPLE = 100  # utterances that estimate a global mean
+_SAMPLE = 100  # utterances from which a global mean is estimated
 _MEANS = "means.safetensors"
 
 Computed = Iterator[tuple[str, dict[str, np.ndarray] | UserError]]
@@ -38,11 +38,11 @@ def write_features(
     force: bool = False,
     shard_frames: int = SHARD_FRAMES,
 ) -> FrameStore:
-    """Compute the normalised features of a data directory into the store ``out``, or go on doing so.
+    """Compute the normalised features of a data directory into the store ``out``, or resume doing so.
 
     The store has one tensor, ``fbank`` or ``mfcc`` ``[frames, dimension]`` float16, and ``config`` as its
     configuration; online normalisation without a global mean estimates it from these data and records it there.
-    Speaker means need all frames first: these lie in ``out/raw`` until the end, at twice the size of the store.
+    Speaker means need all frames first: these are kept in ``out/raw`` until the end, at twice the size of the store.
 
     Raises ``UserError`` naming the utterance whose audio is unreadable or shorter than a frame; with ``skip_bad`` it
     is left out and listed in the store. Memory: one shard for each of ``jobs``.
@@ -88,7 +88,7 @@ def _meaning(config: FeatureConfig) -> str:
 
 
 def _global_mean(datadir: DataDir, config: FeatureConfig, utterances: Sequence[str]) -> tuple[float, ...]:
-    """Mean of utterances spread evenly over the corpus: enough for a mean, and quick."""
+    """Mean over utterances spread evenly over the corpus: a sample is enough, and quick."""
     plain = _Extract(datadir, dataclasses.replace(config, normalise="none"))
     sample = utterances[:: -(-len(utterances) // _SAMPLE)]
     good = ((config.kind, arrays[config.kind]) for _, arrays in plain(sample) if not isinstance(arrays, UserError))
@@ -115,7 +115,7 @@ class _Extract:
 
 @dataclasses.dataclass(frozen=True)
 class _RawFeatures:
-    """The frames before normalisation and each speaker's mean: what speaker normalisation needs all of first."""
+    """Unnormalised frames and each speaker's mean, which speaker normalisation needs first."""
 
     path: Path
     datadir: DataDir
@@ -131,7 +131,7 @@ class _RawFeatures:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def write(self) -> None:
-        """Write the store and, beside it, the means."""
+        """Write the store and, in its folder, the means."""
         plain = dataclasses.replace(self.config, normalise="none")
         tensors: dict[str, TensorSpec] = {plain.kind: TensorSpec("float32", (plain.dimension,), _meaning(plain))}
         content = StoreContent("features", tensors, to_dict(plain), {"audio": self.audio.sha256})
@@ -143,13 +143,13 @@ class _RawFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class _SubtractSpeakerMeans:
-    """Frames of the store ``raw`` -> the same less their speaker's mean."""
+    """Frames of the store ``raw`` -> the same frames less their speaker's mean."""
 
     raw: Path
     utt2spk: dict[str, str]
     config: FeatureConfig
 
-    @functools.cached_property  # opened once in each process, when it is written
+    @functools.cached_property  # opened once in each process, when the store has been written
     def _opened(self) -> tuple[FrameStore, dict[str, np.ndarray]]:
         return FrameStore(self.raw), load_file(self.raw / _MEANS)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from measuring import ASR_KD, Cost, row, run
 
+from asr_kd.corpus.audio import audio_info, read_audio
 from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
 from asr_kd.corpus.librispeech import prepare_librispeech
 
@@ -30,10 +31,13 @@ def main() -> None:
     large = repeat(data, options.work / "large")
     once, often = (extract(folder, options.work / "store") for folder in (data.path, large.path))
     decoding, seconds = decode(large)
+    opening, reading = read(large)
     shutil.rmtree(options.work)
     name = f"features, {options.name}"
     row(name, seconds / often.cpu, "times real time on one core", "the length of the audio", least=500)
     row(f"{name}: all of it", often.cpu / decoding, "times as long", "bare decoding of the audio by soundfile")
+    row(f"reading, {options.name}", reading / decoding, "times as long", "bare decoding by soundfile", most=1.2)
+    row(f"opening, {options.name}", opening / decoding, "times as long", "decoding all of it by soundfile", most=0.2)
     row(
         f"{name}: {COPIES} times the corpus",
         often.memory / once.memory,
@@ -55,6 +59,17 @@ def extract(data: Path, store: Path) -> Cost:
     """The cost of ``asr-kd feats``."""
     shutil.rmtree(store, ignore_errors=True)
     return run(*ASR_KD, "feats", data, store, "--jobs", "1")
+
+
+def read(data: DataDir) -> tuple[float, float]:
+    """Computing time of finding the length of every file, and of reading every file, in seconds."""
+    began = time.process_time()
+    for path in data.wav.values():
+        audio_info(path)
+    opened = time.process_time()
+    for path in data.wav.values():
+        read_audio(path, audio_info(path).sample_rate)
+    return opened - began, time.process_time() - opened - (opened - began)
 
 
 def decode(data: DataDir) -> tuple[float, float]:

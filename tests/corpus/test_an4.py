@@ -79,7 +79,7 @@ def test_damage_is_named(release: Path, tmp_path: Path) -> None:
     (release / "etc" / "an4_test.transcription").write_text("ONE (an8-t01-b)\n")
     with pytest.raises(UserError, match=r"an4_test.transcription:1: expected WORDS \(an7-t01-b\)"):
         prepare_an4(release, tmp_path / "out")
-    with pytest.raises(UserError, match=r"no etc/an4.dic there"):
+    with pytest.raises(UserError, match=r"contains no etc/an4.dic"):
         prepare_an4(tmp_path / "out", tmp_path / "out2")
 
 
@@ -113,5 +113,5 @@ def test_the_byte_order_of_each_raw_file_is_found(release: Path, tmp_path: Path,
 def test_a_raw_file_whose_byte_order_cannot_be_told_is_refused(release: Path, tmp_path: Path) -> None:
     raw = sorted(release.rglob("*.raw"))[0]
     raw.write_bytes(np.random.default_rng(0).integers(-32768, 32768, 16000).astype("<i2").tobytes())
-    with pytest.raises(UserError, match=rf"{raw.name}: the byte order cannot be told"):
+    with pytest.raises(UserError, match=rf"{raw.name}: the byte order cannot be determined"):
         prepare_an4(release, tmp_path / "out")

@@ -22,7 +22,7 @@ def test_parts_go_by_index(tmp_path: Path) -> None:
     assert parts["dev"].words("theo-7-5") == ["SEVEN"]
     assert parts["dev"].wav["theo-7-5"] == str(recordings / "7_theo_5.wav")
     (recordings / "seven.wav").touch()
-    with pytest.raises(UserError, match=r"seven.wav: expected a name like"):
+    with pytest.raises(UserError, match=r"seven.wav: expected a file name like"):
         prepare_fsdd(tmp_path, tmp_path / "out")
 
 

@@ -70,11 +70,11 @@ def test_a_malformed_line_is_named(release: Path, tmp_path: Path, file: str, lin
 
 
 def test_wrong_parts_and_counts_are_named(release: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no train-clean-100 there"):
+    with pytest.raises(UserError, match="contains no train-clean-100"):
         prepare_librispeech(release, tmp_path / "out", train_part="train-clean-100")
     with pytest.raises(UserError, match="dev-other: no such folder"):
         prepare_librispeech(release, tmp_path / "out", eval_part="dev-other")
-    with pytest.raises(UserError, match="8 dev speakers asked for, of 8 in all"):
+    with pytest.raises(UserError, match="8 dev speakers requested, but the part has 8 in total"):
         prepare_librispeech(release, tmp_path / "out", dev_speakers=8)
 
 

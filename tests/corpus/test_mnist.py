@@ -1,4 +1,4 @@
-"""MNIST: idx files into one-frame utterances, and what is said of files that are not whole."""
+"""MNIST: idx files into one-frame utterances, and damaged files are refused by name."""
 
 import gzip
 from pathlib import Path
@@ -65,15 +65,15 @@ def test_files_may_lie_there_without_compression(release: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (packed(idx(IMAGES)[:-1]), r"12 x 3 x 2 bytes are announced, 71 follow; it is cut"),
-        (packed(idx(IMAGES) + b"\0"), r"announced, 73 follow"),
-        (packed(idx(IMAGES)[:10]), r"10 bytes; an idx file begins with a header of 16"),
-        (packed(header(2**31, 2**31, 4)), r"2147483648 x 2147483648 x 4 bytes are announced, 0 follow"),
-        (packed(header(0, 28, 28)), r"0 x 28 x 28 bytes are announced, which is nothing; at least one of each"),
-        (packed(idx(IMAGES[:, :0])), r"12 x 0 x 2 bytes are announced, which is nothing"),
-        (packed(idx(LABELS) * 3), r"begins with 0x00000801, but 0x00000803 was expected"),
-        (packed(idx(IMAGES))[:-20], r"not a whole gzip file"),
-        (idx(IMAGES), r"not a whole gzip file"),
+        (packed(idx(IMAGES)[:-1]), r"the header states 12 x 3 x 2 bytes, 71 follow; the file is truncated"),
+        (packed(idx(IMAGES) + b"\0"), r"12 x 3 x 2 bytes, 73 follow"),
+        (packed(idx(IMAGES)[:10]), r"10 bytes; an idx file has a header of 16 bytes"),
+        (packed(header(2**31, 2**31, 4)), r"the header states 2147483648 x 2147483648 x 4 bytes, 0 follow"),
+        (packed(header(0, 28, 28)), r"the header states 0 x 28 x 28 bytes, which is none"),
+        (packed(idx(IMAGES[:, :0])), r"the header states 12 x 0 x 2 bytes, which is none"),
+        (packed(idx(LABELS) * 3), r"magic number 0x00000801, expected 0x00000803"),
+        (packed(idx(IMAGES))[:-20], r"truncated or damaged gzip file"),
+        (idx(IMAGES), r"truncated or damaged gzip file"),
     ],
 )
 def test_a_damaged_file_is_named_before_anything_is_written(
@@ -88,20 +88,20 @@ def test_a_damaged_file_is_named_before_anything_is_written(
 def test_labels_must_be_as_many_as_images_and_digits(release: Path, tmp_path: Path) -> None:
     path = release / "train-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(idx(LABELS[:5])))
-    with pytest.raises(UserError, match=r"train-labels.*: 5 labels, but there are 12 images"):
+    with pytest.raises(UserError, match=r"train-labels.*: 5 labels for 12 images"):
         prepare_mnist(release, tmp_path / "out")
     path.write_bytes(gzip.compress(idx(LABELS + np.uint8(5))))
     with pytest.raises(UserError, match=r"label 5 is 14; expected 0 to 9"):
         prepare_mnist(release, tmp_path / "out")
     path.unlink()
-    with pytest.raises(UserError, match=r"no train-labels-idx1-ubyte.gz, nor"):
+    with pytest.raises(UserError, match=r"neither train-labels-idx1-ubyte.gz nor"):
         prepare_mnist(release, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_images_to_test_on_have_the_size_of_those_to_train_on(release: Path, tmp_path: Path) -> None:
     (release / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(IMAGES.reshape(12, 2, 3))))
-    with pytest.raises(UserError, match=r"release: images of 3 x 2 to train on, of 2 x 3 to test on; expected one"):
+    with pytest.raises(UserError, match=r"release: training images are 3 x 2, test images 2 x 3; expected the same"):
         prepare_mnist(release, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -110,7 +110,7 @@ def test_images_to_test_on_have_the_size_of_those_to_train_on(release: Path, tmp
 def test_a_class_without_an_image_is_named(release: Path, tmp_path: Path, file: str) -> None:
     labels = np.where(np.isin(LABELS, [3, 7]), np.uint8(1), LABELS)
     (release / f"{file}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
-    message = rf"{file}-labels-idx1-ubyte.gz: no image of class 3, 7 among 12; expected each of 0 to 9"
+    message = rf"{file}-labels-idx1-ubyte.gz: no image of class 3, 7 among 12; expected all of 0 to 9"
     with pytest.raises(UserError, match=message):
         prepare_mnist(release, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -121,7 +121,7 @@ def test_what_is_downloaded_is_checked(release: Path, tmp_path: Path, monkeypatc
         return Path((release / archive.name).rename(folder / archive.name))
 
     monkeypatch.setattr("asr_kd.corpus.mnist.download", fake)
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz: its content has the md5 .*; removed it"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz: the md5 of its content is .*; it was removed"):
         download_mnist(tmp_path / "data")
     assert not list((tmp_path / "data").iterdir())
 

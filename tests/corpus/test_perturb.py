@@ -121,7 +121,7 @@ def test_an_utterance_of_which_a_shift_leaves_less_than_a_frame_is_named(make_di
 
 def test_two_copies_of_one_name_are_refused(make_dir: MakeDir, tmp_path: Path) -> None:
     data = make_dir({"a-1": 0.1, "sh0.5-a-1": 0.1})
-    with pytest.raises(UserError, match="two copies would be called 'sp1.1-sh0.5-a-1'"):
+    with pytest.raises(UserError, match="would both be called 'sp1.1-sh0.5-a-1'"):
         perturb_speed(data, tmp_path / "out", [1.1], [0.0, 0.5])
 
 

@@ -54,8 +54,8 @@ def test_an_entry_into_an_archive_is_the_wav_at_that_byte(
 @pytest.mark.parametrize(
     ("offset", "message"),
     [
-        ("-6", "-6 is no offset in bytes"),
-        ("99999999999999999999999", "is no offset in bytes"),
+        ("-6", "-6 is not a byte offset"),
+        ("99999999999999999999999", "is not a byte offset"),
         ("999999999", r"byte 999,999,999 is past the end of the archive"),
         ("7", r"no wav there \(RIFF was expected\)"),
     ],
@@ -96,9 +96,9 @@ def test_a_relative_path_that_leads_nowhere_is_explained(
     (tmp_path / "data").mkdir()
     soundfile.write(tmp_path / "data" / "a.wav", tone(0.1), 16000)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=rf"starts at the current folder \({tmp_path}\). It exists in .*data"):
+    with pytest.raises(UserError, match=rf"starts at the current folder \({tmp_path}\). The file exists in .*data"):
         load_audio(datadir("a.wav", folder=tmp_path / "data"), "rec", 16000)
-    with pytest.raises(UserError, match=r"no such audio file; the path is relative"):
+    with pytest.raises(UserError, match=r"no such audio file; a relative path starts at"):
         read_audio("b.wav", 16000)
     with pytest.raises(UserError, match="no such audio file$"):
         read_audio("/nowhere/b.wav", 16000)
@@ -148,7 +148,7 @@ def test_a_container_whose_length_cannot_be_checked_is_named(tmp_path: Path, ton
         assert len(read_audio(tmp_path / "a", 16000)) == 1600
 
 
-def test_the_parts_of_a_large_file_are_found_anew_when_it_changes(tmp_path: Path) -> None:
+def test_the_parts_of_a_large_file_are_found_again_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     for samples in (200_000, 300_000):
         soundfile.write(path, np.full(samples, 0.1), 16000)

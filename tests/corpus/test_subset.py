@@ -74,7 +74,7 @@ def test_a_union_holds_both_and_refuses_an_id_twice(make_dir: MakeDir, tmp_path:
     union = combine(tmp_path / "union", [first, second])
     assert union.utterances == ("a-1", "b-1")
     assert union.wav == first.wav | second.wav
-    with pytest.raises(UserError, match=r"first: utterance 'a-1' is in an earlier directory too"):
+    with pytest.raises(UserError, match=r"first: utterance 'a-1' is also in an earlier directory"):
         combine(tmp_path / "twice", [union, first])
 
 

@@ -132,7 +132,7 @@ def test_clipped_and_constant_audio_give_finite_values() -> None:
         ({"low_hz": 8000.0}, "do not fit 16000 Hz"),
         ({"high_hz": 9000.0}, "do not fit 16000 Hz"),
         ({"kind": "mfcc", "cepstra": 41}, "41 cepstra of 40 bins"),
-        ({"energy": True}, "is for kind: mfcc"),
+        ({"energy": True}, "requires kind: mfcc"),
         ({"global_mean": (1.0,)}, "has 1 values, expected 40"),
     ],
 )
