@@ -111,7 +111,7 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
             write_decode_dir(options.output, hypotheses, summary, timed)
             _write_frames(options, hypotheses)
             journal.remove()
-    infos = [UtteranceInfo(0, item.recorded_rate, 0, False) for item in hypotheses if item.recorded_rate]
+    infos = [UtteranceInfo(0, item.recorded_rate, False, False) for item in hypotheses if item.recorded_rate]
     for remark in remarks(infos, model.config.features.sample_rate):
         print(f"asr-kd decode: {remark}", file=sys.stderr)
     print(
