@@ -27,7 +27,7 @@ class _Histories:
         """The state after the last words ``[n, k]``, and the back-off weight (log10) paid on the way to it.
 
         An n-gram without continuations would be a state with nothing but a back-off arc (five of six in a pruned
-        model). Backing off to the longest history that has some is exact, and makes G and what is built from it smaller.
+        model). Backing off to the longest history that has some is exact, and G and what is built from it are smaller.
         """
         state, paid = np.full(len(words), -1, np.int64), np.zeros(len(words))
         for length in range(words.shape[1], 0, -1):
