@@ -110,10 +110,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise UserError(f"{where}: expected a mapping, found {shown(value)}")
         return from_dict(typing.cast(type, hint), value, where)
-    if origin is tuple:
+    if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, found {shown(value)}")
-        return tuple(_convert(item, inner[0], where) for item in value)
+        return origin(_convert(item, inner[0], where) for item in value)
     if origin is dict:
         if not isinstance(value, dict):
             raise UserError(f"{where}: expected a mapping, found {shown(value)}")

@@ -5,6 +5,14 @@ Each limit is far above what real data needs, and far below what would exhaust a
 
 TEXT_BYTES = 1 << 30  # one text file: the transcripts of ten million utterances
 CONFIG_BYTES = 1 << 22  # a YAML file that people write
+WEIGHTS = 1 << 30  # of one network: 4 GB in float32, ten times a large acoustic model
+LAYERS = 1000  # of one network
+CONTEXT_FRAMES = 10_000  # that one output of a network sees on each side: 100 seconds
+CHUNK_FRAMES = 100_000  # of one training example: 1,000 seconds
+MEMBERS = 1000  # networks of one ensemble
+PATH_LENGTH = 4096  # characters of a path in a configuration; file systems allow no more
+AUGMENTATIONS = 1000  # masks or splices of one training example, or pixels that an image is moved by
+THREADS = 4096  # of one process; more than any machine has cores
 JSON_BYTES = 1 << 28  # the index of a store of a million shards
 NAME_BYTES = 200  # a file name made from an id; file systems allow 255
 EXPANSION = 50  # how many times larger than its file decompressed text may be; language models reach 10

@@ -1,6 +1,7 @@
-"""``asr-kd specialists``: networks for confusable states, and what they say together with a generalist."""
+"""``asr-kd specialists``: networks for confusable states, joined with a generalist."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,10 @@ CLUSTERS = "clusters.yaml"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``cluster``, ``prepare``, ``join`` and ``compare``."""
     parser.description = (
-        "Specialists (section 5 of the paper): cluster the states that a network, the generalist, confuses; give each\n"
-        "cluster's specialist its labels and a network to begin with, for asr-kd train; join them with the generalist\n"
-        "to an ensemble, which scores, decodes and teaches like any other."
+        "Specialists (section 5 of the paper). cluster: find the states that a network, the generalist, confuses.\n"
+        "prepare: write the labels of one cluster's specialist, and the network that its training begins with.\n"
+        "join: after asr-kd train, make an ensemble of the generalist and its specialists, which can be evaluated,\n"
+        "decoded with and used as a teacher like any other. compare: measure what the specialists add."
     )
     parser.epilog = (
         "example:\n"
@@ -43,16 +45,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     cluster.add_argument("out", metavar="OUT", help="folder to write")
     cluster.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
-    cluster.add_argument("--feats", metavar="STORE", required=True, help="features to predict on; no labels are needed")
-    cluster.add_argument("--frames", type=int, default=500_000, help="how many, in utterances at random (500000)")
-    cluster.add_argument("--k", type=int, required=True, help="clusters, each for a specialist")
-    size = "states of each specialist: those most correlated with a cluster; they overlap, and a state may have none"
+    cluster.add_argument(
+        "--feats", metavar="STORE", required=True, help="features that it predicts on; no labels are needed"
+    )
+    cluster.add_argument(
+        "--frames", type=int, default=500_000, help="number of frames, in utterances drawn at random (500000)"
+    )
+    cluster.add_argument("--k", type=int, required=True, help="number of clusters, one for each specialist")
+    size = "states of each specialist: the N most correlated with its cluster; specialists may then share states"
     cluster.add_argument("--size", type=int, metavar="N", help=f"{size} (default: the clusters themselves)")
-    cluster.add_argument("--seed", type=int, default=0, help="of k-means and of the utterances (0)")
-    scale = "none: the paper's, k-means over the covariance; correlation: over correlations, so that frequent states"
-    scale += " count no more than others; spectral: cuts between states that are rarely confused (default)"
+    cluster.add_argument("--seed", type=int, default=0, help="seed of k-means and of the choice of utterances (0)")
+    scale = (
+        "none: k-means over the covariance, as in the paper; correlation: over correlations, so that frequent states"
+        " have no more weight than others; spectral: cut the graph of correlations (default)"
+    )
     cluster.add_argument("--scale", choices=("none", "correlation", "spectral"), default="spectral", help=scale)
-    cluster.add_argument("--states-dir", metavar="DIR", help="folder with states.yaml, to name phones and contexts")
+    cluster.add_argument(
+        "--states-dir", metavar="DIR", help="folder with states.yaml, for the names of phones and contexts"
+    )
     cluster.set_defaults(run=_cluster)
     _configure_prepare(verbs)
     _configure_join(verbs)
@@ -70,15 +80,17 @@ def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     prepare.add_argument("out", metavar="OUT", help="folder to write: begin, states, dev")
     prepare.add_argument("--clusters", metavar="DIR", required=True, help="folder of specialists cluster")
-    prepare.add_argument("--number", type=int, required=True, help="which of them")
+    prepare.add_argument("--number", type=int, required=True, help="number of the cluster, from 0")
     prepare.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
     prepare.add_argument("--states", metavar="STORE", required=True, help="states of the training speech")
-    dev = "states of dev; needed unless --whole, which is judged on these as they are"
+    dev = "states of the dev set; not with --whole, which is evaluated on the dev states as they are"
     prepare.add_argument("--dev-states", metavar="STORE", help=dev)
-    whole = "section 6.1: no dustbin, but soft targets for all other states; writes labels of the cluster's states, for"
-    whole += " asr-kd train --begin NET --teacher NET --set temperature=1"
+    whole = (
+        "no dustbin, but soft targets for all other states (section 6.1): write labels of the cluster's states only,"
+        " for asr-kd train --begin NET --teacher NET --set temperature=1"
+    )
     prepare.add_argument("--whole", action="store_true", help=whole)
-    prepare.add_argument("--seed", type=int, default=0, help="of the frames of other states that are kept (0)")
+    prepare.add_argument("--seed", type=int, default=0, help="seed of the choice of frames of other states (0)")
     prepare.add_argument("--force", action="store_true", help="replace other labels at OUT")
     prepare.set_defaults(run=_prepare)
 
@@ -96,7 +108,7 @@ def _configure_join(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "specialists", metavar="SPECIALIST", nargs="+", help="folders of prepare, each with a trained net"
     )
     join.add_argument("--network", metavar="MODEL", required=True, help="the generalist")
-    active = "ask the specialists that own one of its N most probable states about a frame (1)"
+    active = "use the specialists that own one of the N most probable states of a frame (1)"
     join.add_argument("--active", type=int, default=1, metavar="N", help=active)
     join.set_defaults(run=_join)
 
@@ -106,17 +118,19 @@ def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         verbs,
         "specialists",
         "compare",
-        "a joint ensemble -> what the specialists add, and where (tables 3 and 4 of the paper)",
+        "a joint ensemble -> what the specialists add, and for which states (tables 3 and 4 of the paper)",
         "exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk",
     )
     compare.add_argument("joint", metavar="JOINT", help="an ensemble of join")
-    compare.add_argument("--feats", metavar="STORE", required=True, help="features to judge them on")
-    compare.add_argument("--states", metavar="STORE", required=True, help="and their labels")
-    unit = "speakers: the unit of intervals and tests (default: the utterance)"
+    compare.add_argument("--feats", metavar="STORE", required=True, help="features to evaluate on")
+    compare.add_argument("--states", metavar="STORE", required=True, help="their labels")
+    unit = "speakers, the unit of intervals and tests (default: the utterance)"
     compare.add_argument("--utt2spk", metavar="FILE", help=unit)
     compare.add_argument("--rows", metavar="FILE", help="also write the table for asr-kd report --rows")
-    compare.add_argument("--picture", metavar="FILE", help="also draw the gain against the cover (PNG)")
-    compare.add_argument("--title", default="What specialists add", help="of the table and the picture")
+    compare.add_argument(
+        "--picture", metavar="FILE", help="also draw the gain against the number of specialists of a state (PNG)"
+    )
+    compare.add_argument("--title", default="What specialists add", help="title of the table and the picture")
     compare.set_defaults(run=_compare)
 
 
@@ -134,11 +148,13 @@ def _cluster(options: argparse.Namespace) -> None:
     check_sizes(model.num_states, options.k, options.size)
     if options.frames < 2:
         raise UserError(f"--frames {options.frames}: expected at least 2 frames to predict")
+    if not 0 <= options.seed < 1 << 32:
+        raise UserError(f"--seed {options.seed}: expected 0 to {(1 << 32) - 1}")
     space = StateSpace.load(options.states_dir) if options.states_dir else None
     if space and space.num_states != model.num_states:
         raise UserError(
             f"{options.states_dir}: {space.num_states} states, but {options.network} predicts {model.num_states}; give"
-            " the folder of those that it was trained on"
+            " the folder of the states that it was trained on"
         )
     confusion = Confusion()
     for prob in probabilities(model, TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)):
@@ -158,7 +174,7 @@ def _cluster(options: argparse.Namespace) -> None:
 
 
 def _table_of(clusters: "list[np.ndarray]", mean: "np.ndarray", space: "StateSpace | None") -> str:
-    """The clusters for people to read, and which part of the ``mean`` prediction each has."""
+    """The clusters for people to read, with the part of the ``mean`` prediction that each has."""
     from asr_kd.score.table import Column, percent, plain, render
     from asr_kd.specialists import summaries
 
@@ -181,11 +197,12 @@ def _prepare(options: argparse.Namespace) -> None:
     from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.nets import model_hash, save_model
-    from asr_kd.specialists import KEPT, begin_specialist, count_labels, load_generalist, write_labels
+    from asr_kd.specialists import KEPT, Specialist, begin_specialist, count_labels, load_generalist, write_labels
 
     if options.whole == (options.dev_states is not None):
         raise UserError(
-            "give --dev-states for a specialist with a dustbin; one of --whole is judged on dev's own states"
+            "give either --dev-states, for a specialist with a dustbin, or --whole, for one that is evaluated on the"
+            " dev states as they are"
         )
     clusters = _read_clusters(options.clusters, options.network).clusters
     if not 0 <= options.number < len(clusters):
@@ -195,21 +212,19 @@ def _prepare(options: argparse.Namespace) -> None:
     dev = FrameStore(options.dev_states) if options.dev_states else None
     if dev:
         count_labels(dev, known)  # an error comes before anything is written
-    name = model_hash(options.network)
-    states = write_labels(
-        FrameStore(options.states), asked, known, out / "states", options.seed,
-        whole=options.whole, generalist=name, force=options.force,
-    )  # fmt: skip
+    specialist = Specialist(asked, known, model_hash(options.network), options.seed, options.whole)
+    states = write_labels(FrameStore(options.states), specialist, out / "states", force=options.force)
     own = np.array(states.config["own"])
     if unseen := np.setdiff1d(asked, own).tolist():
         names = ", ".join(map(str, unseen))
-        print(f"{out}: no frame of states {names}, which stay with the generalist ({len(own)} left)", file=sys.stderr)
+        print(f"{out}: no frame of states {names}; the specialist has the other {len(own)}", file=sys.stderr)
     if dev is None:
         print(f"{out}: labels of {len(own)} states")
         return
-    write_labels(dev, own, known, out / "dev", options.seed, balanced=False, generalist=name, force=options.force)
+    trained = dataclasses.replace(specialist, own=own)
+    write_labels(dev, trained, out / "dev", balanced=False, force=options.force)
     save_model(begin_specialist(generalist, own), out / "begin")
-    print(f"{out}: {len(own)} states and a dustbin, of whose frames {states.config[KEPT]:.1%} are learnt")
+    print(f"{out}: {len(own)} states and a dustbin, with {states.config[KEPT]:.1%} of the frames of other states")
 
 
 def _join(options: argparse.Namespace) -> None:
@@ -255,7 +270,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _read_clusters(folder: str, network: str) -> "Clusters":
-    """The clusters in a folder; ``UserError`` where another network confused their states."""
+    """The clusters in a folder; ``UserError`` if they are those of another network."""
     from asr_kd.config import load_config
     from asr_kd.errors import UserError
     from asr_kd.nets import model_hash
@@ -264,7 +279,5 @@ def _read_clusters(folder: str, network: str) -> "Clusters":
     path = Path(folder) / CLUSTERS
     found = load_config(Clusters, path)
     if found.network != model_hash(network):
-        raise UserError(
-            f"{path}: clusters of what another network than {network} confuses; give that one, or cluster again"
-        )
+        raise UserError(f"{path}: clusters of another network than {network}; give that one, or cluster again")
     return found

@@ -14,13 +14,20 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``asr-kd train``."""
     parser.description = (
-        "Train an acoustic network to predict the tied HMM state of each frame: from labels (--states); or as the\n"
-        "student of a network or ensemble, from its stored soft targets (--targets) or asked live (--teacher), with\n"
-        "labels or without. Killed or interrupted, the same command goes on; run again when done, it prints the\n"
-        "result. The folder --out holds the model with its curves. With --members N it is an ensemble, and holds N\n"
-        "networks, trained side by side from different seeds; one that fails ends the others, after a checkpoint.\n"
-        "With --evaluate MODEL, measure a trained network or ensemble instead. Under torchrun, which gives each\n"
-        "process a GPU of its own, N processes train one network, each on its share of a batch, as one would."
+        "Train an acoustic network to predict the tied HMM state of each frame: from labels (--states), or as a\n"
+        "student of a network or ensemble, from its stored soft targets (--targets) or from soft targets computed for\n"
+        "every batch (--teacher). A student may have labels too, which count with the weight hard_weight (0.5).\n"
+        "\n"
+        "A student needs no labels. Without them hard_weight is 0, and the priors that decoding divides by are those\n"
+        "of the teacher: its mean posterior over the stored targets, or the priors of the live teacher. They are\n"
+        "stored with the network.\n"
+        "\n"
+        "The same command resumes after a kill or an interruption; once training is done, it prints the result again.\n"
+        "The folder --out holds the network and its curves. The log has a line for each evaluation, with a star where\n"
+        "the weights are kept. With --members N the folder is an ensemble of N networks, trained side by side from\n"
+        "different seeds; if one fails, the others checkpoint and stop. Under torchrun, N processes train one\n"
+        "network, data-parallel, with the result of a single process; each takes its own GPU if there are any.\n"
+        "With --evaluate MODEL, measure trained networks or ensembles instead."
     )
     parser.epilog = (
         "example:\n"
@@ -39,20 +46,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --utt2spk data/test/utt2spk --out frames_test\n"
         "every key of a configuration, with its default: asr-kd train --print-config"
     )
-    parser.add_argument("--feats", metavar="STORE", help="features to learn from (or to evaluate on)")
+    parser.add_argument("--feats", metavar="STORE", help="features to train on (or to evaluate on)")
     parser.add_argument("--states", metavar="STORE", help="their states, from `asr-kd hmm align`")
-    parser.add_argument("--targets", metavar="STORE", help="soft targets to learn from, from `asr-kd targets write`")
-    parser.add_argument("--teacher", metavar="MODEL", help="a network or ensemble to learn from, asked for every batch")
-    priors = "take the states' priors from this store of states or soft targets, or model (default: the labels' own)"
+    parser.add_argument("--targets", metavar="STORE", help="soft targets, from `asr-kd targets write`")
+    parser.add_argument(
+        "--teacher", metavar="MODEL", help="network or ensemble that computes soft targets for each batch"
+    )
+    priors = (
+        "take the states' priors from this store of states or soft targets, or from this model (default: the"
+        " frequencies of the labels; without labels, the teacher's)"
+    )
     parser.add_argument("--priors", metavar="STORE|MODEL", help=priors)
-    begin = "a network of the same shape to begin with (default: random weights)"
+    begin = "start from the weights of this network, which has the same shape (default: random weights)"
     parser.add_argument("--begin", metavar="MODEL", help=begin)
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
     parser.add_argument("--dev-states", metavar="STORE", help="their states")
     out = "experiment folder, such as exp/dnn; with --evaluate a folder inside that of each MODEL, for frames.json"
     parser.add_argument("--out", metavar="DIR", help=out)
-    config = "configuration; keys it lacks have their defaults; repeatable: members take them in turn"
+    config = "configuration; missing keys have their defaults; repeatable: members take the files in turn"
     parser.add_argument("--config", metavar="YAML", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
     parser.add_argument("--seed", type=int, help="the same as --set seed=SEED")
@@ -65,16 +77,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_members(parser: argparse.ArgumentParser) -> None:
     members = (
-        "train N networks of seeds from --seed on (or the configuration's, or 1) into DIR/seedSEED, and average them"
+        "train N networks with consecutive seeds, from --seed (or the configuration's, or 1) on, into DIR/seedSEED, and"
+        " average them"
     )
     parser.add_argument("--members", type=int, metavar="N", help=members)
     mean = "how the ensemble averages its members' distributions (default: arithmetic)"
     parser.add_argument("--mean", choices=("arithmetic", "geometric"), help=mean)
-    device = "cpu, cuda, cuda:1, ... (default: a GPU where there is one); with cuda each GPU trains a member at a time"
+    device = "cpu, cuda, cuda:1, ... (default: a GPU if there is one); with cuda each GPU trains one member at a time"
     parser.add_argument("--device", default="auto", help=device)
     threads = (
-        "CPU threads (default: OMP_NUM_THREADS, else all cores); T of them train up to T members at once,"
-        " each of which takes the memory of one training"
+        "CPU threads (default: OMP_NUM_THREADS, else all cores); T threads train up to T members at once,"
+        " each with the memory of a training run of its own"
     )
     parser.add_argument("--threads", type=int, metavar="T", help=threads)
 
@@ -82,18 +95,18 @@ def _configure_members(parser: argparse.ArgumentParser) -> None:
 def _configure_evaluate(parser: argparse.ArgumentParser) -> None:
     evaluated = "print frame accuracy and cross-entropy of these models"
     parser.add_argument("--evaluate", metavar="MODEL", nargs="+", help=evaluated)
-    speakers = "of --evaluate: the speakers, which intervals and tests then take as the unit (default: the utterance)"
+    speakers = "with --evaluate: speakers, the unit of intervals and tests (default: the utterance)"
     parser.add_argument("--utt2spk", metavar="FILE", help=speakers)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, or evaluate, as the options say; as one of the processes that torchrun started, if it did."""
+    """Train or evaluate, as the options say, as one rank of several under torchrun."""
     from asr_kd.errors import UserError
     from asr_kd.train.group import joined
 
     with joined() as group:
         if options.members is not None and group.world > 1:
-            raise UserError("--members starts a process for each network by itself; run it without torchrun")
+            raise UserError("--members starts its own process for each network; run it without torchrun")
         if group.leads or not options.evaluate:
             _run(options)
 
@@ -109,7 +122,8 @@ def _run(options: argparse.Namespace) -> None:
         different = configs[: max(1, len(options.config))]
         print("---\n".join(yaml.safe_dump(to_dict(config), sort_keys=False) for config in different), end="")
         return
-    if options.threads:
+    if options.threads is not None:
+        _check_threads(options.threads)
         torch.set_num_threads(options.threads)
     if options.evaluate:
         _check_inside(options.out)
@@ -133,7 +147,7 @@ def _configs(options: argparse.Namespace) -> "list[TrainConfig]":
 
     overrides = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
     if options.members is not None and options.begin:
-        raise UserError("--members differ in their random weights; --begin is for one network")
+        raise UserError("--members differ in their random weights; --begin is for a single network")
     if options.members is not None:
         return member_configs(options.members, options.config, overrides)
     if len(options.config) > 1 or options.mean:
@@ -164,26 +178,24 @@ def _evaluate(folder: str, options: argparse.Namespace) -> tuple[dict[str, Any],
 
 
 def _check_inside(out: str | None) -> None:
-    """Raise ``UserError`` where the models of --evaluate would have one place for their results."""
+    """Raise ``UserError`` if the models of --evaluate would write their results to the same place."""
     from pathlib import Path
 
     from asr_kd.errors import UserError
 
     if out is not None and (Path(out).is_absolute() or ".." in Path(out).parts):
-        raise UserError(
-            f"--out {out}: with --evaluate a folder inside that of each MODEL was expected, such as frames_test"
-        )
+        raise UserError(f"--out {out}: with --evaluate, give a folder inside that of each MODEL, such as frames_test")
 
 
 def _train(options: argparse.Namespace, config: "TrainConfig") -> tuple[dict[str, Any], str]:
-    from asr_kd.train import train
+    from asr_kd.train import Sources, train
     from asr_kd.train.group import Group
 
     device = Group.current().device(torch_device(options.device))
     data = _training_data(options)
     _require(options, "out")
-    given = options.teacher, options.priors, options.begin
-    result = train(config, data, _dev_data(options), options.out, device, *given)
+    sources = Sources(options.teacher, options.priors, options.begin)
+    result = train(config, data, _dev_data(options), options.out, device, sources)
     text = f"{options.out}: dev frame accuracy {result['dev_accuracy']:.2%} in epoch {result['epoch']}"
     return result, f"{text}, {result['parameters']:,} parameters"
 
@@ -192,13 +204,15 @@ def _train_members(options: argparse.Namespace, configs: "list[TrainConfig]") ->
     import torch
 
     from asr_kd.score.table import Column, percent, plain, render
-    from asr_kd.train.members import train_members
+    from asr_kd.train import Sources
+    from asr_kd.train.members import Machine, train_members
 
     devices = _devices(options.device)
     data = _training_data(options)
     _require(options, "out")
-    given = options.teacher, options.priors, options.mean or "arithmetic", torch.get_num_threads()
-    trained = train_members(configs, data, _dev_data(options), options.out, devices, *given)
+    sources, machine = Sources(options.teacher, options.priors), Machine(tuple(devices), torch.get_num_threads())
+    mean = options.mean or "arithmetic"
+    trained = train_members(configs, data, _dev_data(options), options.out, sources, mean, machine)
     found = {"folder": options.out, "mean": trained.mean, **dataclasses.asdict(trained.evaluation)}
     columns = (
         Column("network", plain("folder"), left=True),
@@ -241,8 +255,16 @@ def _require(options: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} is missing; asr-kd train --help shows an example")
 
 
+def _check_threads(threads: int) -> None:
+    from asr_kd.errors import UserError
+    from asr_kd.limits import THREADS
+
+    if not 1 <= threads <= THREADS:
+        raise UserError(f"--threads {threads}: expected 1 to {THREADS:,}")
+
+
 def _devices(name: str):  # type: ignore[no-untyped-def]
-    """Where members are trained: on every GPU, unless ``name`` is the CPU or one GPU."""
+    """The devices that members are trained on: every GPU, unless ``name`` is the CPU or one GPU."""
     import torch
 
     if name in ("auto", "cuda") and torch.cuda.is_available():

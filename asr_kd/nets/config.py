@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Literal
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
+from asr_kd.limits import CONTEXT_FRAMES, LAYERS, WEIGHTS
+
+INPUT_FRAMES = 5  # that the first layer of a ``tdnn`` sees: two on each side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,4 +50,29 @@ class NetConfig:
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"net.{key} is {getattr(self, key)}; expected a probability below 1")
         if not self.dilations or min(self.dilations) < 1:
-            raise UserError(f"net.dilations is {list(self.dilations)}; expected one or more whole numbers from 1")
+            raise UserError(
+                f"net.dilations is {shown(list(self.dilations))}; expected one or more whole numbers above 0"
+            )
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Raise ``UserError`` for a network that no machine could hold, before memory is taken for it."""
+        layers = max(self.layers, len(self.dilations))
+        if layers > LAYERS:
+            raise UserError(f"net has {layers:,} layers; at most {LAYERS:,} are possible")
+        if max(self.left_context, self.right_context, sum(self.dilations)) > CONTEXT_FRAMES:
+            raise UserError(
+                f"net.left_context {self.left_context}, net.right_context {self.right_context} or the sum of"
+                f" net.dilations {sum(self.dilations)} is above {CONTEXT_FRAMES:,} frames"
+            )
+        if self.num_weights > WEIGHTS:
+            raise UserError(f"net has {self.num_weights:,} weights; at most {WEIGHTS:,} are possible: lower net.width")
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the network's weight matrices; biases and normalisation, which are few, are not counted."""
+        if self.kind == "dnn":
+            window = (self.left_context + 1 + self.right_context) * self.bins
+            return self.width * (window + (self.layers - 1) * self.width + self.states)
+        layer = 4 * self.bottleneck * self.width
+        return self.width * (INPUT_FRAMES * self.bins + self.states) + len(self.dilations) * layer

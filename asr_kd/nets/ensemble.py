@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_kernel
+from asr_kd.limits import MEMBERS, PATH_LENGTH
 from asr_kd.nets.acoustic_model import AcousticModel, outputs_within
 from asr_kd.nets.joint import active_specialists, check_members, joint, own_and_dustbin
 
@@ -41,6 +43,11 @@ class EnsembleConfig:
     def __post_init__(self) -> None:
         if not self.members:
             raise UserError("an ensemble without members; name at least one trained network")
+        if len(self.members) > MEMBERS:
+            raise UserError(f"an ensemble of {len(self.members):,} members; at most {MEMBERS:,} are possible")
+        for member in self.members:
+            if not 0 < len(member) <= PATH_LENGTH or "\0" in member:
+                raise UserError(f"member {shown(member)} of an ensemble; the path of a folder was expected")
         if len(self.weights) not in (0, len(self.members)):
             raise UserError(f"{len(self.weights)} weights for {len(self.members)} members; give one for each, or none")
         if self.weights and not (min(self.weights) >= 0 < sum(self.weights) < math.inf):

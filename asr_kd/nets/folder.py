@@ -1,6 +1,6 @@
 """Networks and ensembles of them as folders.
 
-A network is ``config.yaml`` (what it is) and ``model.safetensors`` (weights, standardisation, priors); an ensemble is
+A network is ``config.yaml`` (its shape) and ``model.safetensors`` (weights, standardisation, priors). An ensemble is
 ``ensemble.yaml``, which lists the folders of its members.
 """
 
@@ -10,16 +10,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors
-from safetensors.torch import load_file, save
+import torch
+from safetensors.torch import save
 
 from asr_kd.config import from_dict, load_config, save_config
 from asr_kd.errors import UserError
-from asr_kd.files import sha256, write_bytes
+from asr_kd.files import open_regular, sha256, write_bytes
 from asr_kd.nets.acoustic_model import AcousticModel
 from asr_kd.nets.config import NetConfig
 from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
+from asr_kd.nets.tensors import read_tensors
 
+LARGE = 1 << 26  # bytes of a network that are not allocated before the size of its file is compared
 CONFIG, WEIGHTS, ENSEMBLE = "config.yaml", "model.safetensors", "ensemble.yaml"
 
 
@@ -31,29 +33,38 @@ def save_model(model: AcousticModel, folder: str | Path) -> None:
 
 
 def load_model(folder: str | Path) -> AcousticModel:
-    """The model that ``save_model`` wrote, on the CPU, in evaluation mode. Nothing is unpickled.
+    """The network that ``save_model`` wrote, on the CPU, in evaluation mode. Nothing is unpickled.
 
-    Raises ``UserError`` where a file is missing, is not what its name says, or does not fit the other.
+    Raises ``UserError`` if the folder holds an ensemble, a file is missing or damaged, or the two files disagree.
     """
     folder = Path(folder)
     path = folder / WEIGHTS
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder")
-    model = AcousticModel(load_config(NetConfig, folder / CONFIG))
+    if is_ensemble(folder):
+        raise UserError(f"{folder}: an ensemble; a single network was expected: name one of its members")
+    config = load_config(NetConfig, folder / CONFIG)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {folder} should hold {CONFIG} and {WEIGHTS}: train it to the end")
-    try:
-        found = load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file, or cut short: {error}") from None
-    wanted = model.state_dict()
-    for name in sorted(wanted.keys() | found.keys()):
-        expected = tuple(wanted[name].shape) if name in wanted else "nothing"
-        actual = tuple(found[name].shape) if name in found else "nothing"
-        if expected != actual:
-            raise UserError(f"{path}: tensor {name!r}: found {actual}, but {CONFIG} beside it expects {expected}")
-    model.load_state_dict(found)
+        raise UserError(f"{path}: no such file; {folder} should hold {CONFIG} and {WEIGHTS}: finish its training")
+    if path.stat().st_size < 2 * config.num_weights > LARGE:  # a weight takes at least 2 bytes
+        raise UserError(
+            f"{path}: {path.stat().st_size:,} bytes, too few for the {config.num_weights:,} weights of {CONFIG} beside"
+            " it; the file is cut short or belongs to another network"
+        )
+    model = AcousticModel(config)
+    tensors = read_tensors(path, model.state_dict(), f"{CONFIG} beside it")
+    _check_values(path, tensors)
+    model.load_state_dict(tensors)
     return model.eval()
+
+
+def _check_values(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise ``UserError`` for a deviation or a variance that nothing can be divided by."""
+    if not (tensors["std"] > 0).all():
+        raise UserError(f"{path}: tensor 'std' has a standard deviation of 0 or less; expected numbers above 0")
+    for name, tensor in tensors.items():
+        if name.endswith("running_var") and not (tensor >= 0).all():
+            raise UserError(f"{path}: tensor {name!r} has a variance below 0; expected 0 or more")
 
 
 def save_ensemble(
@@ -65,21 +76,19 @@ def save_ensemble(
     active: int = 1,
     whole: bool = False,
 ) -> Ensemble:
-    """Make ``folder`` an ensemble of the networks in the folders ``members``, which stay where they are; see
-    ``EnsembleConfig``.
+    """Make ``folder`` an ensemble of the networks in the folders ``members``, which stay where they are.
 
-    Raises ``UserError`` where a member is missing or damaged, or has other states or features than the first.
+    The other parameters are those of ``EnsembleConfig``. Raises ``UserError`` if a member is missing or damaged, or if
+    its states or features differ from the first member's.
     """
     folder = Path(folder)
     check_no_network(folder)
     networks = [load_model(member) for member in members]
-    places = tuple(os.path.relpath(Path(member).resolve(), folder.resolve()) for member in members)
-    hashes = tuple(sha256(Path(member) / WEIGHTS) for member in members)
     values: dict[str, object] = {
-        "members": list(places),
+        "members": [os.path.relpath(Path(member).resolve(), folder.resolve()) for member in members],
         "mean": mean,
         "weights": list(weights),
-        "hashes": list(hashes),
+        "hashes": [sha256(Path(member) / WEIGHTS) for member in members],
     }
     if own:
         values |= {"own": [list(map(int, states)) for states in own], "active": active, "whole": whole}
@@ -90,7 +99,7 @@ def save_ensemble(
 
 
 def check_no_network(folder: str | Path) -> None:
-    """Raise ``UserError`` where ``folder`` cannot become an ensemble, because it holds a network."""
+    """Raise ``UserError`` if ``folder`` holds a network, so that it cannot become an ensemble."""
     if (Path(folder) / WEIGHTS).exists():
         raise UserError(f"{folder}: holds a network; choose another folder for the ensemble")
 
@@ -103,7 +112,7 @@ def is_ensemble(folder: str | Path) -> bool:
 def open_model(folder: str | Path) -> AcousticModel | Ensemble:
     """The network or the ensemble in ``folder``, on the CPU, in evaluation mode.
 
-    Raises ``UserError`` as ``load_model`` does, and where a member's weights are not those that the ensemble lists.
+    Raises ``UserError`` as ``load_model`` does, and if a member's weights are not those that the ensemble lists.
     """
     folder = Path(folder)
     if not is_ensemble(folder):
@@ -111,14 +120,18 @@ def open_model(folder: str | Path) -> AcousticModel | Ensemble:
     config = load_config(EnsembleConfig, folder / ENSEMBLE)
     if len(config.hashes) != len(config.members):
         raise UserError(f"{folder / ENSEMBLE}: {len(config.hashes)} hashes for {len(config.members)} members")
+    loaded: dict[Path, AcousticModel] = {}  # a member that is listed twice is in memory once
     members = []
-    for member, wanted in zip(config.members, config.hashes, strict=True):
-        members.append(load_model(folder / member))
-        if sha256(folder / member / WEIGHTS) != wanted:
+    for member, listed in zip(config.members, config.hashes, strict=True):
+        place = (folder / member).resolve()
+        if place not in loaded:
+            loaded[place] = load_model(folder / member)
+        if sha256(folder / member / WEIGHTS) != listed:
             raise UserError(
                 f"{folder / member / WEIGHTS}: not the weights that {folder / ENSEMBLE} lists; the member was trained"
-                " again or damaged: make the ensemble again"
+                " again or is damaged: make the ensemble again"
             )
+        members.append(loaded[place])
     return Ensemble(config, members).eval()
 
 
@@ -131,26 +144,45 @@ def model_hash(folder: str | Path) -> str:
 
 
 def model_files(folder: str | Path) -> tuple[str, ...]:
-    """The files that the network or ensemble in ``folder`` is made of, by their names within it."""
+    """The files of the network or ensemble in ``folder``, which is complete in itself, by their names within it.
+
+    Raises ``UserError`` if the ensemble lists a member outside of the folder.
+    """
     if not is_ensemble(folder):
         return CONFIG, WEIGHTS
     members = load_config(EnsembleConfig, Path(folder) / ENSEMBLE).members
+    for member in members:
+        if not (Path(folder) / member).resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(
+                f"{Path(folder) / ENSEMBLE}: member {member} lies outside of {folder}; expected all members inside of"
+                " it: build the model again"
+            )
     return ENSEMBLE, *(f"{member}/{name}" for member in members for name in (CONFIG, WEIGHTS))
 
 
 def copy_model(folder: str | Path, out: str | Path) -> None:
-    """Copy a network, or an ensemble with its members, into the folder ``out``, which can then be moved."""
+    """Copy a network, or an ensemble with its members, into the folder ``out``, which can then be moved.
+
+    Raises ``UserError`` if a file is missing, or if a member of the ensemble is an ensemble itself.
+    """
     folder, out = Path(folder), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if not is_ensemble(folder):
         (out / ENSEMBLE).unlink(missing_ok=True)
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(folder / name, out / name)
+        _copy_network(folder, out)
         return
     (out / WEIGHTS).unlink(missing_ok=True)
     config = load_config(EnsembleConfig, folder / ENSEMBLE)
-    for number, member in enumerate(config.members, 1):
-        copy_model(folder / member, out / f"member{number}")
-    names = [f"member{number}" for number in range(1, len(config.members) + 1)]
-    members = [out / name for name in names]
+    members = [out / f"member{number}" for number in range(1, len(config.members) + 1)]
+    for member, copy in zip(config.members, members, strict=True):
+        if is_ensemble(folder / member):
+            raise UserError(f"{folder / member}: an ensemble; a member of {folder / ENSEMBLE} must be a network")
+        _copy_network(folder / member, copy)
     save_ensemble(out, members, config.mean, config.weights, config.own, config.active, config.whole)
+
+
+def _copy_network(folder: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        with open_regular(folder / name) as source, open(out / name, "wb") as target:
+            shutil.copyfileobj(source, target)

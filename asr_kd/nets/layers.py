@@ -22,8 +22,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Linear(nn.Linear):
-    """As torch's. In bfloat16 on a CPU it turns a gradient round before the product that makes that of the weights:
-    a product of two transposed matrices takes twice as long, more than the turn from ``WIDE`` inputs on."""
+    """As torch's, but faster in bfloat16 on a CPU, where the gradient of the weights is a product.
+
+    A product of two transposed matrices takes twice as long as one of a single one. From ``WIDE`` inputs on that is
+    more than it takes to transpose the gradient first.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         wide = self.in_features >= WIDE and torch.is_grad_enabled()
@@ -49,20 +52,22 @@ class _Product(torch.autograd.Function):
 
 
 class FrameBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of ``[..., width]`` over everything but the last dimension.
+    """Batch normalisation of ``[..., width]`` over all dimensions but the last.
 
-    Processes that are joined by ``torch.distributed`` are normalised in training by what all of them see together, and
-    have the same running statistics. Each must come by as often as the others; it may come with nothing.
+    In training, ranks that are joined by ``torch.distributed`` normalise by the statistics of the whole batch and have
+    the same running statistics. Each rank must call as often as the others; its part of a batch may be empty.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         if self.training and distributed.is_available() and distributed.is_initialized():
             return self._together(rows.to(self.weight.dtype)).to(x.dtype).view_as(x)
+        if self.training and len(rows) == 1:  # the variance is 0, and so is what is normalised
+            return torch.addcmul(self.bias, rows * 0, self.weight).to(x.dtype).view_as(x)
         return super().forward(rows).view_as(x)
 
     def _together(self, rows: Tensor) -> Tensor:
-        """As ``nn.BatchNorm1d`` of every process's ``rows [frames, width]``; ``nn.SyncBatchNorm`` needs a GPU."""
+        """As ``nn.BatchNorm1d`` of the ``rows [frames, width]`` of all ranks; ``nn.SyncBatchNorm`` needs a GPU."""
         sums = _SumOverProcesses.apply(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
         number = sums[-1].detach()
         mean = sums[:-1] / number
@@ -80,7 +85,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of all processes' tensors, in each of them; the gradient is such a sum too."""
+    """The sum of the tensors of all ranks, in each of them; the gradient is such a sum too."""
 
     @staticmethod
     def forward(context: Any, own: Tensor) -> Tensor:
@@ -96,11 +101,11 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class ByteDropout(nn.Dropout):
-    """Dropout to the nearest 1/256; of ``[examples, frames, width]`` all frames of an example lose the same units.
+    """Dropout to the nearest 1/256; in ``[examples, frames, width]`` all frames of an example lose the same units.
 
-    Neighbouring frames would tell the network what a mask of their own hides from one of them (Povey et al. 2018,
-    section 3.3). On a CPU ``nn.Dropout`` draws a 64-bit number for each element, a quarter of the time of a training
-    step; here it is a random byte.
+    If each frame had its own mask, its neighbours would reveal what the mask hides (Povey et al. 2018, section 3.3). On
+    a CPU ``nn.Dropout`` draws a 64-bit number for each element, which is a quarter of a training step; here it is a
+    random byte.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ class ByteDropout(nn.Dropout):
         return x if mask is None else x * mask
 
     def mask(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """What values of this shape are multiplied by, of a shape that can be expanded to it; none for nothing."""
+        """The factors for values of this shape, in a shape that broadcasts to it; None if nothing is dropped."""
         dropped = min(round(256 * self.p), 255)
         if not self.training or not dropped:
             return None
@@ -122,7 +127,7 @@ class ByteDropout(nn.Dropout):
 
 
 def finish(config: NetConfig) -> nn.Sequential:
-    """What follows the linear part of a hidden layer: activation, normalisation, dropout; ``[..., width]``."""
+    """The rest of a hidden layer after its linear part: activation, normalisation, dropout; ``[..., width]``."""
     modules: list[nn.Module] = [ACTIVATIONS[config.activation]()]
     if config.norm == "batch":
         modules.append(FrameBatchNorm(config.width))
@@ -134,6 +139,6 @@ def finish(config: NetConfig) -> nn.Sequential:
 
 
 def dropout_mask(finished: nn.Sequential, x: Tensor) -> Tensor | None:
-    """What the dropout that ends ``finished``, if any does, multiplies values of the shape of ``x`` by."""
+    """The mask, in the shape of ``x``, of the dropout at the end of ``finished``; None if there is none."""
     last = finished[-1]
     return last.mask(x.shape, x.dtype, x.device) if isinstance(last, ByteDropout) else None

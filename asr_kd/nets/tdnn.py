@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from asr_kd.nets import fused
-from asr_kd.nets.config import NetConfig
+from asr_kd.nets.config import INPUT_FRAMES, NetConfig
 from asr_kd.nets.layers import dropout_mask, finish
 
-SPLICE = 2  # frames that the first layer sees on each side
+SPLICE = INPUT_FRAMES // 2  # frames that the first layer sees on each side
 BYPASS = 0.66  # weight of the residual connection, as in the paper's section 3.4
 
 
@@ -55,7 +55,7 @@ class Tdnn(nn.Module):
         super().__init__()
         self.dilations = config.dilations
         self.left_context = self.right_context = SPLICE + sum(config.dilations)
-        self.input = nn.Sequential(nn.Linear((2 * SPLICE + 1) * config.bins, config.width), finish(config))
+        self.input = nn.Sequential(nn.Linear(INPUT_FRAMES * config.bins, config.width), finish(config))
         self.hidden = nn.ModuleList(FactoredLayer(config) for _ in config.dilations)
         self.output = nn.Linear(config.width, config.states)
 
@@ -63,7 +63,7 @@ class Tdnn(nn.Module):
         layers = len(self.hidden)
         thin = next(i for i in range(layers + 1) if all(dilation % every == 0 for dilation in self.dilations[i:]))
         # Hidden layers from ``thin`` on look at each every-th frame only, so that nobody computes the others for them.
-        x = x.unfold(1, 2 * SPLICE + 1, 1)
+        x = x.unfold(1, INPUT_FRAMES, 1)
         x = self._first((x[:, ::every] if thin == 0 else x).transpose(2, 3).flatten(2))
         for i, (layer, dilation) in enumerate(zip(self.hidden, self.dilations, strict=True)):
             x = x[:, ::every] if thin == i > 0 else x

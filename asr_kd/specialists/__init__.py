@@ -1,10 +1,10 @@
-"""Specialists: which states are confusable, what a network for some of them learns, and what they say together.
+"""Specialists: which states are confusable, how networks for them are trained, and how they are joined.
 
 - ``Confusion``, ``cluster_states``: a generalist's predictions -> the states of each specialist, kept as ``Clusters``.
-- ``load_generalist``, ``count_labels``, ``write_labels``, ``begin_specialist``: what ``asr_kd.train`` needs to train
-  one.
-- ``join_specialists``: those that are trained, put right by ``correct_dustbin`` or ``correct_own`` -> an ensemble,
-  which computes what they say together (``asr_kd.nets.joint``).
+- ``load_generalist``, ``count_labels``, ``Specialist``, ``write_labels``, ``begin_specialist``: what ``asr_kd.train``
+  needs to train one.
+- ``join_specialists``: trained specialists, corrected by ``correct_dustbin`` or ``correct_own`` -> an ensemble, which
+  combines their outputs (``asr_kd.nets.joint``).
 - ``state_names``, ``summaries``: clusters for people to read.
 """
 
@@ -13,6 +13,7 @@ from asr_kd.specialists.gain_table import state_names, summaries
 from asr_kd.specialists.join import join_specialists
 from asr_kd.specialists.labels import (
     KEPT,
+    Specialist,
     begin_specialist,
     correct_dustbin,
     correct_own,
@@ -26,6 +27,7 @@ __all__ = [
     "KEPT",
     "Clusters",
     "Confusion",
+    "Specialist",
     "begin_specialist",
     "check_sizes",
     "cluster_states",

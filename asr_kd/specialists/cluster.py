@@ -1,7 +1,7 @@
 """Clusters of states that a generalist predicts together, one for each specialist (Hinton et al. 2015, section 5.3).
 
-They need no labels: states that are probable in the same frames are those that the generalist confuses. The paper runs
-k-means over the columns of the covariance matrix of the predictions.
+No labels are needed: the generalist confuses states that are probable in the same frames. The paper runs k-means over
+the columns of the covariance matrix of the predictions.
 """
 
 import dataclasses
@@ -14,14 +14,16 @@ from asr_kd.errors import UserError
 
 Scale = Literal["none", "correlation", "spectral"]
 ROWS = 512  # frames of one matrix product
-FAINT = 1e-4  # between states that are never confused
-RESTARTS = 10  # starts of k-means, of which the best result counts
+FAINT = 1e-4  # weight of the edge between two states that are never confused
+RESTARTS = 10  # runs of k-means, of which the best is kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Clusters:
-    """``clusters.yaml``: the states of each cluster, of what the network of this ``model_hash`` predicts of so many
-    frames, and how they were found; see ``cluster_states``."""
+    """``clusters.yaml``: the states of each cluster, and how they were found (``cluster_states``).
+
+    ``network`` is the ``model_hash`` of the generalist, and ``frames`` the number of its predictions.
+    """
 
     network: str
     frames: int
@@ -32,24 +34,24 @@ class Clusters:
 
 
 class Confusion:
-    """The covariance of a generalist's predictions, which are added a few frames at a time; ``frames`` so far.
+    """The covariance of a generalist's predictions, added a few frames at a time; ``frames`` is their number so far.
 
-    All in float64: right to 1e-14 of two states' standard deviations, where products in float32, in half the time, err
-    by up to 5e-7 (measured, 500 states). How the frames are divided among calls of ``add`` changes no bit. Memory: two
-    arrays of ``[states, states]``, and ``ROWS`` frames.
+    It is computed in float64, with errors of 1e-14 of two states' standard deviations; float32 takes half the time but
+    errs by up to 5e-7 (measured, 500 states). How the frames are divided among calls of ``add`` changes no bit. Memory:
+    two arrays of ``[states, states]``, and ``ROWS`` frames.
     """
 
     def __init__(self) -> None:
         self.frames = 0
         self._waiting = np.empty((0, 0))
-        self._held = 0  # rows of it that are in no product yet
+        self._held = 0  # rows of it that are not in the products yet
         self._sum, self._products = np.empty(0), np.empty((0, 0))
 
     def add(self, prob: np.ndarray) -> None:
-        """Count predictions ``prob`` ``[frames, states]``: probabilities, not their logs.
+        """Add predictions ``prob`` ``[frames, states]``: probabilities, not their logs.
 
-        Raises ``UserError`` for another number of states than before, and naming the frame where a value is not
-        finite; nothing of ``prob`` is counted then.
+        Raises ``UserError`` for another number of states than before, and for a value that is not finite, naming its
+        frame; nothing of ``prob`` is added then.
         """
         states = len(self._sum) if self.frames else "states"
         if prob.ndim != 2 or (self.frames and prob.shape[1] != states):
@@ -86,7 +88,7 @@ class Confusion:
         Raises ``UserError`` for fewer than two frames.
         """
         if self.frames < 2:
-            raise UserError(f"predictions of {self.frames} frames were added; a covariance is of at least 2")
+            raise UserError(f"predictions of {self.frames} frames were added; a covariance needs at least 2")
         rows, total = self._waiting[: self._held], self._total()
         products = rows.T @ rows
         products += self._products
@@ -108,28 +110,33 @@ def cluster_states(
 ) -> list[np.ndarray]:
     """Divide all states into ``k`` clusters of confusable ones, by k-means over the rows of ``covariance``.
 
-    ``scale``: ``none`` is the paper's choice, and right where classes are about equally frequent. A row is about as
-    long as the state's variance, so that a few frequent states, such as those of silence, lie far from all others, each
-    a cluster of its own, and the many rare ones in one cluster near 0. ``correlation`` divides by both states' standard
-    deviations: a row tells with whom a state is confused, and not how often. A state that is predicted alike in all
-    frames has no correlations: its row is 0. Most rows of many states are then about as far from each other as from 0,
-    and k-means puts them into one cluster. ``spectral`` divides the graph whose edges are the positive correlations
-    (normalised cut; k-means in the space of the Laplacian's first eigenvectors), whose parts are of more even sizes.
+    ``scale``:
 
-    ``size``: each cluster gives way to the so many states that are, on average, most correlated with it. They overlap,
-    as the paper's do: a state that many others are confused with has several specialists, and another perhaps none.
+    - ``none`` is the paper's choice, and right if classes are about equally frequent. The length of a row grows with
+      the state's variance. A few frequent states, such as those of silence, lie far from all others, and each becomes
+      a cluster of its own; the many rare ones share a cluster near 0.
+    - ``correlation`` divides by both states' standard deviations, so that a row says with which states a state is
+      confused, not how often. A state that is predicted alike in all frames has no correlations: its row is 0. With
+      many states most rows are about as far from each other as from 0, and k-means puts them into one cluster.
+    - ``spectral`` cuts the graph whose edges are the positive correlations (normalised cut; k-means in the space of the
+      Laplacian's first eigenvectors). Its clusters are of more even sizes.
 
-    Returns ``k`` sorted arrays of states, int64, ordered by their first state. They depend on ``seed``, and not on the
-    number of threads. Raises ``UserError`` for a matrix that is no covariance, as ``check_sizes`` does, and where a
-    cluster comes out empty, or, without ``size``, with a single state: a specialist tells states apart.
+    ``size``: each cluster is replaced by the ``size`` states that are, on average, most correlated with it. They
+    overlap, as the paper's do: a state that is confused with many others has several specialists, another perhaps none.
+
+    Returns ``k`` sorted arrays of states, int64, ordered by their first state. They depend on ``seed``, not on the
+    number of threads. Raises ``UserError`` for a matrix that is no covariance, as ``check_sizes`` does, and if a
+    cluster is empty or, without ``size``, has a single state, since a specialist must distinguish states.
     """
     from sklearn.cluster import KMeans, SpectralClustering
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
+    if not 0 <= seed < 1 << 32:
+        raise UserError(f"seed {seed}: expected 0 to {(1 << 32) - 1}")
     rows = _rows(covariance, scale)
     check_sizes(len(rows), k, size)
-    with threadpool_limits(1), warnings.catch_warnings():  # more threads add up in an order that varies
+    with threadpool_limits(1), warnings.catch_warnings():  # with more threads the order of sums varies
         warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer clusters, which is an error below
         options = {"n_clusters": k, "n_init": RESTARTS, "random_state": seed}
         if scale == "spectral":
@@ -139,8 +146,8 @@ def cluster_states(
     found = np.unique(labels)
     if len(found) < k:
         raise UserError(
-            f"{k} clusters were asked for and only {len(found)} came out: the other states' rows of the covariance are"
-            " equal to theirs; ask for fewer clusters, or count more frames"
+            f"{k} clusters were requested, but only {len(found)} were found, since rows of the covariance are equal;"
+            " request fewer clusters, or predict more frames"
         )
     clusters = sorted((np.flatnonzero(labels == label) for label in found), key=lambda own: own[0])
     if size is not None:
@@ -148,14 +155,14 @@ def cluster_states(
     for number, own in enumerate(clusters):
         if len(own) < 2:
             raise UserError(
-                f"cluster {number} of {k} is state {own[0]} alone; expected at least 2 states, to be told apart: ask"
-                " for fewer clusters, another seed or another scale, or give their size"
+                f"cluster {number} of {k} is state {own[0]} alone; expected at least 2 states to distinguish: request"
+                " fewer clusters, another seed or another scale, or give their size"
             )
     return clusters
 
 
 def check_sizes(states: int, k: int, size: int | None = None) -> None:
-    """Raise ``UserError`` unless ``states`` can be divided into ``k`` clusters, of ``size`` states if that is given."""
+    """Raise ``UserError`` unless ``states`` can be divided into ``k`` clusters, of ``size`` states if given."""
     if not 2 <= k <= states:
         raise UserError(f"{k} clusters of {states} states; expected 2 to {states}")
     if size is not None and not 2 <= size < states:
@@ -169,7 +176,7 @@ def _nearest(correlation: np.ndarray, clusters: list[np.ndarray], size: int) -> 
 
 
 def _rows(covariance: np.ndarray, scale: str) -> np.ndarray:
-    """What k-means divides, float64 ``[states, states]``."""
+    """The rows that k-means divides, float64 ``[states, states]``."""
     if covariance.ndim != 2 or len(covariance) != covariance.shape[1]:
         raise UserError(f"a covariance of shape {list(covariance.shape)}; expected [states, states]")
     if not np.isfinite(covariance).all():
@@ -183,7 +190,7 @@ def _rows(covariance: np.ndarray, scale: str) -> np.ndarray:
 
 
 def _edges(correlation: np.ndarray) -> np.ndarray:
-    """What a normalised cut divides: positive, so that every state is connected."""
+    """The edges of the graph to cut: above 0, so that every state is connected."""
     edges = correlation.clip(min=0) + FAINT
     np.fill_diagonal(edges, 0)
     return edges

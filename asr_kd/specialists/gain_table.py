@@ -1,4 +1,4 @@
-"""Clusters of states for people: the phones that they are, and in which contexts."""
+"""Clusters of states for people to read: their phones and contexts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ import numpy as np
 
 from asr_kd.hmm.states import StateSpace
 
-SHOWN = 4  # phones of a context that are named; of more, the first ones and how many others
+SHOWN = 4  # phones of a context that are named; the others are counted
 
 
 def state_names(space: StateSpace) -> list[str]:
-    """A name for each tied state: ``B|D-AA.2+N``, the second state of AA after B or D and before N.
+    """A name for each tied state: ``B|D-AA.2+N`` is the second state of AA after B or D and before N.
 
-    A side on which any phone may stand is left out. States that several phones share name all of them.
+    A side on which any phone is possible is left out. The name of a state that several phones share has all of them.
     """
     known = space.table >= 0  # [left, phone, right, position]
     everywhere = [
@@ -36,7 +36,7 @@ def state_names(space: StateSpace) -> list[str]:
 
 
 def summaries(space: StateSpace, clusters: Sequence[np.ndarray]) -> list[str]:
-    """The phones of each cluster's states, the commonest first, with how many states each has."""
+    """The phones of each cluster's states with their numbers of states, the most frequent first."""
     centres = [sorted({space.phones[i] for i in np.nonzero(space.table == s)[1]}) for s in range(space.num_states)]
     texts = []
     for own in clusters:

@@ -1,4 +1,4 @@
-"""What a specialist learns, and from where it starts (Hinton et al. 2015, section 5.2)."""
+"""The labels of a specialist, the network it begins with, and what its training leaves to correct (section 5.2)."""
 
 import dataclasses
 import hashlib
@@ -8,52 +8,64 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, one_by_one, write_store
 from asr_kd.nets import AcousticModel, is_ensemble, load_model
 from asr_kd.targets.teacher import check_labels
 from asr_kd.train.frame_data import count_states
 
-# In the configuration of a store of labels: the fraction of others' frames that have one, and that of all frames whose
-# state is known.
+# Keys of the configuration of a store of labels: the fraction of the other states' frames that have a label, and the
+# fraction of all frames whose state is known.
 KEPT, KNOWN = "kept", "known"
 
 
+@dataclasses.dataclass(frozen=True)
+class Specialist:
+    """A specialist for the states ``own`` (sorted) of a ``generalist`` (its ``model_hash``) with ``num_states``.
+
+    ``seed`` draws the frames of other states that it is trained on. ``whole`` (section 6.1 of the paper): it has no
+    dustbin. Frames of ``own`` states keep their labels, and all others have none. These are trained on the generalist's
+    soft targets, which replace the dustbin: ``asr-kd train --teacher`` at temperature 1, the one that ``correct_own``
+    can correct.
+    """
+
+    own: np.ndarray
+    num_states: int
+    generalist: str = ""
+    seed: int = 0
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.own) or self.own.min() < 0 or self.own.max() >= self.num_states:
+            raise UserError(
+                f"states {shown(self.own.tolist())} of a specialist; the generalist has states 0 to"
+                f" {self.num_states - 1}"
+            )
+
+
 def write_labels(
-    states: FrameStore,
-    own: np.ndarray,
-    num_states: int,
-    out: str | Path,
-    seed: int = 0,
-    balanced: bool = True,
-    whole: bool = False,
-    generalist: str = "",
-    force: bool = False,
+    states: FrameStore, specialist: Specialist, out: str | Path, balanced: bool = True, force: bool = False
 ) -> FrameStore:
-    """Write the labels of a specialist for ``own`` (sorted) of a generalist's ``num_states`` as a store of states.
+    """Write the labels of a specialist as a store of states.
 
-    A frame of one of them has its place in ``own``; another frame has ``len(own)``, the dustbin, or, ``balanced``, only
-    as many of them as there are own frames, drawn at random; the rest has -1, no label, and so has a frame that had
-    none. The configuration tells which fraction of the others was ``kept``, and the inputs the ``model_hash`` of the
-    ``generalist``.
+    A frame of an own state has the place of that state in ``own``. Other frames have ``len(own)``, the dustbin; if
+    ``balanced``, only as many of them as there are own frames, drawn at random. All other frames, and those that had no
+    label before, have -1. The configuration records the fraction of the others that was ``kept``, the inputs the
+    ``model_hash`` of the generalist.
 
-    ``whole`` (section 6.1 of the paper): frames of ``own`` have the labels they had, and others none at all. Those are
-    for the generalist's soft targets to teach, with ``asr-kd train --teacher``, which stand in for the dustbin; at
-    temperature 1, the one that ``correct_own`` can put right.
-
-    States of ``own`` of which there is no frame to learn from are left out, the configuration tells which are left.
-    Raises ``UserError`` where fewer than two are, for labels of another number of states, and for a label that is not
+    If ``balanced``, states of ``own`` without any frame are left out, and the configuration records those that remain.
+    Raises ``UserError`` if fewer than two remain, for labels of another number of states, and for a label that is not
     below ``num_states``. ``force`` deletes another store at ``out``.
     """
-    if not len(own) or own.min() < 0 or own.max() >= num_states:
-        raise UserError(f"states {own.tolist()} of a specialist; the generalist has states 0 to {num_states - 1}")
+    own, num_states, whole = specialist.own, specialist.num_states, specialist.whole
     counts = count_labels(states, num_states)
     if balanced:
         asked, own = own, own[counts[own] > 0]
         if len(own) < 2:
             raise UserError(
-                f"{states.path}: frames of {len(own)} of the specialist's {len(asked)} states ({asked.tolist()});"
-                " expected at least 2: give more data, or cluster again without rare states"
+                f"{states.path}: frames of {len(own)} of the specialist's {len(asked)} states"
+                f" ({shown(asked.tolist())}); expected at least 2: give more data, or cluster again without rare states"
             )
     ours, known = int(counts[own].sum()), int(counts.sum())
     kept = min(1.0, ours / max(known - ours, 1)) if balanced else 1.0
@@ -66,17 +78,17 @@ def write_labels(
             "own": own.tolist(),
             KEPT: 0.0 if whole else kept,
             KNOWN: known / max(states.total_frames, 1),
-            "seed": seed,
+            "seed": specialist.seed,
             "whole": whole,
         },
-        {"states": states.content_hash, "generalist": generalist},
+        {"states": states.content_hash, "generalist": specialist.generalist},
     )
-    labels = _Labels(states, own, 0.0 if whole else kept, seed, whole)
+    labels = _Labels(states, own, 0.0 if whole else kept, specialist.seed, whole)
     return write_store(out, content, states.frame_counts, labels, WriteOptions(force=force))
 
 
 def count_labels(states: FrameStore, num_states: int) -> np.ndarray:
-    """How often each of a generalist's ``num_states`` is a label, ``[states]``; ``UserError`` for labels of others."""
+    """How often each of a generalist's ``num_states`` is a label, ``[states]``; ``UserError`` for other states."""
     check_labels(states, num_states, "the generalist")
     return count_states(states, states.utterances, num_states, "the generalist")
 
@@ -105,22 +117,23 @@ def load_generalist(folder: str | Path) -> AcousticModel:
     """The network in ``folder``; ``UserError`` for an ensemble."""
     if is_ensemble(folder):
         raise UserError(
-            f"{folder}: an ensemble; specialists begin as a single network, and are joined with it: give a member of"
-            " the ensemble, or a student of it"
+            f"{folder}: an ensemble; specialists begin as copies of a single network and are joined with it: give a"
+            " member of the ensemble, or a student of it"
         )
     return load_model(folder)
 
 
 @torch.no_grad()
 def begin_specialist(generalist: AcousticModel, own: np.ndarray) -> AcousticModel:
-    """A network for the states ``own`` and a dustbin: the generalist, but for its output.
+    """A network for the states ``own`` and a dustbin: the generalist with another output layer.
 
-    Its states' rows are kept. The dustbin's logit is the best linear one that needs no data: the mean of the others',
-    weighted by their priors, and raised to have, where all are equal, their sum.
+    The rows of the own states are kept. The dustbin's logit is the best linear one that needs no data: the mean of the
+    other states' logits, weighted by their priors, and raised so that its probability is their sum if all are equal.
     """
     if generalist.config.states <= len(own):
         raise UserError(
-            f"a specialist for {len(own)} states of a network of {generalist.config.states}: nothing is left"
+            f"a specialist for {len(own)} states of a network with {generalist.config.states}: no state is left for"
+            " the dustbin; give it fewer states"
         )
     config = dataclasses.replace(generalist.config, states=len(own) + 1)
     model = AcousticModel(config)
@@ -140,7 +153,7 @@ def begin_specialist(generalist: AcousticModel, own: np.ndarray) -> AcousticMode
 
 
 def own_share(labels: FrameStore) -> float:
-    """How frequent a ``whole`` specialist's own states are among the frames whose state is known, from its labels."""
+    """The part of the frames with a known state that are in a ``whole`` specialist's own states, from its labels."""
     ours = sum(int((shard.tensors["state"] >= 0).sum()) for shard in labels.shards())
     return ours / (labels.config[KNOWN] * labels.total_frames)
 
@@ -149,23 +162,23 @@ def own_share(labels: FrameStore) -> float:
 def correct_own(
     specialist: AcousticModel, own: np.ndarray, hard_weight: float, soft_weight: float, share: float
 ) -> None:
-    """Lower the logits of its ``own`` states in a ``whole`` specialist by what their labels add to the soft targets.
+    """Lower the logits of the ``own`` states of a ``whole`` specialist by what labels added to the soft targets.
 
     Soft targets of weight s count in the mean over all frames, labels of weight h in the mean over frames of own
-    states, which are ``share`` of all: one of these counts h / share. Where the generalist is right to believe p_i(x)
-    in state i, the objective at T = 1 is, but for a constant, the mean over x of
+    states, which are ``share`` of all: one of these counts h / share. If the generalist's p_i(x) is the true
+    probability of state i, the objective at T = 1 is, up to a constant, the mean over x of
 
         -sum_i (s + [i is own] h / share) p_i(x) log q_i(x),
 
-    and least where q_i is in proportion to the factor of log q_i: with odds of (1 + h / (s share)) pi / (1 - pi) for
-    own states, which have pi(x) of p. At another T no shift is right for every x: the gradients of the two terms, of
-    which only the soft one is softened, then cancel at odds that depend on p. A batch without a frame of own states
-    has no hard term; this takes them to be rare.
+    and least where q_i is proportional to the factor of log q_i: the odds of own states, which have pi(x) of p, are
+    (1 + h / (s share)) pi / (1 - pi). At another T no shift is right for every x, since only one of the two terms is
+    softened, and their gradients cancel at odds that depend on p. A batch without a frame of own states has no hard
+    term; this correction assumes that such batches are rare.
     """
     specialist.network.output.bias[torch.from_numpy(own)] -= float(np.log1p(hard_weight / (soft_weight * share)))
 
 
 @torch.no_grad()
 def correct_dustbin(specialist: AcousticModel, kept: float) -> None:
-    """Raise the dustbin's logit by what its frames were fewer in training, of which the fraction ``kept`` was seen."""
+    """Raise the dustbin's logit to make up for training on only the fraction ``kept`` of its frames."""
     specialist.network.output.bias[-1] -= float(np.log(kept))

@@ -1,27 +1,32 @@
-"""Where training stands, as one safetensors file that appears whole or not at all."""
+"""A checkpoint: all that a training run needs to resume, as one safetensors file that is replaced atomically."""
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
+from asr_kd.config import from_dict
 from asr_kd.errors import UserError
-from asr_kd.files import write_bytes
+from asr_kd.files import parse_json, write_bytes
 from asr_kd.nets import AcousticModel
+from asr_kd.nets.tensors import read_metadata, read_tensors
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, each in the shape of its parameter
 
 
 @dataclasses.dataclass
 class Position:
-    """Everything besides the weights and the optimiser's moments that going on needs.
+    """Where a training run stands: all of its state but the weights and the optimiser's moments.
 
     Batches, masks, dropout and learning rate are functions of the seed and of ``epoch``, ``batch`` and ``step``, so
-    there is no random state to keep. ``loss_sum`` over ``frames`` and ``correct`` of ``counted`` predictions add up
-    over the running epoch; ``history`` has the metrics of each evaluation, and ``best`` the index of the one whose
-    weights are kept.
+    that no random state is kept. ``loss_sum`` over ``frames``, and ``correct`` of ``counted`` predictions, add up over
+    the current epoch. ``history`` has the metrics of each evaluation; ``best`` is the index of the one whose weights
+    are kept, -1 before the first.
     """
 
     step: int = 0
@@ -46,20 +51,60 @@ def save_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Opt
     write_bytes(path, save(content, {"position": json.dumps(dataclasses.asdict(position))}))
 
 
-def load_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Optimizer) -> Position:
+def load_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Optimizer, epochs: int) -> Position:
     """Put the weights and moments at ``path`` into ``model`` and ``optimiser``; returns the position.
 
-    Raises ``UserError`` for a file that is no checkpoint of this network.
+    Raises ``UserError`` for a file that is no checkpoint of this network, or not of a training run of ``epochs``.
     """
     try:
-        with safetensors.safe_open(path, "pt") as stream:
-            position = Position(**json.loads(stream.metadata()["position"]))
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        model.load_state_dict({name: tensors[f"model/{name}"] for name in model.state_dict()})
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: not a checkpoint of this network ({error}); delete it to start anew") from None
+        metadata = read_metadata(path)
+        if "position" not in metadata:
+            raise UserError(f"{path}: it does not say where training stood")
+        position = from_dict(Position, _object(metadata["position"]), "position")
+        _check_position(position, epochs)
+        tensors = read_tensors(path, _expected(model), "the network to train")
+    except UserError as error:
+        detail = str(error).removeprefix(f"{path}: ")
+        raise UserError(
+            f"{path}: not a checkpoint of this network ({detail}); delete it to start from the beginning"
+        ) from None
+    model.load_state_dict({name: tensors[f"model/{name}"] for name in model.state_dict()})
     for name, parameter in model.named_parameters():
-        prefix = f"optimiser/{name}/"
-        moments = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        moments = {key: tensors[f"optimiser/{name}/{key}"] for key in ("step", *MOMENTS)}
         optimiser.state[parameter] = {key: tensor.to(parameter.device) for key, tensor in moments.items()}
     return position
+
+
+def _expected(model: AcousticModel) -> dict[str, Tensor]:
+    """Tensors in the shapes and types of a checkpoint of ``model``."""
+    expected = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        expected[f"optimiser/{name}/step"] = torch.zeros(())
+        expected |= {f"optimiser/{name}/{moment}": parameter for moment in MOMENTS}
+    return expected
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = parse_json(text, "position")
+    if not isinstance(value, dict):
+        raise UserError(f"position: expected an object, found {type(value).__name__}")
+    return value
+
+
+def _check_position(position: Position, epochs: int) -> None:
+    """Raise ``UserError`` unless the numbers agree with each other, so that training can resume from them."""
+    for key in ("step", "epoch", "batch", "frames", "correct", "counted", "seconds"):
+        if getattr(position, key) < 0:
+            raise UserError(f"position: {key} is {getattr(position, key)}; expected 0 or more")
+    if position.epoch > epochs:
+        raise UserError(f"position: epoch is {position.epoch} of {epochs}")
+    if (position.batch == 0) != (position.frames == 0):
+        raise UserError(f"position: {position.frames} frames in {position.batch} batches of this epoch")
+    for number, entry in enumerate(position.history):
+        accuracy = entry.get("dev_accuracy")
+        if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
+            raise UserError(f"position: evaluation {number} has no finite dev_accuracy")
+    if not -1 <= position.best < len(position.history) or (position.history and position.best < 0):
+        raise UserError(f"position: best is evaluation {position.best} of {len(position.history)}")
+    if position.epoch == epochs and not position.history:
+        raise UserError(f"position: all {epochs} epochs are done, but there was no evaluation")

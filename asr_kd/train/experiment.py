@@ -1,32 +1,40 @@
-"""The experiment folder: what was asked for, the curves, and the result.
+"""The folder of a training run.
 
-``train.yaml`` (configuration and data), ``config.yaml`` and ``model.safetensors`` (the model kept), ``metrics.jsonl``
-(one line for each evaluation), ``tensorboard/``, ``checkpoint.safetensors`` while training goes on, and
-``summary.json`` once it has ended.
+- ``train.yaml``: configuration and data.
+- ``config.yaml`` and ``model.safetensors``: the network of the epoch that is kept.
+- ``metrics.jsonl`` (one line for each evaluation) and ``tensorboard/``: the curves.
+- ``checkpoint.safetensors``: where training stands, until it has ended.
+- ``summary.json``: the result, once it has ended.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from asr_kd.config import read_mapping, to_dict
+from asr_kd.config import read_mapping, shown, to_dict
 from asr_kd.errors import UserError
-from asr_kd.files import read_text, write_text
+from asr_kd.files import read_json, write_text
 from asr_kd.nets.folder import WEIGHTS
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.frame_data import TrainingData
+
+LOCK_SECONDS = 5  # to wait for a process that is about to end, such as one that was just killed
 
 
 class Experiment:
     """The folder of one training run; opening it refuses a folder that belongs to another one.
 
-    A process that does not lead its group (``leads``) looks at no record and writes none.
+    Of several ranks only the one that ``leads`` reads and writes it.
     """
 
     def __init__(
@@ -41,20 +49,45 @@ class Experiment:
         self.folder = Path(folder)
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self._board: Any = None
+        self._leads = leads
         if not leads:
             return
         identity = {**to_dict(config), "train": _identity(train), "dev": _identity(dev), **hashes}
         record = self.folder / "train.yaml"
         if self.checkpoint.exists() or (self.folder / WEIGHTS).exists():
             _check_same(record, identity)
-        else:  # nothing is lost, even if an attempt failed here before
+        else:  # an attempt that failed before its first checkpoint leaves nothing to lose
             write_text(record, yaml.safe_dump(identity, sort_keys=False))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in the folder; what a killed one left half-written is deleted.
+
+        Raises ``UserError`` if another process is training there. File systems without locks are not protected.
+        """
+        if not self._leads:
+            yield
+            return
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            if _lock(descriptor, self.folder):
+                for partial in self.folder.glob(".*.partial"):
+                    partial.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(descriptor)
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The result, where training has ended."""
+        """The result, once training has ended; ``UserError`` if the file is damaged."""
         path = self.folder / "summary.json"
-        return json.loads(read_text(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        summary = read_json(path)
+        for key in ("dev_accuracy", "epoch", "parameters"):
+            if not isinstance(summary, dict) or not isinstance(summary.get(key), int | float):
+                raise UserError(f"{path}: has no number {key!r}; the file is damaged: delete it and train again")
+        return dict(summary)
 
     def record(self, history: list[dict[str, Any]]) -> None:
         """Write ``metrics.jsonl`` and the newest entry's TensorBoard events."""
@@ -67,7 +100,7 @@ class Experiment:
         self._board.flush()
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json``; the checkpoint has served."""
+        """Write ``summary.json`` and delete the checkpoint."""
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         self.checkpoint.unlink(missing_ok=True)
 
@@ -80,6 +113,24 @@ class _NoBoard:
 
     def flush(self) -> None:
         """Nothing."""
+
+
+def _lock(descriptor: int, folder: Path) -> bool:
+    """Lock an open folder; False if its file system has no locks."""
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"{folder}: another process is training in this folder; wait until it has ended, or choose another"
+                    " folder"
+                ) from None
+            time.sleep(0.1)
+        except OSError:
+            return False
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
@@ -101,14 +152,15 @@ def _identity(data: TrainingData) -> dict[str, Any]:
     }
 
 
-def _check_same(record: Path, wanted: dict[str, Any]) -> None:
+def _check_same(record: Path, identity: dict[str, Any]) -> None:
+    """Raise ``UserError`` unless the training run of ``identity`` is the one recorded in ``train.yaml``."""
     if not record.exists():
         raise UserError(f"{record.parent}: holds a model that was not trained here; choose another folder")
     # A key that an earlier version did not know had the effect that its default has now.
     found = _flat(to_dict(TrainConfig())) | _flat(read_mapping(record))
-    asked = _flat(wanted)
+    asked = _flat(identity)
     differences = [
-        f"{key} is {found.get(key)!r} there and {asked.get(key)!r} now"
+        f"{key} is {shown(found.get(key))} there and {shown(asked.get(key))} now"
         for key in sorted(found.keys() | asked.keys())
         if found.get(key) != asked.get(key)
     ]

@@ -1,4 +1,4 @@
-"""What training learns from: features, states and soft targets, joined by utterance id."""
+"""The data of a training run: features, states and soft targets, joined by utterance id."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ from asr_kd.files import read_lines
 from asr_kd.frames import FrameStore, Shard, TensorSpec, open_joined
 from asr_kd.targets import TargetStore
 
-STATISTICS_FRAMES = 1_000_000  # as many frames of features decide the mean and the standard deviation
+STATISTICS_FRAMES = 1_000_000  # frames that mean and standard deviation of the features are estimated on
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
+class DataStatistics:
     """``mean``, ``std`` ``[bins]`` of the features (float32) and ``state_counts`` ``[states]`` of the labels."""
 
     mean: np.ndarray
@@ -24,7 +24,7 @@ class Statistics:
 
     @property
     def whole(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of all bins together, as often as there are bins."""
+        """Mean and deviation of all bins together, repeated for each bin."""
         mean = self.mean.mean(dtype=np.float64)
         variance = (self.std.astype(np.float64) ** 2 + (self.mean - mean) ** 2).mean()
         return np.full_like(self.mean, mean), np.full_like(self.std, np.sqrt(variance))
@@ -37,9 +37,11 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Utterances one after the other, each the rows ``offsets[i]:offsets[i + 1]``: ``features [frames, bins]``,
-    ``states [frames]`` where there are labels, and the tensors of the soft targets ``{name: [frames, ...]}``, where
-    there are any."""
+    """Utterances one after the other; utterance ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
+
+    ``features [frames, bins]``; ``states [frames]`` if there are labels; ``targets``, the tensors of the soft targets
+    ``{name: [frames, ...]}``, empty if there are none.
+    """
 
     offsets: np.ndarray
     features: np.ndarray
@@ -48,11 +50,10 @@ class Frames:
 
 
 class TrainingData:
-    """Stores of features, states and soft targets, read by utterance: those named, or all, which must then be the same
-    in each. There may be no states, or no targets.
+    """Stores of features, and perhaps of states and soft targets, read by utterance.
 
-    Raises ``UserError`` for a store of another kind, an utterance that one of them lacks, and one whose frame counts
-    differ.
+    ``utterances`` are read; by default all, which must then be the same in each store. Raises ``UserError`` for a
+    store of another kind, for an utterance that a store lacks, and for one whose frame counts differ.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class TrainingData:
         self.frame_counts = self.joined.frame_counts
         self.total_frames = self.joined.total_frames
         if not self.total_frames:
-            raise UserError(f"{features.path}: no frames to learn from")
+            raise UserError(f"{features.path}: no frames to train on")
 
     @property
     def num_states(self) -> int:
-        """The number of states that the labels were made with, which their store records; 0 where it does not."""
+        """The number of states that the labels were made with, as their store records it; 0 if it does not."""
         return int(self.states.config.get("num_states", 0)) if self.states else 0
 
     @property
@@ -90,7 +91,7 @@ class TrainingData:
 
     @property
     def bytes_per_frame(self) -> int:
-        """Bytes of a frame in memory, with what keeps track of it."""
+        """Bytes that a frame takes in memory, bookkeeping included."""
         held = 4 * self.bins + sum(spec.bytes_per_frame for spec in self.target_tensors.values())
         return held + 40
 
@@ -100,12 +101,14 @@ class TrainingData:
         return int(self.features.tensors[self._name].shape[-1])
 
     def read(self, utterance: str) -> Frames:
-        """The frames of an utterance; ``UserError`` where a feature is NaN or infinite."""
+        """The frames of an utterance; ``UserError`` if a feature is NaN or infinite."""
         return next(self.runs([utterance]))
 
     def runs(self, utterances: Sequence[str]) -> Iterator[Frames]:
-        """The frames of ``utterances`` in their order, as many at a time as lie together in the stores, which are
-        thousands where utterances are short; ``UserError`` where a feature is NaN or infinite."""
+        """The frames of ``utterances`` in their order; those that lie together in the stores come together.
+
+        Raises ``UserError`` if a feature is NaN or infinite.
+        """
         for run in self.joined.runs(utterances):
             features, targets = run.tensors[self._name], {name: run.tensors[name] for name in self.target_tensors}
             finite = np.isfinite(features)
@@ -119,8 +122,10 @@ class TrainingData:
             yield Frames(run.offsets, features, run.tensors.get("state"), targets)
 
     def sample(self, frames: int, seed: int, labelled: bool = False) -> "TrainingData":
-        """About ``frames`` frames in whole utterances drawn at random, always the same for a seed; ``labelled``: of
-        utterances in which a frame has a label."""
+        """About ``frames`` frames, in whole utterances drawn at random with ``seed``.
+
+        ``labelled``: draw only utterances in which some frame has a label.
+        """
         chosen: list[str] = []
         left = frames
         for i in np.random.default_rng(seed).permutation(len(self.utterances)):
@@ -134,12 +139,12 @@ class TrainingData:
         return TrainingData(self.features, self.states, chosen, self.targets)
 
     def state_counts(self, num_states: int) -> np.ndarray:
-        """``count_states`` of the utterances; zeros where there are no labels."""
+        """``count_states`` of the utterances; zeros if there are no labels."""
         if self.states is None:
             return np.zeros(num_states, np.int64)
         return count_states(self.states, self.utterances, num_states)
 
-    def statistics(self, num_states: int, seed: int = 0) -> Statistics:
+    def statistics(self, num_states: int, seed: int = 0) -> DataStatistics:
         """State counts of all frames; mean and deviation of the features of at most a million, drawn by utterance."""
         total, squares, frames = np.zeros(self.bins), np.zeros(self.bins), 0
         for run in self.runs(self.sample(STATISTICS_FRAMES, seed).utterances):
@@ -149,14 +154,16 @@ class TrainingData:
             frames += len(features)
         mean = total / frames
         std = np.sqrt(np.maximum(squares / frames - mean**2, 1e-8))
-        return Statistics(mean.astype(np.float32), std.astype(np.float32), self.state_counts(num_states))
+        return DataStatistics(mean.astype(np.float32), std.astype(np.float32), self.state_counts(num_states))
 
 
 def count_states(
     states: FrameStore, utterances: Sequence[str], num_states: int, network: str = "the network"
 ) -> np.ndarray:
-    """How often each state is a label, int64 ``[states]``, where -1 is none; ``UserError`` for one that ``network``, so
-    named in the message, does not have."""
+    """How often each state is a label, int64 ``[states]``; -1 means no label.
+
+    Raises ``UserError`` for a state that ``network``, as the message calls it, does not have.
+    """
     counts = np.zeros(num_states, np.int64)
     for run in states.runs(utterances):
         labels = run.tensors["state"]
@@ -171,13 +178,13 @@ def count_states(
 
 
 def _frame_at(run: Shard, row: int) -> tuple[str, int]:
-    """The utterance that ``row`` of a run is of, and which frame of it."""
+    """The utterance of ``row`` of a run, and its frame there."""
     number = int(np.searchsorted(run.offsets, row, side="right")) - 1
     return run.utterances[number], row - int(run.offsets[number])
 
 
 def prior_of(state_counts: np.ndarray) -> np.ndarray:
-    """Natural log of the states' frequencies ``[states]``, one added to each count, or mass, so that none is -inf."""
+    """Natural log of the states' frequencies ``[states]``; one is added to each count, so that none is -inf."""
     counts = state_counts.astype(np.float64) + 1
     prior: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
     return prior

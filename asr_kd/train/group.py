@@ -1,8 +1,8 @@
-"""The processes that train one network together: those that torchrun started, or this one alone.
+"""Data-parallel training: the ranks that torchrun started, or this process alone.
 
-Each has its share of every batch, and the whole pool of frames in memory. Loss, gradient, batch statistics and metrics
-are those of one process up to the order of sums; only what dropout and augmentation draw differs, since each process
-draws for its own share, from (seed, step, rank). Process 0 writes the folder.
+Each rank has its part of every batch, and the whole pool of frames in memory. Loss, gradient, batch statistics and
+metrics are those of a single process up to the order of sums. Only dropout and augmentation differ, since each rank
+draws random numbers for its own part, from (seed, step, rank). Rank 0 writes the folder.
 """
 
 import contextlib
@@ -21,34 +21,34 @@ from asr_kd.errors import UserError
 from asr_kd.nets import AcousticModel
 
 Value = TypeVar("Value")
-PATIENCE = datetime.timedelta(days=1)  # that the others have while the first evaluates or writes; the dead are noticed
+TIMEOUT = datetime.timedelta(days=1)  # of waiting while rank 0 evaluates or writes; a rank that died is noticed at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Process ``rank`` of ``world``. All must call the same methods in the same order; a single one waits for none."""
+    """Rank ``rank`` of ``world``. All ranks must call the same methods in the same order; a single one never waits."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
     def current(cls) -> "Group":
-        """That of this process: ``ALONE`` unless it is inside ``joined``."""
+        """The group of this process: ``ALONE`` unless it is inside ``joined``."""
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         return ALONE
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this rank writes files and prints."""
         return self.rank == 0
 
-    def share(self, number: int) -> slice:
-        """Which of ``number`` things are this process's; shares differ in size by at most one, and may be empty."""
+    def slice_of(self, number: int) -> slice:
+        """Which of ``number`` items belong to this rank; slices differ in size by at most one, and may be empty."""
         return slice(number * self.rank // self.world, number * (self.rank + 1) // self.world)
 
     def sum(self, *numbers: float) -> list[float]:
-        """The sums of all processes' ``numbers``, in double precision."""
+        """The sums of ``numbers`` over all ranks, in double precision."""
         if self.world == 1:
             return list(numbers)
         values = torch.tensor(numbers, dtype=torch.float64)
@@ -56,15 +56,15 @@ class Group:
         return values.tolist()
 
     def any(self, condition: bool) -> bool:
-        """Whether ``condition`` holds in some process."""
+        """Whether ``condition`` holds in some rank."""
         return self.sum(condition)[0] > 0
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all ranks are here."""
         self.sum(0)
 
     def of_first(self, value: Value) -> Value:
-        """The ``value`` that process 0 has, once it is there."""
+        """The ``value`` of rank 0, in every rank."""
         if self.world == 1:
             return value
         values = [value]
@@ -72,23 +72,21 @@ class Group:
         return values[0]
 
     def parallel(self, model: AcousticModel) -> AcousticModel:
-        """``model`` for training steps: going backward leaves the mean of all processes' gradients, in each."""
+        """``model`` for training steps: its backward pass gives every rank the mean of all ranks' gradients."""
         return model if self.world == 1 else cast(AcousticModel, _Parallel(model))
 
     def device(self, asked: torch.device) -> torch.device:
-        """``asked``; where several processes are to use GPUs, the one that is this process's own.
+        """``asked``; if several ranks are to use GPUs, the GPU of this rank.
 
-        Raises ``UserError`` where a certain GPU is asked for, and where there are fewer than processes.
+        Raises ``UserError`` if a certain GPU is asked for, and if there are fewer GPUs than ranks.
         """
         if self.world == 1 or asked.type != "cuda":
             return asked
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if asked.index:
-            raise UserError(
-                f"--device {asked}: each of {self.world} processes takes a GPU of its own; say --device cuda"
-            )
+            raise UserError(f"--device {asked}: each of {self.world} ranks takes a GPU of its own; give --device cuda")
         if local >= gpus:
-            raise UserError(f"there is no GPU for process {local + 1} of this machine, which has {gpus}; start {gpus}")
+            raise UserError(f"no GPU for rank {local} of this machine, which has {gpus}; start {gpus} processes")
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
 
@@ -97,11 +95,11 @@ ALONE = Group()
 
 
 class _Parallel(DistributedDataParallel):
-    """Has the attributes of the network that it wraps."""
+    """Torch's wrapper, with the attributes of the network inside."""
 
     def __init__(self, model: AcousticModel) -> None:
         super().__init__(model)
-        self.broadcast_buffers = False  # they are the same already: FrameBatchNorm sees to it
+        self.broadcast_buffers = False  # FrameBatchNorm keeps them equal
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -112,11 +110,11 @@ class _Parallel(DistributedDataParallel):
 
 @contextlib.contextmanager
 def joined() -> Iterator[Group]:
-    """The group of the processes that torchrun started with this one, for the time of the block; else ``ALONE``.
+    """Within the block: the group of the ranks that torchrun started; without torchrun, ``ALONE``.
 
-    Inside, only process 0 writes to standard output and error. What ends one process ends all: the first to fail
-    raises its error, and the others leave with ``SystemExit``; where a process was killed, the first to miss it raises
-    a ``UserError``. So there is one message, whatever the number of processes.
+    Only rank 0 writes to standard output and error. If one rank fails, all end with a single message: the first to fail
+    raises its error, and the others leave with ``SystemExit``. If a rank was killed, the first to miss it raises a
+    ``UserError``.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ALONE
@@ -127,8 +125,10 @@ def joined() -> Iterator[Group]:
         with _silence() if not group.leads else contextlib.nullcontext():
             yield group
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it to those that are left: one has yet to speak
-        raise _last_word(error, store) from error
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # torchrun sends it to the ranks that are left, one of which still has to print
+        raise _final_error(error, store) from error
     distributed.destroy_process_group()
 
 
@@ -139,7 +139,7 @@ def _meet() -> distributed.Store:
     store, rank, world = next(distributed.rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(
-        backend, store=distributed.PrefixStore("training", store), rank=rank, world_size=world, timeout=PATIENCE
+        backend, store=distributed.PrefixStore("training", store), rank=rank, world_size=world, timeout=TIMEOUT
     )
     return distributed.PrefixStore("ending", store)
 
@@ -150,8 +150,8 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _last_word(error: BaseException, store: distributed.Store) -> BaseException:
-    """What to raise for ``error`` in this process."""
+def _final_error(error: BaseException, store: distributed.Store) -> BaseException:
+    """The exception with which this rank ends after ``error``."""
     try:
         first = store.add("failed", 1) == 1
     except RuntimeError:  # the store has gone with torchrun
@@ -160,7 +160,7 @@ def _last_word(error: BaseException, store: distributed.Store) -> BaseException:
         return SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1)
     if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return UserError(
-            "one of the processes that train together has gone without a word (killed, or out of memory?); run the same"
-            " command again to go on from the last checkpoint"
+            "one of the ranks that train together died without an error message (killed, or out of memory?); run the"
+            " same command again to resume from the last checkpoint"
         )
     return error

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps instead of inside one."""
+"""Ctrl-C takes effect between two training steps, never inside one."""
 
 import contextlib
 import signal
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def interruption(insist: bool = True) -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C or a request to terminate has come; a second Ctrl-C acts at once.
+    """A function that says whether Ctrl-C was pressed or SIGTERM received; a second Ctrl-C interrupts at once.
 
-    Without ``insist`` it does not: processes that leave together have to agree first.
+    Without ``insist`` the second one does not: ranks that stop together have to agree first.
     """
     came: list[int] = []
 

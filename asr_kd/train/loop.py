@@ -17,7 +17,6 @@ from asr_kd.nets import (
     AcousticModel,
     autocast,
     load_model,
-    model_hash,
     num_parameters,
     outputs_within,
     save_model,
@@ -35,10 +34,10 @@ from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.objective import Objective
 from asr_kd.train.optimiser import learning_rate, limit_norms, make_optimiser
 from asr_kd.train.reader import Batch, Reader
-from asr_kd.train.transfer_set import Lesson
+from asr_kd.train.transfer_set import NO_SOURCES, Sources, TrainingTask
 
 SAMPLE_FRAMES = 20_000  # of the training data, evaluated beside dev
-COUNTED = 8  # of so many outputs one is looked at for the running accuracy, since argmax is slow
+COUNTED = 8  # the running accuracy looks at one of so many outputs, since argmax is slow
 
 
 def train(
@@ -47,50 +46,57 @@ def train(
     dev: TrainingData,
     folder: str | Path,
     device: torch.device = torch.device("cpu"),  # noqa: B008
-    teacher: str | Path | None = None,
-    priors: str | Path | None = None,
-    begin: str | Path | None = None,
+    sources: Sources = NO_SOURCES,
 ) -> dict[str, Any]:
-    """Train a network into ``folder``, going on where an earlier run of the same stopped; returns ``summary.json``.
+    """Train a network into ``folder``, or resume where an earlier run of the same stopped; returns ``summary.json``.
 
-    It learns the labels of ``data``; or the soft targets that ``data`` has, or those of the network or ensemble in the
-    folder ``teacher``, mixed with the labels. ``priors``: a store of states whose frequencies become the model's
-    priors, or a model's folder whose priors it takes; by default those of the labels of ``data``. ``begin``: a network
-    of the same shape, whose weights and standardisation it begins with; by default random ones, and the data's.
+    The targets are the labels of ``data``; or the soft targets of ``data`` or of the teacher in ``sources``, mixed with
+    the labels if there are any.
 
-    The same configuration, data and number of threads give the same weights on a CPU, bit for bit, however often the
+    On a CPU the same configuration, data and number of threads give the same weights, bit for bit, however often the
     run was killed. Raises ``UserError`` for a folder of another run, data that does not fit the network, and a loss
     that is not finite; ``KeyboardInterrupt``, after a checkpoint, on Ctrl-C or a request to terminate.
 
-    Processes inside ``asr_kd.train.group.joined`` train one network together, and may go on in another number than
-    they began. On a CPU the process keeps from then on what it frees (``keep_freed_memory``).
+    Inside ``asr_kd.train.group.joined`` the ranks train one network together; a run may resume with another number of
+    ranks. On a CPU the process keeps from then on the memory that it frees (``keep_freed_memory``).
     """
     if device.type == "cpu":
         keep_freed_memory()
     group = Group.current()
-    lesson = Lesson.plan(config, data, teacher, priors, device)
-    config = lesson.config
+    task = TrainingTask.plan(config, data, sources, device)
+    config = task.config
     check_fits(dev, config.net.bins, config.net.states)
-    hashes = lesson.hashes if begin is None else {**lesson.hashes, "begin": model_hash(begin)}
-    experiment = Experiment(folder, config, data, dev, hashes, group.leads)
+    experiment = Experiment(folder, config, data, dev, task.hashes, group.leads)
     if (summary := group.of_first(experiment.summary)) is not None:
         return summary
-    model = new_model(config, data, lesson.log_prior, begin).to(device)
+    with experiment.locked():
+        summary = _train(task, dev, experiment, device, sources.begin)
+    return summary
+
+
+def _train(
+    task: TrainingTask, dev: TrainingData, experiment: Experiment, device: torch.device, begin: str | Path | None
+) -> dict[str, Any]:
+    group, config, data = Group.current(), task.config, task.data
+    model = new_model(config, data, task.log_prior, begin).to(device)
     optimiser = make_optimiser(model, config)
-    reader = make_reader(data, config, model, device, lesson.context, group)
-    objective = lesson.objective(reader, device)
+    reader = make_reader(data, config, model, device, task.context, group)
+    objective = task.objective(reader, device)
     sample = data.sample(SAMPLE_FRAMES, config.seed, labelled=True) if data.labelled else None
-    position = resume(experiment, model, optimiser, group)
+    position = resume(experiment, model, optimiser, group, config.epochs)
+    parallel = group.parallel(model)
+
+    def step(batch: Batch) -> None:
+        training_step(parallel, batch, reader, objective, optimiser, config, position)
 
     def save() -> None:
         if group.leads:
             save_checkpoint(experiment.checkpoint, model, optimiser, position)
         group.wait()
 
-    parallel = group.parallel(model)
     with interruption(insist=group.world == 1) as interrupted:
         while position.epoch < config.epochs and not out_of_patience(position, config):
-            learn_epoch(parallel, reader, objective, optimiser, config, position, save, interrupted)
+            run_epoch(reader, position, step, save, interrupted)
             if group.leads:
                 end_epoch(model, position, config, sample, dev, experiment)
             vars(position).update(group.of_first(vars(position)))
@@ -103,43 +109,42 @@ def train(
     return summary
 
 
-def resume(experiment: Experiment, model: AcousticModel, optimiser: torch.optim.Optimizer, group: Group) -> Position:
-    """The position of the experiment's checkpoint, which is put into ``model`` and ``optimiser``; or the beginning.
+def resume(
+    experiment: Experiment, model: AcousticModel, optimiser: torch.optim.Optimizer, group: Group, epochs: int
+) -> Position:
+    """Load the experiment's checkpoint, if there is one, into ``model`` and ``optimiser``; returns the position.
 
-    Raises ``UserError`` where the processes of ``group`` do not find the same one.
+    Raises ``UserError`` if the ranks of ``group`` do not find the same one.
     """
     position = Position()
     if experiment.checkpoint.exists():
-        position = load_checkpoint(experiment.checkpoint, model, optimiser)
+        position = load_checkpoint(experiment.checkpoint, model, optimiser, epochs)
         place = f"epoch {position.epoch + 1}, step {position.step:,}"
-        print(f"{experiment.folder}: going on from {place}", file=sys.stderr)
+        print(f"{experiment.folder}: resuming from {place}", file=sys.stderr)
     if position.step != (first := group.of_first(position.step)):
         raise UserError(
-            f"{experiment.folder}: process {group.rank} finds itself at step {position.step:,}, and process 0 at"
+            f"{experiment.folder}: rank {group.rank} has a checkpoint of step {position.step:,}, and rank 0 of step"
             f" {first:,}; the folder must be on a disk that all of them share"
         )
     return position
 
 
-def learn_epoch(
-    model: AcousticModel,
+def run_epoch(
     reader: Reader,
-    objective: Objective,
-    optimiser: torch.optim.Optimizer,
-    config: TrainConfig,
     position: Position,
+    step: Callable[[Batch], None],
     save: Callable[[], None],
     interrupted: Callable[[], bool],
 ) -> None:
-    """The steps of the epoch that ``position`` is in, from there on; every so many steps ``save`` is called.
+    """Take the steps of the current epoch from ``position`` on, with checkpoints (``save``) in between.
 
-    Raises ``KeyboardInterrupt``, when all has been saved, once some process of the group is ``interrupted``.
+    Raises ``KeyboardInterrupt``, after a checkpoint, once some rank is ``interrupted``.
     """
-    start, frames = time.monotonic(), reader.data.total_frames
+    start, frames, config = time.monotonic(), reader.data.total_frames, reader.config
     with Progress(frames, f"epoch {position.epoch + 1}/{config.epochs}", "frames") as bar:
         for batch in reader.epoch(position.epoch, position.batch):
             bar.advance(frames * batch.fraction - bar.done)
-            training_step(model, batch, reader, objective, optimiser, config, position)
+            step(batch)
             now = time.monotonic()
             position.seconds, start = position.seconds + now - start, now
             leaving = reader.group.any(interrupted())
@@ -158,14 +163,17 @@ def training_step(
     config: TrainConfig,
     position: Position,
 ) -> None:
-    """One step of the optimiser, and ``position`` moved past it. A loss that is not finite leaves the weights alone."""
+    """Take one step of the optimiser and move ``position`` past it.
+
+    Raises ``UserError``, with the weights unchanged, if the loss or its gradient is not finite.
+    """
     group = reader.group
     entropy = [config.seed, position.step, *([group.rank] if group.rank else [])]
     seed_draws(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]), batch.features.device)
     for parameters in optimiser.param_groups:
         parameters["lr"] = learning_rate((position.epoch + batch.fraction) / config.epochs, config)
     batch = dataclasses.replace(batch, features=augment(batch.features, model.mean, config))
-    if config.splices:  # the labels are those of the speech as it was
+    if config.splices:  # labels do not follow
         batch = dataclasses.replace(batch, labels=torch.full_like(batch.labels, -1))
     with autocast(batch.features.device, config.precision):
         logits = outputs_within(model, batch.features, reader.left, reader.right, config.every)
@@ -181,15 +189,15 @@ def training_step(
         raise UserError(
             f"the loss or its gradient is not finite (loss {mean}, norm {norm.item()}) at step {position.step},"
             f" epoch {position.epoch + 1}, in a batch from {', '.join(batch.utterances[:5])}, ...; the last checkpoint"
-            " is untouched: look at these utterances' features, or lower learning_rate"
+            " is intact: check the features of these utterances, or lower learning_rate"
         )
     if norm > config.clip_norm:
         nn.utils.clip_grads_with_norm_(weights, config.clip_norm, norm)
     optimiser.step()
     if config.max_norm:
         limit_norms(model, config.max_norm)
-    position.loss_sum += mean * batch.share.frames
-    position.frames += batch.share.frames
+    position.loss_sum += mean * batch.part.frames
+    position.frames += batch.part.frames
     position.correct += int(correct)
     position.counted += int(counted)
     position.step += 1
@@ -197,16 +205,18 @@ def training_step(
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed what draws on the CPU and on ``device``. ``torch.manual_seed`` would do so on devices of every kind, and
-    without any of them takes 1 % of a step of 4x512 to write down for later that it did."""
+    """Seed the random numbers of the CPU and of ``device``.
+
+    ``torch.manual_seed`` would seed devices of every kind, which takes 1 % of a step of a 4x512 network.
+    """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
 def predictions(logits: Tensor, batch: Batch) -> tuple[int, int]:
-    """How many are right, and of how many: of each ``COUNTED``-th output of the whole batch, where it is here."""
-    first = -batch.share.begin * batch.labels.shape[1] % COUNTED
+    """Correct predictions and how many were counted: each ``COUNTED``-th output of the whole batch that is here."""
+    first = -batch.part.begin * batch.labels.shape[1] % COUNTED
     logits, labels = logits[first::COUNTED].float(), batch.labels.flatten()[first::COUNTED]  # bf16's argmax is slower
     return int((logits.argmax(-1) == labels).sum()), int((labels >= 0).sum())
 
@@ -219,7 +229,10 @@ def end_epoch(
     dev: TrainingData,
     experiment: Experiment,
 ) -> None:
-    """Move ``position`` to the next epoch; evaluate where one is due, and save the model if it is the one to keep."""
+    """Move ``position`` to the next epoch; evaluate if that is due, and save the model if it is the one to keep.
+
+    In the log a star marks an epoch whose weights are kept: each best one so far, or the last of all.
+    """
     running = {"loss": position.loss_sum / position.frames}
     if position.counted:
         running["accuracy"] = position.correct / position.counted
@@ -246,15 +259,17 @@ def end_epoch(
     results = (
         f"{name} {value.frame_accuracy:.2%} ({value.cross_entropy:.3f} nats)" for name, value in measured.items()
     )
-    print(f"epoch {position.epoch}: {', '.join(results)}{' *' if is_best else ''}", file=sys.stderr)
+    is_last = position.epoch == config.epochs or out_of_patience(position, config)
+    star = " *" if (is_last if config.keep == "last" else is_best) else ""
+    print(f"epoch {position.epoch}: {', '.join(results)}{star}", file=sys.stderr)
 
 
 def new_model(
     config: TrainConfig, data: TrainingData, log_prior: np.ndarray | None = None, begin: str | Path | None = None
 ) -> AcousticModel:
-    """A network with random weights from the seed, the data's standardisation, and priors: the data's by default.
+    """A network with random weights from the seed, and standardisation and priors of the data.
 
-    Weights and standardisation are those of the network in the folder ``begin`` where there is one.
+    ``log_prior`` replaces the priors; the network in the folder ``begin`` gives its weights and its standardisation.
     """
     torch.manual_seed(config.seed)
     model = AcousticModel(config.net)
@@ -271,15 +286,15 @@ def new_model(
 def begin_with(model: AcousticModel, folder: str | Path) -> None:
     """Give ``model`` the weights and the standardisation of the network in ``folder``; it keeps its priors.
 
-    Raises ``UserError`` where the two differ in shape.
+    Raises ``UserError`` if the two differ in shape.
     """
     weights = {**load_model(folder).state_dict(), "log_prior": model.log_prior}
     for name, own in model.state_dict().items():
         if name not in weights or weights[name].shape != own.shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
             raise UserError(
-                f"{folder}: {name} is {found} there and {tuple(own.shape)} in the network to train; give it the net of"
-                f" {Path(folder) / 'config.yaml'} (--config, --set net.KEY=VALUE)"
+                f"{folder}: {name} is {found} there and {tuple(own.shape)} in the network to train; configure the same"
+                f" shape as {Path(folder) / 'config.yaml'} (--config, --set net.KEY=VALUE)"
             )
     model.load_state_dict(weights)
 
@@ -292,15 +307,22 @@ def make_reader(
     context: tuple[int, int] = (0, 0),
     group: Group = ALONE,
 ) -> Reader:
-    """The batches that suit the network, with at least ``context`` frames before and after what they predict.
+    """The batches for a network, with at least ``context`` frames before and after the predicted ones.
 
-    Raises ``UserError`` if its chunks are not whole multiples of ``every``.
+    Raises ``UserError`` if ``chunk`` is no multiple of ``every``, or if a step has too few frames for the network.
     """
     chunk = config.chunk or model.network.chunk
     if chunk % config.every:
         raise UserError(
             f"chunk is {chunk} for this network and every is {config.every}; give a multiple (--set chunk=)"
         )
+    if config.net.norm == "batch" and chunk == config.every:  # one output of each example
+        for found, place in ((config.batch_frames, "batch_frames"), (data.total_frames, str(data.features.path))):
+            if found < 2:
+                raise UserError(
+                    f"{place}: {found} frame in a step; net.norm=batch normalises over at least 2: give more, or set"
+                    " net.norm=layer"
+                )
     left, right = max(model.left_context, context[0]), max(model.right_context, context[1])
     return Reader(data, config, left, right, chunk, device, group)
 

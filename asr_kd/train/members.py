@@ -1,4 +1,4 @@
-"""The members of an ensemble: networks of different seeds, trained side by side, and the mean that they make."""
+"""Ensembles: networks of different seeds, trained side by side, and their mean."""
 
 import dataclasses
 import sys
@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from asr_kd.config import load_config
+from asr_kd.config import load_config, shown
 from asr_kd.errors import UserError
+from asr_kd.limits import MEMBERS
 from asr_kd.nets import save_ensemble
 from asr_kd.nets.folder import WEIGHTS
 from asr_kd.parallel import in_processes
@@ -18,13 +19,15 @@ from asr_kd.train.evaluate import Evaluation, check_fits, evaluate
 from asr_kd.train.experiment import Experiment
 from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.loop import train
-from asr_kd.train.transfer_set import Lesson
+from asr_kd.train.transfer_set import NO_SOURCES, Sources, TrainingTask
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedEnsemble:
-    """The ensemble in ``folder``: what ``evaluation`` on the dev data finds, and, for each of its ``members``, the
-    ``folder``, the ``seed``, and what ``train`` returned."""
+    """The ensemble in ``folder`` and its ``evaluation`` on the dev data.
+
+    Each of ``members`` has its ``folder``, its ``seed`` and what ``train`` returned.
+    """
 
     folder: Path
     mean: str
@@ -33,44 +36,54 @@ class TrainedEnsemble:
 
 
 @dataclasses.dataclass(frozen=True)
+class Machine:
+    """What members are trained on: each of ``devices`` trains one network at a time; the CPU has ``threads``."""
+
+    devices: tuple[torch.device, ...] = (torch.device("cpu"),)
+    threads: int = 1
+
+
+ONE_CPU = Machine()
+
+
+@dataclasses.dataclass(frozen=True)
 class _FirstSeedOne(TrainConfig):
-    """A configuration whose seed, where it is not given, is 1: the members' folders count from there."""
+    """A configuration whose default seed is 1, as the numbers of the members' folders begin with 1."""
 
     seed: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class _Course:
-    """What all members share; ``devices`` are those on which one network at a time can be trained."""
+class _Common:
+    """What all members share."""
 
     data: TrainingData
     dev: TrainingData
     devices: tuple[torch.device, ...]
-    teacher: str | Path | None
-    priors: str | Path | None
+    sources: Sources
 
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
     config: TrainConfig
     folder: Path
-    course: _Course
+    common: _Common
 
 
 def member_configs(count: int, paths: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> list[TrainConfig]:
-    """Configurations of ``count`` members: the files in turn, with the ``overrides``, and seeds that count up from the
-    configurations' own, or from 1.
+    """Configurations of ``count`` members: the files in turn, with the ``overrides`` and consecutive seeds.
 
-    Raises ``UserError`` where there are more files than members, or the files have different seeds.
+    The first seed is that of the configurations, or 1. Raises ``UserError`` if there are more files than members, or if
+    the files have different seeds.
     """
     if count < max(1, len(paths)):
         raise UserError(f"{count} members of {len(paths)} configurations; expected at least one member for each")
+    if count > MEMBERS:
+        raise UserError(f"{count} members; at most {MEMBERS:,} are possible")
     configs = [load_config(_FirstSeedOne, path, overrides) for path in (paths or (None,))]
     seeds = sorted({config.seed for config in configs})
     if len(seeds) > 1:
-        raise UserError(
-            f"the configurations have the seeds {', '.join(map(str, seeds))}; say with --seed where the members' begin"
-        )
+        raise UserError(f"the configurations have the seeds {', '.join(map(str, seeds))}; give the first with --seed")
     return [TrainConfig(**{**vars(configs[i % len(configs)]), "seed": seeds[0] + i}) for i in range(count)]
 
 
@@ -79,33 +92,31 @@ def train_members(
     data: TrainingData,
     dev: TrainingData,
     folder: str | Path,
-    devices: Sequence[torch.device] = (torch.device("cpu"),),
-    teacher: str | Path | None = None,
-    priors: str | Path | None = None,
+    sources: Sources = NO_SOURCES,
     mean: str = "arithmetic",
-    threads: int = 1,
+    machine: Machine = ONE_CPU,
 ) -> TrainedEnsemble:
     """``train`` a network for each of ``configs`` into ``folder/seedSEED``, and make ``folder`` their ensemble.
 
-    On the CPU as many processes as there are networks or ``threads`` share these equally: two of one thread have more
-    throughput than one of two. Elsewhere each of ``devices`` trains one network at a time. A network does not depend
-    on the others; it is what ``train`` would give with the same number of threads. Whatever ended it, the same call
-    goes on, and does not repeat what has been finished.
+    On the CPU as many processes as there are networks or threads share the threads equally: two processes of one thread
+    each are faster than one of two. Elsewhere each device trains one network at a time. A network does not depend on
+    the others: it is what ``train`` gives with the same number of threads. The same call resumes after any
+    interruption, and finished members are not trained again.
 
-    Raises ``UserError`` before any training where the networks would not fit each other, the data or what is in their
+    Raises ``UserError`` before any training if the networks do not fit each other, the data or what is in their
     folders; that of a member, named by its seed, and ``KeyboardInterrupt``, after the others wrote checkpoints.
     """
     folder = Path(folder)
-    course = _Course(data, dev, tuple(devices), teacher, priors)
-    members = {f"seed {config.seed}": _Member(config, folder / f"seed{config.seed}", course) for config in configs}
+    common = _Common(data, dev, tuple(machine.devices), sources)
+    members = {f"seed {config.seed}": _Member(config, folder / f"seed{config.seed}", common) for config in configs}
     _check_places(folder, configs)
     summaries = _finished(members)
     missing = {name: member for name, member in members.items() if name not in summaries}
-    # Of all members, not of the missing: the number of threads decides the last bits of the weights.
-    at_once = min(len(members), threads if devices[0].type == "cpu" else len(devices))
-    each = max(1, threads // at_once)
+    # Of all members, not of the missing ones: the number of threads decides the last bits of the weights.
+    at_once = min(len(members), machine.threads if machine.devices[0].type == "cpu" else len(machine.devices))
+    each = max(1, machine.threads // at_once)
     if missing:
-        plan = f"{len(missing)} of {len(members)} members to train, up to {at_once} at once, threads of each: {each}"
+        plan = f"{len(missing)} of {len(members)} members to train, up to {at_once} at once with {each} threads each"
         print(f"{folder}: {plan}", file=sys.stderr)
     summaries |= in_processes(_train_member, missing, at_once, each)
     ensemble = save_ensemble(folder, [member.folder for member in members.values()], mean)
@@ -113,13 +124,13 @@ def train_members(
         {"folder": str(member.folder), "seed": member.config.seed, **summaries[name]}
         for name, member in members.items()
     )
-    return TrainedEnsemble(folder, mean, tuple(rows), evaluate(ensemble.to(devices[0]), dev))
+    return TrainedEnsemble(folder, mean, tuple(rows), evaluate(ensemble.to(machine.devices[0]), dev))
 
 
 def _train_member(member: _Member, slot: int) -> dict[str, Any]:
-    course = member.course
-    device = course.devices[slot % len(course.devices)]
-    return train(member.config, course.data, course.dev, member.folder, device, course.teacher, course.priors)
+    common = member.common
+    device = common.devices[slot % len(common.devices)]
+    return train(member.config, common.data, common.dev, member.folder, device, common.sources)
 
 
 def _check_places(folder: Path, configs: Sequence[TrainConfig]) -> None:
@@ -127,29 +138,29 @@ def _check_places(folder: Path, configs: Sequence[TrainConfig]) -> None:
         raise UserError(f"{folder}: holds a network; choose another folder for the ensemble and its members")
     seeds = [config.seed for config in configs]
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds {seeds}; expected another one for each member")
+        raise UserError(f"seeds {shown(seeds)}; expected a different one for each member")
 
 
 def _finished(members: dict[str, _Member]) -> dict[str, dict[str, Any]]:
-    """The summaries of the members that are trained, by name; ``UserError`` where one cannot be trained as planned."""
+    """The summaries of the members that are trained, by name; ``UserError`` if one cannot be trained as planned."""
     plans: dict[TrainConfig, tuple[TrainConfig, dict[str, str]]] = {}  # by all of a configuration but the seed
     summaries, states = {}, dict[str, int]()
     for name, member in members.items():
-        course, key = member.course, dataclasses.replace(member.config, seed=0)
+        common, key = member.common, dataclasses.replace(member.config, seed=0)
         if key not in plans:
-            lesson = Lesson.plan(member.config, course.data, course.teacher, course.priors, course.devices[0])
-            plans[key] = lesson.config, lesson.hashes
+            task = TrainingTask.plan(member.config, common.data, common.sources, common.devices[0])
+            plans[key] = task.config, task.hashes
         config = dataclasses.replace(plans[key][0], seed=member.config.seed)
         states[name] = config.net.states
         first = next(iter(states))
         if states[name] != states[first]:
             raise UserError(
                 f"{name} would predict {states[name]} states, but {first} predicts {states[first]}; the members of an"
-                " ensemble predict the same states: mend net.states of their configurations"
+                " ensemble predict the same states: correct net.states in their configurations"
             )
         if name == first:
-            check_fits(course.dev, config.net.bins, config.net.states)
-        summary = Experiment(member.folder, config, course.data, course.dev, plans[key][1]).summary
+            check_fits(common.dev, config.net.bins, config.net.states)
+        summary = Experiment(member.folder, config, common.data, common.dev, plans[key][1]).summary
         if summary is not None:
             summaries[name] = summary
     return summaries

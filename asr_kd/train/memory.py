@@ -1,4 +1,4 @@
-"""What the C library does with freed memory."""
+"""Memory that the process frees and the C library keeps."""
 
 import ctypes
 import sys
@@ -7,10 +7,10 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of glibc's mallopt
 
 
 def keep_freed_memory() -> None:
-    """Have the process keep what it frees, up to 2 GB, for the next step, which needs tensors of the same sizes.
+    """Keep up to 2 GB of freed memory for the next step, which needs tensors of the same sizes.
 
-    By default glibc maps each large one anew, and the system zeroes it page by page: a sixth of a step of the paper's
-    network in bfloat16. Nothing happens with other C libraries.
+    By default glibc returns large tensors to the system, which zeroes every page again: a sixth of a training step of
+    the paper's network in bfloat16. With other C libraries this function does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -1,7 +1,7 @@
 """What training minimises: logits ``[n, states]`` and the batch they belong to -> one number.
 
-The mean of the numbers that the processes of a group have of their shares is that of the whole batch: a mean over own
-frames is weighted by the share's part of all such frames.
+The mean of this number over the ranks of a group is that of the whole batch: each rank weights its own mean by its part
+of the frames that count.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ class HardTargets:
         """``logits [examples x outputs, states]`` in the order of ``batch.labels``."""
         labels = batch.labels.flatten()
         if not len(labels):
-            return logits.float().sum()  # 0, which can go backward; the mean would be NaN
-        return batch.share.labelled * cross_entropy(logits, labels, self.label_smoothing)
+            return logits.float().sum()  # 0, with a gradient; the mean would be NaN
+        return batch.part.labelled * cross_entropy(logits, labels, self.label_smoothing)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTargets:
-    """The objective of distillation with the soft targets that a store has for the batch's frames."""
+    """The distillation objective with the soft targets that a store has for the batch's frames."""
 
     targets: TargetStore
     config: TrainConfig
@@ -47,7 +47,7 @@ class StoredTargets:
 
 @dataclasses.dataclass(frozen=True)
 class LiveTeacher:
-    """The objective of distillation with what ``teacher`` says of the very frames that the student sees.
+    """The distillation objective with what ``teacher`` computes from the same augmented frames as the student.
 
     The batch's features have ``left`` frames before the first output and ``right`` after the last.
     """
@@ -60,14 +60,15 @@ class LiveTeacher:
     def __call__(self, logits: Tensor, batch: Batch) -> Tensor:
         """As ``HardTargets``."""
         with torch.no_grad(), autocast(batch.features.device, self.config.precision):
-            said = outputs_within(self.teacher, batch.features, self.left, self.right, self.config.every)
-        return _mixed(logits, Dense(said.flatten(0, 1).float()), batch, self.config)
+            scores = outputs_within(self.teacher, batch.features, self.left, self.right, self.config.every)
+        return _mixed(logits, Dense(scores.flatten(0, 1).float()), batch, self.config)
 
 
 def _mixed(logits: Tensor, soft: SoftTargets, batch: Batch, config: TrainConfig) -> Tensor:
-    weights = config.soft_weight * batch.share.valid, config.hard_weight * batch.share.labelled
+    assert config.hard_weight is not None  # settled when the training was planned
+    weights = config.soft_weight * batch.part.valid, config.hard_weight * batch.part.labelled
     labels, frames = batch.labels.flatten(), batch.valid.flatten()
     if config.match == "logits":
-        assert isinstance(soft, Dense)  # checked when the training begins
+        assert isinstance(soft, Dense)  # checked when the training was planned
         return logit_matching_loss(logits, soft, labels, *weights, frames)
     return distillation_loss(logits, soft, labels, config.temperature, *weights, frames)

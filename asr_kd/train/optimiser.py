@@ -1,4 +1,4 @@
-"""What moves the weights: the optimiser, its learning rate, and the limit of norms."""
+"""The optimiser, its learning rate, and the limit on the norms of the weights."""
 
 import inspect
 import math
@@ -11,7 +11,7 @@ from asr_kd.train.config import TrainConfig
 
 
 class AdamW(torch.optim.AdamW):
-    """As torch's, whose methods import ``torch.compile``, for 4 seconds, only to tell it to leave them alone."""
+    """Torch's AdamW, without the decorators of its methods, which import ``torch.compile`` for 4 seconds to no use."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
@@ -21,7 +21,7 @@ class AdamW(torch.optim.AdamW):
 
 
 def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW whose decay spares vectors: biases and normalisation."""
+    """AdamW whose weight decay leaves vectors alone: biases and normalisation."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -38,7 +38,7 @@ def learning_rate(done: float, config: TrainConfig) -> float:
 
 @torch.no_grad()
 def limit_norms(model: AcousticModel, largest: float) -> None:
-    """Shrink the weights that lead into a hidden unit, where their norm is above ``largest``."""
+    """Scale down the weights into each hidden unit whose norm is above ``largest``."""
     output = model.network.output.weight
     for parameter in model.parameters():
         if parameter.ndim > 1 and parameter is not output:

@@ -1,11 +1,10 @@
-"""Shuffled batches out of stores of any size, in bounded memory, from any position on.
+"""Shuffled batches from stores of any size, in bounded memory, from any position on.
 
 An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance). A pool
-is one contiguous tensor of frames, float32 as networks take them; each utterance in it lies between its repeated edge
-frames, so that every window is a slice, and windows are copied only for the batch at hand. The examples of a pool are
-shuffled across all of its utterances. Memory: one pool, at most ``pool_mib`` MiB, and a batch or two; a frame takes its
-features, its soft targets and 40 bytes. All order follows from the seed, the epoch and the pool's number: a position is
-(epoch, batch).
+is one contiguous tensor of frames in float32. Each utterance in it lies between its repeated edge frames, so that every
+window is a slice; windows are copied only for the current batch. The examples of a pool are shuffled across all of its
+utterances. Memory: one pool, at most ``pool_mib`` MiB, and a batch or two. A frame takes its features, its soft targets
+and 40 bytes. The order follows from the seed, the epoch and the pool's number, so that a position is (epoch, batch).
 """
 
 import dataclasses
@@ -22,11 +21,12 @@ from asr_kd.train.group import ALONE, Group
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """What part of a batch one process of a group has: its examples from ``begin`` on.
+class RankPart:
+    """The part of a batch that one data-parallel rank has: its examples from ``begin`` on.
 
-    ``frames`` outputs of the whole batch belong to a frame. ``valid`` and ``labelled``: the part of these, and of the
-    labelled ones, that this process has, times the number of processes. All is of the plan, without a word exchanged.
+    ``frames`` outputs of the whole batch belong to a frame. ``valid`` and ``labelled``: the fraction of these, and of
+    the labelled ones, that this rank has, times the number of ranks. All follows from the plan of the batch, without
+    communication.
     """
 
     begin: int
@@ -39,11 +39,11 @@ class Share:
 class Batch:
     """Examples of one step: ``features [examples, frames, bins]`` float32 and ``labels [examples, outputs]`` int64.
 
-    ``valid [examples, outputs]`` tells which outputs belong to a frame; a label of -1 is none. ``targets`` are the rows
-    of a target store ``[examples x outputs, ...]``. ``fraction`` of the epoch is done after this batch.
+    ``valid [examples, outputs]`` says which outputs belong to a frame; a label of -1 means none. ``targets`` are the
+    rows of a target store ``[examples x outputs, ...]``. ``fraction`` of the epoch is done after this batch.
 
-    Of several processes that train together each has its ``share`` of the examples, perhaps none; ``starts`` and
-    ``utterances`` are those of all.
+    A data-parallel rank has its ``part`` of the examples, perhaps none; ``starts`` and ``utterances`` are those of the
+    whole batch.
     """
 
     features: Tensor
@@ -53,7 +53,7 @@ class Batch:
     fraction: float
     starts: np.ndarray
     layout: "Layout"
-    share: Share
+    part: RankPart
 
     @property
     def utterances(self) -> list[str]:
@@ -86,8 +86,7 @@ class Layout:
         return int(self.begins[-1]) + self.margin
 
     def frames(self, first: int, last: int, offsets: np.ndarray) -> np.ndarray:
-        """For each row of the utterances from ``first`` up to ``last`` the frame that it holds, where these begin at
-        ``offsets [last - first + 1]``."""
+        """The frame in each row of the utterances ``first:last``, which begin at ``offsets [last - first + 1]``."""
         counts = self.counts[first:last]
         lengths = counts + self.left + self.right
         begins = np.cumsum(lengths) - lengths
@@ -104,9 +103,9 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """The frames of a layout in memory, ``[rows, ...]`` each; what is no features belongs to the output of a row.
+    """The frames of a layout in memory, ``[rows, ...]`` each; all but the features belong to the output of a row.
 
-    ``counted``: whether it has a frame, and whether it has a label; on the CPU, where batches are planned.
+    ``counted``: whether each output has a frame, and whether it has a label, on the CPU, where batches are planned.
     """
 
     layout: Layout
@@ -118,8 +117,10 @@ class Pool:
 
 
 class Reader:
-    """The batches of each epoch over ``data`` for a network with this context; of several processes in a ``group`` each
-    plans the same batches, and has its share of each."""
+    """The batches of each epoch over ``data`` for a network with this context.
+
+    Every rank of a ``group`` plans the same batches and gathers its part of each.
+    """
 
     def __init__(
         self,
@@ -139,8 +140,8 @@ class Reader:
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` (from 0), without the first ``skip``.
 
-        Gathered when they are asked for: on a CPU a thread that gathers ahead takes the time from the products, and
-        more of it; on a GPU gathering is a kernel like others.
+        They are gathered on demand. On a CPU a thread that gathers ahead would slow the matrix products down by more
+        than it saves; on a GPU gathering is a kernel like any other.
         """
         done = 0
         for number, layout in enumerate(self._layouts(epoch)):
@@ -171,7 +172,10 @@ class Reader:
         return Layout(utterances, counts, self.left, self.right, self.chunk - 1)
 
     def _starts(self, layout: Layout, random: np.random.Generator) -> list[np.ndarray]:
-        """The first row of each example, shuffled and dealt into batches of equal size (to one example)."""
+        """The first row of each example, shuffled and split into batches whose sizes differ by at most one.
+
+        Batch normalisation needs two rows: fewer batches are made where one would have a single row.
+        """
         valid = layout.valid()
         first = layout.margin - int(random.integers(self.chunk))
         starts = np.arange(first, layout.rows - layout.margin - self.left - self.right, self.chunk)
@@ -179,12 +183,15 @@ class Reader:
         starts = starts[valid[starts[:, None] + offsets].any(axis=1)]
         random.shuffle(starts)
         examples = max(1, self.config.batch_frames // len(offsets))
-        return np.array_split(starts, math.ceil(len(starts) / examples))
+        batches = math.ceil(len(starts) / examples)
+        if self.config.net.norm == "batch" and len(offsets) == 1:
+            batches = max(1, min(batches, len(starts) // 2))
+        return np.array_split(starts, batches)
 
     def _gather(self, layout: Layout, starts: np.ndarray, fraction: float) -> Batch:
         pool = self._load(layout)
         bins, span, every = pool.features.shape[1], self.chunk + self.left + self.right, self.config.every
-        own = self.group.share(len(starts))
+        own = self.group.slice_of(len(starts))
         chosen = torch.from_numpy(starts[own]).to(self.device)
         rows = len(pool.features) - span + 1
         windows = pool.features.as_strided((rows, span * bins), (bins, 1)).index_select(0, chosen)
@@ -197,14 +204,14 @@ class Reader:
             fraction=fraction,
             starts=starts,
             layout=layout,
-            share=self._share(pool, starts[:, None] + np.arange(0, self.chunk, every), own),
+            part=self._part(pool, starts[:, None] + np.arange(0, self.chunk, every), own),
         )
 
-    def _share(self, pool: Pool, outputs: np.ndarray, own: slice) -> Share:
-        """That of the examples ``own`` in a batch whose ``outputs [examples, outputs]`` are rows of ``pool``."""
+    def _part(self, pool: Pool, outputs: np.ndarray, own: slice) -> RankPart:
+        """The examples ``own`` of a batch whose ``outputs [examples, outputs]`` are rows of ``pool``."""
         valid, labelled = (counted[outputs] for counted in pool.counted)
-        parts = (self.group.world * mask[own].sum() / max(mask.sum(), 1) for mask in (valid, labelled))
-        return Share(own.start, int(valid.sum()), *map(float, parts))
+        fractions = (self.group.world * mask[own].sum() / max(mask.sum(), 1) for mask in (valid, labelled))
+        return RankPart(own.start, int(valid.sum()), *map(float, fractions))
 
     def _load(self, layout: Layout) -> Pool:
         if self._pool is not None and self._pool.layout.utterances == layout.utterances:
@@ -239,7 +246,7 @@ class Reader:
 
 
 def _signed(array: np.ndarray) -> np.ndarray:
-    """Unsigned 16-bit numbers as the signed ones of the same bits: torch cannot index into the former."""
+    """Unsigned 16-bit numbers as signed ones of the same bits: torch cannot index into unsigned ones."""
     return array.view(np.int16) if array.dtype == np.uint16 else array
 
 

@@ -1,26 +1,52 @@
-"""What a network is to learn from which teacher, settled and checked before the first step."""
+"""What a network is trained on: data, soft targets or a live teacher, and priors; checked before the first step."""
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore
+from asr_kd.frames import FrameStore, Shard
 from asr_kd.nets import AcousticModel, Ensemble, hold_weights, model_hash, open_model, settle_precision
 from asr_kd.train.augment import changes
 from asr_kd.train.config import TrainConfig
-from asr_kd.train.frame_data import TrainingData, prior_of
+from asr_kd.train.frame_data import TrainingData, count_states, prior_of
 from asr_kd.train.objective import HardTargets, LiveTeacher, Objective, StoredTargets
 from asr_kd.train.reader import Reader
 
+HARD_WEIGHT = 0.5  # of labels beside soft targets, if there are labels
+
 
 @dataclasses.dataclass(frozen=True)
-class Lesson:
-    """``config`` with all that depends on the data and the device filled in, the ``teacher`` that is asked live, and
-    the priors ``log_prior [states]`` that are not the labels' own. ``hashes`` identify what was read for these."""
+class Sources:
+    """Models and stores, besides the data, that a training run takes from.
+
+    - ``teacher``: the folder of a network or ensemble whose soft targets are computed for every batch.
+    - ``priors``: a store of states or soft targets, or a model folder, whose priors the network gets. By default they
+      are the frequencies of the labels. If no frame has a label they are the teacher's: its mean posterior over the
+      stored targets at T = 1, or the priors of a live teacher.
+    - ``begin``: the folder of a network of the same shape. Training begins with its weights and standardisation, by
+      default with random weights and the standardisation of the data.
+    """
+
+    teacher: str | Path | None = None
+    priors: str | Path | None = None
+    begin: str | Path | None = None
+
+
+NO_SOURCES = Sources()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingTask:
+    """A training run before it starts: its data, teacher and configuration, which fit each other.
+
+    In ``config`` all that depends on the data and the device is filled in. ``teacher`` is a live one. ``log_prior``
+    ``[states]`` is None if the priors are those of the labels. ``hashes`` identify what was read for these.
+    """
 
     config: TrainConfig
     data: TrainingData
@@ -33,57 +59,61 @@ class Lesson:
         cls,
         config: TrainConfig,
         data: TrainingData,
-        teacher: str | Path | None = None,
-        priors: str | Path | None = None,
+        sources: Sources = NO_SOURCES,
         device: torch.device = torch.device("cpu"),  # noqa: B008
-    ) -> "Lesson":
-        """See ``train``. Raises ``UserError`` where data, targets, teacher and configuration do not fit each other."""
-        opened = None if teacher is None else open_model(teacher)
-        soft = opened is not None or data.targets is not None
-        if not soft and not data.labelled:
+    ) -> "TrainingTask":
+        """See ``train``. Raises ``UserError`` if data, targets, teacher and configuration do not fit each other."""
+        teacher = None if sources.teacher is None else open_model(sources.teacher)
+        soft, labelled = teacher is not None or data.targets is not None, data.labelled
+        if not soft and not labelled:
             place, count = (data.states or data.features).path, len(data.utterances)
             raise UserError(
-                f"{place}: nothing to learn: no frame of {count:,} utterances has a label; give states, soft targets or"
-                " a teacher"
+                f"{place}: nothing to train on: no frame of {count:,} utterances has a label; give states, soft targets"
+                " or a teacher"
             )
-        keep, precision = config.keep or ("last" if soft else "best"), settle_precision(config.precision, device)
-        config = dataclasses.replace(config, keep=keep, precision=precision)
-        config = fit_to_data(config, data, opened)
-        if opened is not None and data.targets is not None:
+        if teacher is not None and data.targets is not None:
             raise UserError(
-                f"{teacher} and {data.targets.path}: learn from a live teacher or from stored targets, not both"
+                f"{sources.teacher} and {data.targets.path}: train on a live teacher or on stored targets, not on both"
             )
+        config = fit_to_data(_settled(config, device, soft, labelled), data, teacher)
         if soft:
-            _check_soft(config, data)
+            _check_soft(config, data, labelled)
         if data.targets is not None:
             data.targets.check(config.net.states, data.features, config.temperature, config.match)
             _check_unchanged(config, data)
-        _check_splices(config, asked=opened is not None)
-        hashes = {}
-        if teacher is not None:
-            hashes["teacher"] = model_hash(teacher)
+        _check_splices(config, live=teacher is not None)
+        hashes = {} if sources.teacher is None else {"teacher": model_hash(sources.teacher)}
         log_prior = None
-        if priors is not None:
-            log_prior, hashes["priors"] = read_priors(priors, config.net.states)
-        elif data.states is None:
-            raise UserError(
-                "there are no labels to count the states' priors; give --priors, a store of states or a model"
-            )
-        return cls(config, data, opened, log_prior, hashes)
+        if sources.priors is not None:
+            log_prior, hashes["priors"] = read_priors(sources.priors, config.net.states)
+        elif not labelled:
+            log_prior = _teacher_prior(data, teacher)
+        if sources.begin is not None:
+            hashes["begin"] = model_hash(sources.begin)
+        return cls(config, data, teacher, log_prior, hashes)
 
     @property
     def context(self) -> tuple[int, int]:
-        """Frames that the teacher sees before and after the one it judges."""
+        """Frames that the live teacher sees before and after the one it scores."""
         return (0, 0) if self.teacher is None else (self.teacher.left_context, self.teacher.right_context)
 
     def objective(self, reader: Reader, device: torch.device) -> Objective:
-        """What the batches of ``reader`` are compared with, on ``device``."""
+        """The loss of the batches of ``reader``, on ``device``."""
         if self.teacher is not None:
             hold_weights(self.teacher, self.config.precision)
             return LiveTeacher(self.teacher.to(device), reader.left, reader.right, self.config)
         if self.data.targets is not None:
             return StoredTargets(self.data.targets, self.config)
         return HardTargets(self.config.label_smoothing)
+
+
+def _settled(config: TrainConfig, device: torch.device, soft: bool, labelled: bool) -> TrainConfig:
+    """``config`` with what it leaves to the kind of targets and to the device."""
+    hard_weight = config.hard_weight
+    if hard_weight is None:
+        hard_weight = 0.0 if soft and not labelled else HARD_WEIGHT
+    keep, precision = config.keep or ("last" if soft else "best"), settle_precision(config.precision, device)
+    return dataclasses.replace(config, keep=keep, precision=precision, hard_weight=hard_weight)
 
 
 def fit_to_data(
@@ -96,7 +126,9 @@ def fit_to_data(
     if teacher is not None:
         known.append((Path("the teacher"), teacher.num_states))
         if teacher.bins != data.bins:
-            raise UserError(f"the teacher hears {teacher.bins} bins, but {data.features.path} has {data.bins}")
+            raise UserError(
+                f"the teacher expects {teacher.bins}-bin input, but {data.features.path} has {data.bins} bins"
+            )
     bins = config.net.bins or data.bins
     states = config.net.states or next((number for _, number in known if number), 0)
     if bins != data.bins:
@@ -113,61 +145,74 @@ def fit_to_data(
 def read_priors(place: str | Path, num_states: int) -> tuple[np.ndarray, str]:
     """``log_prior [states]`` of a store of states or soft targets or of a model folder, and a hash of what was read.
 
-    Those of soft targets are the mean of what the teacher believed at T = 1: a student whose few labels lack a state
-    that its teacher knows would count it, by the labels' frequencies, as all but impossible.
+    Those of soft targets are the teacher's mean posterior at T = 1. They suit a student with few labels: a state that
+    its teacher knows, but its labels lack, would be all but impossible by the labels' frequencies.
     """
     if (Path(place) / "index.json").exists():
         store = FrameStore(place)
         if store.kind == "targets":
-            return _prior_of_targets(store, num_states), store.content_hash
+            return _mean_posterior(store, store.shards(), num_states), store.content_hash
         if store.kind != "states":
             raise UserError(f"{place}: holds {store.kind}; priors come from states, soft targets or a model")
-        counts = np.zeros(num_states, np.int64)
-        for shard in store.shards():
-            states = shard.tensors["state"]
-            found = np.bincount(states[states >= 0], minlength=num_states)
-            if len(found) > num_states:
-                raise UserError(f"{place}: has state {len(found) - 1}, but the network has {num_states} outputs")
-            counts += found
-        return prior_of(counts), store.content_hash
+        return prior_of(count_states(store, store.utterances, num_states)), store.content_hash
     log_prior = open_model(place).log_prior.numpy()
     if len(log_prior) != num_states:
         raise UserError(f"{place}: priors of {len(log_prior)} states, but the network has {num_states} outputs")
     return log_prior, hashlib.sha256(log_prior.tobytes()).hexdigest()
 
 
-def _prior_of_targets(store: FrameStore, num_states: int) -> np.ndarray:
+def _teacher_prior(data: TrainingData, teacher: AcousticModel | Ensemble | None) -> np.ndarray:
+    """``log_prior [states]`` of a student without labels: what its teacher believes in the mean."""
+    if data.targets is None:
+        assert teacher is not None  # or there would be nothing to train on
+        return teacher.log_prior.numpy()
+    store = data.targets.store
+    if "log_prob" not in store.tensors:
+        raise UserError(
+            f"{store.path}: there are no labels, and {store.config.get('form')} targets do not say how probable each"
+            " state is at temperature 1; give --priors, for example the teacher's folder"
+        )
+    return _mean_posterior(store, store.runs(data.utterances), data.targets.num_states)
+
+
+def _mean_posterior(store: FrameStore, pieces: Iterable[Shard], num_states: int) -> np.ndarray:
+    """The log of a teacher's mean posterior at T = 1, from ``pieces`` of its stored soft targets: ``[states]``."""
     if "log_prob" not in store.tensors or store.config.get("num_states") != num_states:
         raise UserError(
             f"{store.path}: {store.config.get('form')} targets of {store.config.get('num_states')} states; priors come"
             f" from dense or top-k targets of {num_states} states"
         )
     mass = np.zeros(num_states)
-    for shard in store.shards():
-        prob = np.exp(shard.tensors["log_prob"].astype(np.float64))
-        if "target_state" in shard.tensors:
-            mass += np.bincount(shard.tensors["target_state"].ravel(), prob.ravel(), num_states)
-        else:
+    for piece in pieces:
+        prob = np.exp(piece.tensors["log_prob"].astype(np.float64))
+        if "target_state" not in piece.tensors:
             mass += prob.sum(0)
+            continue
+        states = piece.tensors["target_state"].ravel()
+        if states.size and int(states.max()) >= num_states:
+            raise UserError(f"{store.path}: has state {states.max()}, but the targets are of {num_states} states")
+        mass += np.bincount(states, prob.ravel(), num_states)
     return prior_of(mass)
 
 
-def _check_soft(config: TrainConfig, data: TrainingData) -> None:
+def _check_soft(config: TrainConfig, data: TrainingData, labelled: bool) -> None:
     if config.label_smoothing:
         raise UserError("label_smoothing is for training on labels; with soft targets set it to 0")
     if not config.soft_weight:
-        raise UserError("soft_weight is 0, so the teacher would not be heard; leave it out, or raise soft_weight")
-    if config.hard_weight and data.states is None:
+        raise UserError("soft_weight is 0, so the soft targets would have no effect; leave them out, or raise it")
+    if config.hard_weight and not labelled:
+        place = data.states.path if data.states else data.features.path
         raise UserError(
-            f"hard_weight is {config.hard_weight:g}, but there are no labels; set hard_weight=0 or give states"
+            f"{place}: hard_weight is {config.hard_weight:g}, but no frame has a label; set hard_weight=0 or give"
+            " states"
         )
 
 
-def _check_splices(config: TrainConfig, *, asked: bool) -> None:
-    if config.splices and (not asked or config.hard_weight):
+def _check_splices(config: TrainConfig, *, live: bool) -> None:
+    if config.splices and (not live or config.hard_weight):
         raise UserError(
             f"splices is {config.splices}, but labels and stored targets do not follow when examples are cut and"
-            " joined; set splices=0, or ask a live teacher (--teacher) with hard_weight=0"
+            " joined; set splices=0, or train on a live teacher (--teacher) with hard_weight=0"
         )
 
 
@@ -175,7 +220,7 @@ def _check_unchanged(config: TrainConfig, data: TrainingData) -> None:
     if changed := changes(config):
         assert data.targets is not None
         raise UserError(
-            f"{data.targets.path}: these targets are what the teacher said of the stored features, but"
-            f" {', '.join(changed)} would show the student others; set these to 0, ask the teacher itself (--teacher),"
-            " or write targets of augmented copies (corpus perturb, feats, targets write)"
+            f"{data.targets.path}: these targets belong to the stored features, but {', '.join(changed)} would change"
+            " the features; set these to 0, use a live teacher (--teacher), or write targets of augmented copies"
+            " (corpus perturb, feats, targets write)"
         )

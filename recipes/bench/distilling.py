@@ -19,7 +19,7 @@ from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Reader
-from asr_kd.train.transfer_set import Lesson
+from asr_kd.train.transfer_set import TrainingTask
 
 STEPS, FRAMES = 10, 500_000
 MOST = {"top-20": 1.10, "dense": 1.5}
@@ -56,16 +56,16 @@ def steps(work: Path, states: int, options: argparse.Namespace) -> None:
 
 
 def _steps(data: TrainingData, config: TrainConfig):  # type: ignore[no-untyped-def]
-    lesson = Lesson.plan(config, data)
-    model = new_model(lesson.config, data)
-    optimiser = make_optimiser(model, lesson.config)
-    reader = make_reader(data, lesson.config, model, torch.device("cpu"))
-    objective = lesson.objective(reader, torch.device("cpu")) if data.targets else HardTargets()
+    task = TrainingTask.plan(config, data)
+    model = new_model(task.config, data)
+    optimiser = make_optimiser(model, task.config)
+    reader = make_reader(data, task.config, model, torch.device("cpu"))
+    objective = task.objective(reader, torch.device("cpu")) if data.targets else HardTargets()
     batch = next(iter(reader.epoch(0)))
 
     def turn() -> int:
         for _ in range(STEPS):
-            training_step(model, batch, reader, objective, optimiser, lesson.config, Position())
+            training_step(model, batch, reader, objective, optimiser, task.config, Position())
         return STEPS * len(batch.labels)
 
     return turn

@@ -16,7 +16,7 @@ from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.optimiser import make_optimiser
-from asr_kd.train.transfer_set import Lesson
+from asr_kd.train.transfer_set import TrainingTask
 
 LEAST = {("cpu", "fp32"): 0.9, ("cpu", "bf16"): 0.7, ("cuda", "bf16"): 0.6}
 # Frames per batch: enough for the matrix products to take longer than AdamW's update of 85 million weights.
@@ -41,18 +41,18 @@ def main() -> None:
     frames = 3 * steps * batch
     features, labels, targets = make_stores(options.work / f"{frames}", frames, 14_000, TargetConfig("topk", 20))
     data = TrainingData(features, labels, None, TargetStore(targets))
-    lesson = Lesson.plan(config, data, device=device)
-    model = new_model(lesson.config, data).to(device)
-    optimiser = make_optimiser(model, lesson.config)
-    reader = make_reader(data, lesson.config, model, device)
-    objective = lesson.objective(reader, device)
+    task = TrainingTask.plan(config, data, device=device)
+    model = new_model(task.config, data).to(device)
+    optimiser = make_optimiser(model, task.config)
+    reader = make_reader(data, task.config, model, device)
+    objective = task.objective(reader, device)
     batches = (each for epoch in range(10**6) for each in reader.epoch(epoch))
     rate, peak = 0.0, 0.0
     for turn in range(options.rounds + 1):
         began, done = time.perf_counter(), 0
         for _ in range(steps):
             each = next(batches)
-            training_step(model, each, reader, objective, optimiser, lesson.config, Position())
+            training_step(model, each, reader, objective, optimiser, task.config, Position())
             done += len(each.labels)
         _wait(device)
         took = time.perf_counter() - began

@@ -15,6 +15,7 @@ from asr_kd.nets import (
     NetConfig,
     autocast,
     copy_model,
+    load_model,
     log_posteriors,
     model_files,
     model_hash,
@@ -137,7 +138,7 @@ def test_a_member_of_other_states_or_features_is_refused(
     [
         (["--weights", "1,2"], "2 weights for 3 members"),
         (["--weights", "0,0,0"], "not all 0"),
-        (["--weights", "1,two,3"], "expected numbers with commas"),
+        (["--weights", "1,two,3"], "expected numbers separated by commas"),
         (["--weights", "1,-1,3"], "0 or more"),
     ],
 )
@@ -195,3 +196,47 @@ def test_a_joint_ensemble_of_the_wrong_parts_is_refused(members: list[Path], tmp
             save_ensemble(tmp_path / "e", members[:2], "joint", own=[[0, 2]], active=active)
     with pytest.raises(UserError, match=r"specialists' states are for mean: joint"):
         save_ensemble(tmp_path / "e", members[:2], own=[[2, 6]])
+
+
+def test_an_ensemble_is_no_member_and_no_network(members: list[Path], tmp_path: Path) -> None:
+    save_ensemble(tmp_path / "e", members)
+    for use in (
+        lambda: save_ensemble(tmp_path / "f", [members[0], tmp_path / "e"]),
+        lambda: load_model(tmp_path / "e"),
+    ):
+        with pytest.raises(UserError, match="e: an ensemble; a single network was expected"):
+            use()
+
+
+@pytest.mark.parametrize("member", [".", "../e", "../f"])
+def test_an_ensemble_that_lists_itself_is_refused(members: list[Path], tmp_path: Path, member: str) -> None:
+    for name in ("e", "f"):
+        save_ensemble(tmp_path / name, members)
+        path = tmp_path / name / "ensemble.yaml"
+        path.write_text(path.read_text().replace("../m2", member if name == "e" else "../e"))
+    for use in (lambda: open_model(tmp_path / "e"), lambda: copy_model(tmp_path / "e", tmp_path / "copy")):
+        with pytest.raises(UserError, match="an ensemble"):
+            use()
+
+
+def test_a_movable_ensemble_has_its_members_inside(members: list[Path], tmp_path: Path) -> None:
+    save_ensemble(tmp_path / "e", members)
+    with pytest.raises(UserError, match=r"member \.\./m1 lies outside"):
+        model_files(tmp_path / "e")
+
+
+def test_a_member_that_is_listed_twice_is_in_memory_once(members: list[Path], tmp_path: Path) -> None:
+    save_ensemble(tmp_path / "e", [members[0], members[0]])
+    found = open_model(tmp_path / "e")
+    assert isinstance(found, Ensemble)
+    assert found.members[0] is found.members[1]
+
+
+@pytest.mark.parametrize("text", ['members: [m1, "a\\0b"]', "members: ['']", f"members: [{'a' * 5000}]"])
+def test_a_member_that_is_no_path_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ensemble.yaml").write_text(text)
+    with pytest.raises(UserError, match="the path of a folder was expected"):
+        open_model(tmp_path)
+    (tmp_path / "ensemble.yaml").write_text(f"members: [{', '.join(['m'] * 1001)}]")
+    with pytest.raises(UserError, match="1,001 members"):
+        open_model(tmp_path)

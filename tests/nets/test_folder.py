@@ -1,5 +1,7 @@
 """Model folders: what is saved is loaded, and anything else is refused by name."""
 
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,80 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(folder: Path) -> None:
     path.write_text(path.read_text() + "widht: 3\n")
     with pytest.raises(UserError, match="'widht'; did you mean 'width'"):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("width", 30_000), ("width", 2**40), ("layers", 10**9), ("left_context", 10**9), ("bins", 10**9),
+        ("states", 2**40), ("dilations", "[9999999999]"), ("width", 10**30),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_a_huge_network_takes_no_memory(folder: Path, key: str, value: object) -> None:
+    path = folder / "config.yaml"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(f"{key}:")]
+    path.write_text("\n".join([*(line for line in lines if not line.startswith("- ")), f"{key}: {value}"]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=rf"config\.yaml|net\.{key}|net has|too few"):
+        load_model(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_no_number_is_refused_by_name(folder: Path, value: float) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["network.output.bias"][3] = value
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=r"'network\.output\.bias' has a number that is NaN or infinite"):
+        load_model(folder)
+
+
+def test_huge_finite_weights_are_loaded(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["network.output.bias"][:] = 3e38  # their sum overflows
+    save_file(tensors, path)
+    assert load_model(folder).network.output.bias[0] > 2e38
+
+
+@pytest.mark.parametrize(("name", "value"), [("std", 0.0), ("std", -1.0), ("network.hidden.0.1.1.running_var", -1.0)])
+def test_a_deviation_that_cannot_be_divided_by_is_refused(folder: Path, name: str, value: float) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name][0] = value
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=name):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool, torch.complex64])
+def test_weights_of_another_type_are_refused(folder: Path, kind: torch.dtype) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "mean": tensors["mean"].to(kind)}, path)
+    with pytest.raises(UserError, match="'mean': found type"):
+        load_model(folder)
+
+
+def test_half_precision_weights_are_loaded(folder: Path) -> None:
+    path, model = folder / "model.safetensors", load_model(folder)
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in load_file(path).items()}
+    save_file(half, path)
+    assert torch.equal(load_model(folder).network.output.bias, model.network.output.bias.half().float())
+
+
+def test_a_named_pipe_for_the_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        load_model(folder)
+
+
+def test_the_number_of_weights_is_that_of_the_network() -> None:
+    for config in (
+        NetConfig(bins=5, states=7, width=8, layers=3),
+        NetConfig("tdnn", bins=5, states=7, width=8, bottleneck=3),
+    ):
+        matrices = [parameter for parameter in AcousticModel(config).parameters() if parameter.ndim > 1]
+        assert sum(matrix.numel() for matrix in matrices) == config.num_weights

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +23,10 @@ from asr_kd.nets import (
     save_ensemble,
     save_model,
 )
-from asr_kd.specialists import begin_specialist, correct_dustbin, correct_own, own_share, write_labels
+from asr_kd.specialists import Specialist, begin_specialist, correct_dustbin, correct_own, own_share, write_labels
 from asr_kd.specialists.labels import KEPT, KNOWN
 from asr_kd.targets import Dense
-from asr_kd.train import TrainingData, evaluate, train
+from asr_kd.train import Sources, TrainingData, evaluate, train
 from asr_kd.train.distillation import distillation_loss
 from tests.train.conftest import BINS, CONFIG, NET, STATES, speech, write_features, write_states
 
@@ -37,27 +38,33 @@ def states(tmp_path: Path) -> FrameStore:
     return write_states(tmp_path / "states", speech([400] * 5)[1])
 
 
+def write(
+    states: FrameStore, own: np.ndarray, num_states: int, out: Path, balanced: bool = True, **options: Any
+) -> FrameStore:
+    return write_labels(states, Specialist(own, num_states, **options), out, balanced)
+
+
 def labels(store: FrameStore) -> np.ndarray:
     return np.concatenate([store.read(utterance)["state"] for utterance in store.utterances])
 
 
 def test_own_states_keep_their_frames_and_others_as_many_in_the_dustbin(states: FrameStore, tmp_path: Path) -> None:
-    told, found = labels(states), labels(store := write_labels(states, OWN, STATES, tmp_path / "out"))
-    assert np.array_equal(np.flatnonzero(found == 0), np.flatnonzero(told == 1))
-    assert np.array_equal(np.flatnonzero(found == 1), np.flatnonzero(told == 4))
-    own = np.isin(told, OWN).sum()
+    before, found = labels(states), labels(store := write(states, OWN, STATES, tmp_path / "out"))
+    assert np.array_equal(np.flatnonzero(found == 0), np.flatnonzero(before == 1))
+    assert np.array_equal(np.flatnonzero(found == 1), np.flatnonzero(before == 4))
+    own = np.isin(before, OWN).sum()
     assert (found == 2).sum() == pytest.approx(own, rel=0.15)
-    assert store.config[KEPT] == pytest.approx(own / (len(told) - own))
+    assert store.config[KEPT] == pytest.approx(own / (len(before) - own))
     assert store.config["num_states"] == 3
-    again = labels(write_labels(states, OWN, STATES, tmp_path / "again", seed=1))
+    again = labels(write(states, OWN, STATES, tmp_path / "again", seed=1))
     assert not np.array_equal(found, again)  # other frames of the others
-    every = labels(write_labels(states, OWN, STATES, tmp_path / "every", balanced=False))
-    assert np.array_equal(every == 2, ~np.isin(told, OWN))
+    every = labels(write(states, OWN, STATES, tmp_path / "every", balanced=False))
+    assert np.array_equal(every == 2, ~np.isin(before, OWN))
 
 
 def test_a_whole_specialist_has_no_labels_but_its_own(states: FrameStore, tmp_path: Path) -> None:
-    told, store = labels(states), write_labels(states, OWN, STATES, tmp_path / "out", whole=True)
-    assert np.array_equal(labels(store), np.where(np.isin(told, OWN), told.astype(int), -1))
+    before, store = labels(states), write(states, OWN, STATES, tmp_path / "out", whole=True)
+    assert np.array_equal(labels(store), np.where(np.isin(before, OWN), before.astype(int), -1))
     assert (store.config["num_states"], store.config[KNOWN], store.config["own"]) == (STATES, 1.0, OWN.tolist())
 
 
@@ -69,10 +76,10 @@ def as_imported(path: Path, **speech: list[int]) -> FrameStore:
 
 def test_frames_without_a_label_stay_so_and_do_not_count(tmp_path: Path) -> None:
     store = as_imported(tmp_path / "imported", u=[-1, 1, 0, 4, 2, -1, 3, 5])
-    part = write_labels(store, OWN, STATES, tmp_path / "part", balanced=False)
+    part = write(store, OWN, STATES, tmp_path / "part", balanced=False)
     assert (labels(part).tolist(), part.config["num_states"]) == ([-1, 0, 2, 1, 2, -1, 2, 2], 3)
-    assert write_labels(store, OWN, STATES, tmp_path / "balanced").config[KEPT] == 2 / 4
-    whole = write_labels(store, OWN, STATES, tmp_path / "whole", whole=True)
+    assert write(store, OWN, STATES, tmp_path / "balanced").config[KEPT] == 2 / 4
+    whole = write(store, OWN, STATES, tmp_path / "whole", whole=True)
     assert (labels(whole).tolist(), whole.config["num_states"]) == ([-1, 1, -1, 4, -1, -1, -1, -1], STATES)
     assert own_share(whole) == pytest.approx(2 / 6)
 
@@ -80,25 +87,23 @@ def test_frames_without_a_label_stay_so_and_do_not_count(tmp_path: Path) -> None
 def test_labels_of_other_states_than_the_generalists_are_refused(tmp_path: Path) -> None:
     store = as_imported(tmp_path / "imported", u=[1, 4, 0], v=[1, 6])
     with pytest.raises(UserError, match=r"imported: utterance v has state 6, but the generalist has 6 outputs"):
-        write_labels(store, OWN, STATES, tmp_path / "out")
+        write(store, OWN, STATES, tmp_path / "out")
     store = write_states(tmp_path / "seven", speech([20])[1], num_states=7)
     with pytest.raises(UserError, match=r"seven: labels of 7 states, but the generalist has 6 outputs"):
-        write_labels(store, OWN, STATES, tmp_path / "out")
+        write(store, OWN, STATES, tmp_path / "out")
 
 
 def test_states_without_a_frame_are_left_to_the_generalist(tmp_path: Path) -> None:
     store = write_states(tmp_path / "few", {"u": np.array([0, 1, 2, 0, 2], np.uint16)})
     for whole in (False, True):
-        told = write_labels(store, np.array([1, 2, 4]), STATES, tmp_path / f"out{whole}", whole=whole)
-        assert told.config["own"] == [1, 2]
-    dev = write_labels(
-        store, np.array([1, 4]), STATES, tmp_path / "dev", balanced=False
-    )  # judged on what it was trained for
+        before = write(store, np.array([1, 2, 4]), STATES, tmp_path / f"out{whole}", whole=whole)
+        assert before.config["own"] == [1, 2]
+    dev = write(store, np.array([1, 4]), STATES, tmp_path / "dev", balanced=False)  # judged on what it was trained for
     assert dev.config["own"] == [1, 4]
     with pytest.raises(UserError, match=r"frames of 1 of the specialist's 2 states \(\[1, 4\]\); expected at least 2"):
-        write_labels(store, OWN, STATES, tmp_path / "out")
+        write(store, OWN, STATES, tmp_path / "out")
     with pytest.raises(UserError, match=r"states \[1, 6\] of a specialist; the generalist has states 0 to 5"):
-        write_labels(store, np.array([1, 6]), STATES, tmp_path / "out")
+        write(store, np.array([1, 6]), STATES, tmp_path / "out")
 
 
 def generalist() -> AcousticModel:
@@ -117,7 +122,7 @@ def test_it_begins_as_the_generalist() -> None:
     whole.network.output.bias.data[:] = 0.5  # all logits are equal
     even = begin_specialist(whole, OWN)(features).softmax(-1)
     torch.testing.assert_close(even[..., 2], torch.full_like(even[..., 2], 4 / 6))
-    with pytest.raises(UserError, match="6 states of a network of 6: nothing is left"):
+    with pytest.raises(UserError, match="6 states of a network with 6: no state is left"):
         begin_specialist(generalist(), np.arange(6))
 
 
@@ -137,13 +142,13 @@ BELIEFS = np.array([[1, 28, 2, 4, 3, 2], [30, 1, 3, 2, 2, 2], [4, 6, 10, 4, 14, 
 def learnt(own_labels: np.ndarray, temperature: float, soft: float, hard: float) -> torch.Tensor:
     """Logits ``[3, states]`` for each kind of frame at the minimum of the objective; there are 40 of each in turn."""
     kind = torch.arange(3).repeat_interleave(40).repeat(len(own_labels) // 120)
-    targets, told = Dense(torch.from_numpy(np.log(BELIEFS))[kind]), torch.from_numpy(own_labels).long()
+    targets, before = Dense(torch.from_numpy(np.log(BELIEFS))[kind]), torch.from_numpy(own_labels).long()
     logits = torch.zeros(3, STATES, dtype=torch.float64, requires_grad=True)
     search = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         search.zero_grad()
-        loss = distillation_loss(logits[kind], targets, told, temperature, soft, hard)
+        loss = distillation_loss(logits[kind], targets, before, temperature, soft, hard)
         loss.backward()
         return loss
 
@@ -157,9 +162,9 @@ def corrected(
     """What a specialist that learnt all there is to learn says of each kind of frame once it is put right.
 
     Labels are each state as often as the generalist believes; ``unlabelled`` times as many frames have none."""
-    told = np.repeat(np.tile(np.arange(STATES), 3), np.round(40 * BELIEFS).astype(int).ravel()).tolist()
-    speech = {"u": told, **{f"v{i}": [-1] * len(told) for i in range(unlabelled)}}
-    store = write_labels(as_imported(tmp_path / "all", **speech), OWN, STATES, tmp_path / "own", whole=True)
+    before = np.repeat(np.tile(np.arange(STATES), 3), np.round(40 * BELIEFS).astype(int).ravel()).tolist()
+    speech = {"u": before, **{f"v{i}": [-1] * len(before) for i in range(unlabelled)}}
+    store = write(as_imported(tmp_path / "all", **speech), OWN, STATES, tmp_path / "own", whole=True)
     found = []
     for logits in learnt(labels(store), temperature, soft, hard):
         model = generalist()
@@ -208,11 +213,11 @@ def test_from_clusters_to_an_ensemble_that_scores(
         assert main([*command, *kind, "--clusters", at["clusters"], "--network", at["g"]]) == 0
         own = TrainingData(stores["train"][0], FrameStore(folder / "states"))
         if whole:
-            lesson = dataclasses.replace(config, temperature=1.0, hard_weight=1.0)
-            train(lesson, own, dev, folder / "net", teacher=tmp_path / "g", begin=tmp_path / "g")
+            task = dataclasses.replace(config, temperature=1.0, hard_weight=1.0)
+            train(task, own, dev, folder / "net", sources=Sources(tmp_path / "g", begin=tmp_path / "g"))
         else:
             heard = TrainingData(stores["dev"][0], FrameStore(folder / "dev"))
-            train(config, own, heard, folder / "net", begin=folder / "begin")
+            train(config, own, heard, folder / "net", sources=Sources(begin=folder / "begin"))
         folders.append(str(folder))
     assert main(["specialists", "join", at["joint"], *folders, *given]) == 0
     assert "a generalist and 2 specialists" in capsys.readouterr().out
@@ -232,19 +237,19 @@ def test_from_clusters_to_an_ensemble_that_scores(
         assert not (tmp_path / "fresh").exists()
 
     refused("active is 3 for 2 specialists; expected 1 to 2", *folders, *given, "--active", "3")
-    refused("one of them is there twice", folders[0], folders[0], *given)
+    refused("one of them is given twice", folders[0], folders[0], *given)
     refused("specialist of another generalist than .*0/net", *folders, "--network", f"{folders[0]}/net")
     write_states(tmp_path / "plain" / "states", speech([100], 0)[1])
     refused("plain/states: not the labels of a specialist", f"{tmp_path}/plain", *given)
     part = TrainingData(stores["train"][0], FrameStore(Path(folders[1]) / "states"), ["u0", "u1"])
-    lesson, heard = (lesson, dev) if whole else (config, TrainingData(stores["dev"][0], FrameStore(folder / "dev")))
+    task, heard = (task, dev) if whole else (config, TrainingData(stores["dev"][0], FrameStore(folder / "dev")))
     (Path(folders[1]) / "net").rename(tmp_path / "kept")
     begin, teacher = (tmp_path / "g", tmp_path / "g") if whole else (folder / "begin", None)
-    train(lesson, part, heard, Path(folders[1]) / "net", begin=begin, teacher=teacher)
-    refused("net/train.yaml: trained on other frames or labels than .*1/states has", *folders, *given)
+    train(task, part, heard, Path(folders[1]) / "net", sources=Sources(teacher, begin=begin))
+    refused("net/train.yaml: trained on other frames or labels than those of .*1/states", *folders, *given)
     (tmp_path / "special" / "0" / "states").rename(tmp_path / "old")
     place, own_states = tmp_path / "special" / "0" / "states", np.array(joint.own[0])
-    write_labels(stores["train"][1], own_states, STATES, place, whole=not whole, generalist=model_hash(at["g"]))
+    write(stores["train"][1], own_states, STATES, place, whole=not whole, generalist=model_hash(at["g"]))
     refused("some were prepared with --whole and some without", *folders, *given)
 
 
@@ -268,8 +273,11 @@ def test_what_prepare_refuses_leaves_nothing(tmp_path: Path, capsys: pytest.Capt
     command = prepared(tmp_path)
     as_imported(tmp_path / "others", u=[1, 6])
     for options, message in (
-        ([], "give --dev-states for a specialist with a dustbin"),
-        (["--whole", "--dev-states", f"{tmp_path}/st"], "one of --whole is judged on dev's own states"),
+        ([], "give either --dev-states, for a specialist with a dustbin"),
+        (
+            ["--whole", "--dev-states", f"{tmp_path}/st"],
+            "or --whole, for one that is evaluated on the dev states as they are",
+        ),
         (["--dev-states", f"{tmp_path}/nowhere"], "nowhere: no such folder"),
         (["--dev-states", f"{tmp_path}/feats"], "feats: holds features; a store of states was expected"),
         (["--dev-states", f"{tmp_path}/others"], "others: utterance u has state 6, but the generalist has 6 outputs"),
@@ -293,8 +301,8 @@ def test_states_that_the_speech_never_shows_are_named_and_left_out(
     rare = {u: np.where(a == own[1], -1, a.astype(np.int32)) for u, a in speech([100] * 8)[1].items()}
     write_states(tmp_path / "rare", rare)
     assert main([*command, "--states", f"{tmp_path}/rare"]) == 0
-    told = capsys.readouterr()
-    assert f"/s: no frame of states {own[1]}, which stay with the generalist ({len(own) - 1} left)" in told.err
+    before = capsys.readouterr()
+    assert f"/s: no frame of states {own[1]}; the specialist has the other {len(own) - 1}" in before.err
     assert FrameStore(tmp_path / "s" / "states").config["own"] == own[:1] + own[2:]
     assert load_model(tmp_path / "s" / "begin").num_states == len(own)
 
@@ -327,11 +335,11 @@ def test_join_puts_right_what_labels_add_where_it_can(tmp_path: Path, capsys: py
     net, store = tmp_path / "s" / "net", FrameStore(tmp_path / "s" / "states")
     save_model(generalist(), net)
     data = {"states": store.content_hash, "frames": store.total_frames}
-    told = {"teacher": "g", "temperature": 1.0, "soft_weight": 2.0, "hard_weight": 0.5, "train": data}
+    before = {"teacher": "g", "temperature": 1.0, "soft_weight": 2.0, "hard_weight": 0.5, "train": data}
     command = ["specialists", "join", f"{tmp_path}/joint", f"{tmp_path}/s", "--network", f"{tmp_path}/g"]
 
     def joined(**others: object) -> int:
-        (net / "train.yaml").write_text(yaml.safe_dump(told | others))
+        (net / "train.yaml").write_text(yaml.safe_dump(before | others))
         return main(command)
 
     assert joined() == 0
@@ -341,11 +349,14 @@ def test_join_puts_right_what_labels_add_where_it_can(tmp_path: Path, capsys: py
     expected = torch.where(torch.isin(torch.arange(STATES), torch.tensor(own)), np.log1p(0.25 / share), 0.0)
     torch.testing.assert_close(shift, expected.float())
     for others, message in (
-        ({"temperature": 2.0}, "trained with temperature: 2 and match: distribution; .* after temperature: 1"),
-        ({"match": "logits"}, "match: logits"),
-        ({"train": data | {"frames": 700}}, "trained on other frames or labels than .*s/states has"),
+        ({"temperature": 2.0}, "trained with temperature=2.0 and match='distribution'; .* for temperature=1"),
+        ({"match": "logits"}, "match='logits'"),
+        ({"train": data | {"frames": 700}}, "trained on other frames or labels than those of .*s/states"),
         ({"train": data | {"states": "another"}}, "trained on other frames or labels"),
         ({"soft_weight": 0.0}, "not trained on soft targets"),
+        ({"hard_weight": [1]}, "not trained on soft targets"),
+        ({"temperature": "warm"}, "temperature='warm'"),
+        ({"train": [1]}, "expected the record of a training run"),
     ):
         assert joined(**others) == 1
         assert re.search(message, capsys.readouterr().err)
@@ -357,7 +368,7 @@ def test_an_ensemble_is_no_generalist(tmp_path: Path, capsys: pytest.CaptureFixt
     save_ensemble(tmp_path / "both", [tmp_path / "g", tmp_path / "g"])
     command = ["specialists", "cluster", f"{tmp_path}/clusters", "--network", f"{tmp_path}/both"]
     assert main([*command, "--feats", str(feats.path), "--k", "2"]) == 1
-    assert "both: an ensemble; specialists begin as a single network" in capsys.readouterr().err
+    assert "both: an ensemble; specialists begin as copies of a single network" in capsys.readouterr().err
     assert not (tmp_path / "clusters").exists()
 
 
@@ -370,4 +381,4 @@ def test_clusters_of_another_network_are_refused(tmp_path: Path, capsys: pytest.
     assert main([*command, "--feats", str(feats.path), "--k", "2"]) == 0
     given = ["--clusters", f"{tmp_path}/clusters", "--network", f"{tmp_path}/other", "--number", "0"]
     assert main(["specialists", "prepare", f"{tmp_path}/s", *given, "--states", "x", "--dev-states", "x"]) == 1
-    assert "clusters of what another network than" in capsys.readouterr().err
+    assert "clusters of another network than" in capsys.readouterr().err

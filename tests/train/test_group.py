@@ -25,12 +25,12 @@ from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, NetConfig, load_model, save_model
 from asr_kd.targets import Dense, TargetConfig, TargetStore, Teacher, write_targets
-from asr_kd.train import TrainConfig, TrainingData, train
-from asr_kd.train.group import ALONE, Group, _last_word, joined
+from asr_kd.train import Sources, TrainConfig, TrainingData, train
+from asr_kd.train.group import ALONE, Group, _final_error, joined
 from asr_kd.train.interrupt import interruption
 from asr_kd.train.loop import predictions
 from asr_kd.train.objective import HardTargets, _mixed
-from asr_kd.train.reader import Batch, Layout, Reader, Share
+from asr_kd.train.reader import Batch, Layout, RankPart, Reader
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData, speech, write_features, write_states
 
 LENGTHS = [50, 33, 7, 71] * 3
@@ -45,7 +45,7 @@ CHUNKS = dataclasses.replace(
 CASES = {
     "labels": dataclasses.replace(CONFIG, label_smoothing=0.1),
     "targets, uneven shares": CHUNKS,
-    "live teacher, an empty share": dataclasses.replace(CHUNKS, batch_frames=10, net=CONFIG.net),
+    "live teacher, an empty part": dataclasses.replace(CHUNKS, batch_frames=10, net=CONFIG.net),
 }
 LONG = dataclasses.replace(CONFIG, epochs=15, checkpoint_steps=5)  # long enough to be caught in the middle
 
@@ -72,7 +72,7 @@ def learn(case: str, stores: Path, out: Path) -> None:
     feats, states = (FrameStore(stores / "train" / name) for name in ("feats", "states"))
     dev = TrainingData(FrameStore(stores / "dev" / "feats"), FrameStore(stores / "dev" / "states"))
     teacher = stores / "teacher" if case.startswith("live") else None
-    train(CASES[case], TrainingData(feats, states, None, targets), dev, out, teacher=teacher)
+    train(CASES[case], TrainingData(feats, states, None, targets), dev, out, sources=Sources(teacher))
 
 
 def options(stores: Path, out: Path, config: TrainConfig = LONG) -> list[str]:
@@ -136,7 +136,7 @@ def test_killed_and_interrupted_in_one_process_all_end_and_go_on(stores: Path, t
     out, words = tmp_path / "together", options(stores, tmp_path / "together")
     path, before = out / "checkpoint.safetensors", 0
     for number, message in (
-        (signal.SIGKILL, "has gone without a word"),
+        (signal.SIGKILL, "died without an error message"),
         (signal.SIGTERM, "interrupted; run the same"),
     ):
         process = torchrun("asr_kd", *words)
@@ -213,14 +213,14 @@ def test_only_the_first_to_fail_speaks() -> None:
     lost = RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer")
     store, other = distributed.HashStore(), distributed.HashStore()
     error = UserError("features.pt: is a folder")
-    assert _last_word(error, store) is error
+    assert _final_error(error, store) is error
     for late, status in ((lost, 1), (error, 1), (KeyboardInterrupt(), 130)):
-        leaving = _last_word(late, store)
+        leaving = _final_error(late, store)
         assert isinstance(leaving, SystemExit)
         assert leaving.code == status
-    missing = _last_word(lost, other)
+    missing = _final_error(lost, other)
     assert isinstance(missing, UserError)
-    assert "has gone without a word" in str(missing)
+    assert "died without an error message" in str(missing)
 
 
 def test_two_signals_wait_for_the_others_too() -> None:
@@ -241,10 +241,10 @@ def test_the_shares_of_a_batch_make_up_the_whole(make_data: MakeData, world: int
         for name in ("features", "labels", "valid"):
             assert torch.equal(torch.cat([getattr(batch, name) for batch in shares]), getattr(whole, name))
         valid = int(whole.valid.sum())
-        assert whole.share == Share(0, valid, 1.0, 1.0)
+        assert whole.part == RankPart(0, valid, 1.0, 1.0)
         for batch in shares:
             part = world * int(batch.valid.sum()) / valid
-            assert batch.share == Share(batch.share.begin, valid, part, part)
+            assert batch.part == RankPart(batch.part.begin, valid, part, part)
             assert batch.utterances == whole.utterances
         logits = torch.randn(whole.labels.numel(), STATES)
         found = [predictions(logits[: batch.labels.numel()], batch) for batch in shares[:1]]
@@ -262,9 +262,9 @@ def pieces(labels: Tensor, valid: Tensor, cuts: list[int]) -> Iterator[tuple[sli
     for begin, end in zip([0, *cuts[:-1]], cuts, strict=True):
         own = slice(begin, end)
         parts = [len(cuts) * float(mask[own].sum() / mask.sum()) for mask in (valid, labels >= 0)]
-        share = Share(begin, int(valid.sum()), *parts)
+        part = RankPart(begin, int(valid.sum()), *parts)
         starts = np.arange(len(labels))
-        yield own, Batch(torch.zeros(0), labels[own, None], valid[own, None], {}, 1.0, starts, layout, share)
+        yield own, Batch(torch.zeros(0), labels[own, None], valid[own, None], {}, 1.0, starts, layout, part)
 
 
 @pytest.mark.parametrize("kind", ["labels", "distribution", "logits"])
@@ -273,7 +273,7 @@ def test_the_mean_of_the_shares_objectives_is_that_of_the_batch(kind: Any) -> No
     labels = torch.randint(STATES, (12,))
     valid = torch.arange(12) != 4
     if kind != "labels":
-        labels[:7] = -1  # the first share has no label, the second few
+        labels[:7] = -1  # the first part has no label, the second few
     labels[~valid] = -1
     logits, teacher = torch.randn(12, STATES, requires_grad=True), torch.randn(12, STATES).log_softmax(-1)
     config = dataclasses.replace(CONFIG, match="logits" if kind == "logits" else "distribution")

@@ -22,7 +22,7 @@ import yaml
 from asr_kd.config import save_config
 from asr_kd.errors import UserError
 from asr_kd.nets import NetConfig, load_model, log_posteriors, settle_precision
-from asr_kd.train import Evaluation, TrainConfig, TrainingData, evaluate, loop, train, transfer_set
+from asr_kd.train import Evaluation, Sources, TrainConfig, TrainingData, evaluate, loop, train, transfer_set
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import out_of_patience
 from asr_kd.train.objective import HardTargets
@@ -221,7 +221,7 @@ def test_pixels_are_standardised_as_one(tmp_path: Path, corpus: Corpus) -> None:
 def test_a_network_begins_with_the_weights_of_another(tmp_path: Path, corpus: Corpus) -> None:
     train(CONFIG, *corpus, tmp_path / "first")
     still = dataclasses.replace(CONFIG, seed=5, epochs=1, learning_rate=1e-12)
-    train(still, *corpus, tmp_path / "second", begin=tmp_path / "first")
+    train(still, *corpus, tmp_path / "second", sources=Sources(begin=tmp_path / "first"))
     first, second = (load_model(tmp_path / name).network.state_dict() for name in ("first", "second"))
     weights = [name for name in first if name.endswith(("weight", "bias"))]  # running statistics move on
     torch.testing.assert_close({name: second[name] for name in weights}, {name: first[name] for name in weights})
@@ -230,7 +230,7 @@ def test_a_network_begins_with_the_weights_of_another(tmp_path: Path, corpus: Co
     wide = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, width=17))
     message = r"first: network.hidden.0.0.weight is \(16, 20\) there and \(17, 20\) .*first/config.yaml \(--config"
     with pytest.raises(UserError, match=message):
-        train(wide, *corpus, tmp_path / "third", begin=tmp_path / "first")
+        train(wide, *corpus, tmp_path / "third", sources=Sources(begin=tmp_path / "first"))
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_training(

@@ -154,7 +154,7 @@ def test_killed_and_interrupted_in_every_way_the_command_goes_on_to_the_same_wei
         if (end, number) != (os.killpg, signal.SIGKILL):  # each wrote a checkpoint in the middle of an epoch
             assert min(batch(exp / "seed1"), batch(exp / "seed2")) > 0
             assert "seed 1, " in errors
-            assert errors.count("going on from epoch") == 2
+            assert errors.count("resuming from epoch") == 2
         if status == 130:
             assert errors.endswith("asr-kd train: interrupted; run the same command again to go on\n")
     assert main([*words, "--members", "2", "--threads", "2"]) == 0

@@ -10,15 +10,15 @@ from torch.nn import functional
 from asr_kd.errors import UserError
 from asr_kd.train.augment import augment
 from asr_kd.train.objective import HardTargets
-from asr_kd.train.reader import Batch, Layout, Share
+from asr_kd.train.reader import Batch, Layout, RankPart
 from tests.train.conftest import CONFIG
 
 
 def batch_of(labels: list[list[int]]) -> Batch:
     layout = Layout(["u0"], np.array([9]), 0, 0, 0)
     found = torch.tensor(labels)
-    share = Share(0, int((found >= 0).sum()), 1.0, 1.0)
-    return Batch(torch.zeros(0), found, found >= 0, {}, 1.0, np.arange(len(labels)), layout, share)
+    part = RankPart(0, int((found >= 0).sum()), 1.0, 1.0)
+    return Batch(torch.zeros(0), found, found >= 0, {}, 1.0, np.arange(len(labels)), layout, part)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

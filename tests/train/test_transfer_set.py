@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from asr_kd.config import read_mapping
 from asr_kd.errors import UserError
 from asr_kd.nets import load_model, log_posteriors, open_model, save_ensemble
 from asr_kd.targets import TargetConfig, TargetStore, Teacher, write_targets
@@ -18,7 +19,7 @@ from asr_kd.train import TrainingData, loop, probabilities, train
 from asr_kd.train.distillation import distillation_loss
 from asr_kd.train.objective import LiveTeacher, StoredTargets
 from asr_kd.train.reader import Batch, Reader
-from asr_kd.train.transfer_set import Lesson, read_priors
+from asr_kd.train.transfer_set import Sources, TrainingTask, read_priors
 from tests.killing import Killed
 from tests.targets.conftest import network
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData, without_labels, write_features, write_states
@@ -84,7 +85,7 @@ def test_a_student_comes_close_to_its_teacher_without_a_label(school: School, tm
     divergences = []
     for epochs in (1, 40):
         out = tmp_path / f"student{epochs}"
-        train(dataclasses.replace(SOFT, epochs=epochs), data, school.dev, out, teacher=teacher, priors=school.teacher)
+        train(dataclasses.replace(SOFT, epochs=epochs), data, school.dev, out, sources=Sources(teacher, school.teacher))
         divergences.append(school.divergence(out))
     assert divergences[1] < 0.5 * divergences[0]
 
@@ -93,21 +94,21 @@ def test_the_priors_are_those_asked_for(school: School, tmp_path: Path) -> None:
     assert school.data.states is not None
     for name, priors in (("model", school.teacher), ("states", school.data.states.path)):
         config = dataclasses.replace(SOFT, epochs=1)
-        train(config, school.unlabelled, school.dev, tmp_path / name, teacher=school.teacher, priors=priors)
+        train(config, school.unlabelled, school.dev, tmp_path / name, sources=Sources(school.teacher, priors))
     assert torch.equal(load_model(tmp_path / "model").log_prior, open_model(school.teacher).log_prior)
     counted = school.data.statistics(STATES).log_prior
     assert np.array_equal(load_model(tmp_path / "states").log_prior.numpy(), counted)
 
 
 def test_the_last_model_is_kept_of_soft_targets_and_the_best_of_labels(school: School) -> None:
-    assert Lesson.plan(MIXED, school.with_targets()).config.keep == "last"
-    assert Lesson.plan(CONFIG, school.data).config.keep == "best"
-    assert Lesson.plan(dataclasses.replace(MIXED, keep="best"), school.with_targets()).config.keep == "best"
+    assert TrainingTask.plan(MIXED, school.with_targets()).config.keep == "last"
+    assert TrainingTask.plan(CONFIG, school.data).config.keep == "best"
+    assert TrainingTask.plan(dataclasses.replace(MIXED, keep="best"), school.with_targets()).config.keep == "best"
 
 
 def test_the_network_s_size_comes_from_whatever_knows_it(school: School) -> None:
     for data, teacher in ((school.unlabelled, school.teacher), (school.with_targets(labels=False), None)):
-        found = Lesson.plan(SOFT, data, teacher, school.teacher).config.net
+        found = TrainingTask.plan(SOFT, data, Sources(teacher, school.teacher)).config.net
         assert (found.states, found.bins) == (STATES, BINS)
 
 
@@ -117,24 +118,31 @@ CHANGES = {"frequency_masks": 1, "time_masks": 2, "channel": 0.5, "scale": 0.1}
 @pytest.mark.parametrize("key", CHANGES)
 def test_stored_targets_of_other_features_than_the_student_sees_are_refused(school: School, key: str) -> None:
     config = dataclasses.replace(MIXED, **{key: CHANGES[key]})  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=f"what the teacher said of the stored features, but {key} .*--teacher"):
-        Lesson.plan(config, school.with_targets())
-    assert Lesson.plan(config, school.data, school.teacher).teacher is not None
+    with pytest.raises(UserError, match=f"these targets belong to the stored features, but {key} .*--teacher"):
+        TrainingTask.plan(config, school.with_targets())
+    assert TrainingTask.plan(config, school.data, Sources(school.teacher)).teacher is not None
 
 
 def test_spliced_examples_are_for_a_live_teacher_alone(school: School) -> None:
     config = dataclasses.replace(CONFIG, splices=1)
     for hard_weight, teacher in ((0.0, None), (0.5, school.teacher)):
         with pytest.raises(UserError, match="splices is 1, but labels and stored targets do not follow"):
-            Lesson.plan(dataclasses.replace(config, hard_weight=hard_weight), school.data, teacher)
-    assert Lesson.plan(dataclasses.replace(config, hard_weight=0.0), school.data, school.teacher).config.splices == 1
+            TrainingTask.plan(dataclasses.replace(config, hard_weight=hard_weight), school.data, Sources(teacher))
+    assert (
+        TrainingTask.plan(
+            dataclasses.replace(config, hard_weight=0.0), school.data, Sources(school.teacher)
+        ).config.splices
+        == 1
+    )
 
 
 def test_labels_of_spliced_speech_are_neither_learnt_nor_counted(school: School, tmp_path: Path) -> None:
     config = dataclasses.replace(SOFT, epochs=1, hard_weight=0.0)
     for splices in (0, 2):
         out = tmp_path / f"{splices}"
-        train(dataclasses.replace(config, splices=splices), school.data, school.dev, out, teacher=school.teacher)
+        train(
+            dataclasses.replace(config, splices=splices), school.data, school.dev, out, sources=Sources(school.teacher)
+        )
         entry = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
         assert ("accuracy" in entry) == (splices == 0)
         assert 0 < entry["dev_accuracy"] <= 1
@@ -157,18 +165,19 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     gone = without_labels({u: school.data.states.read(u)["state"] for u in school.data.utterances})
     silent = TrainingData(school.data.features, write_states(tmp_path / "gone", gone))
     cases: list[tuple[dict[str, Any], TrainingData, dict[str, Any], str]] = [
-        ({}, school.with_targets(), {"teacher": school.teacher}, "a live teacher or from stored targets, not both"),
-        ({}, school.unlabelled, {}, "nothing to learn: .*; give states, soft targets or a teacher"),
-        ({}, silent, {}, f"gone: nothing to learn: no frame of {len(gone)} utterances has a label; give"),
-        ({"hard_weight": 0.0}, school.with_targets(labels=False), {}, "no labels to count .* priors; give --priors"),
-        ({}, school.with_targets(labels=False), {"priors": school.teacher}, "hard_weight is 0.5, but .* no labels"),
+        ({}, school.with_targets(), {"teacher": school.teacher}, "a live teacher or on stored targets, not on both"),
+        ({}, school.unlabelled, {}, "nothing to train on: .*; give states, soft targets or a teacher"),
+        ({}, silent, {}, f"gone: nothing to train on: no frame of {len(gone)} utterances has a label; give"),
+        ({"hard_weight": 0.5}, school.with_targets(labels=False), {}, "hard_weight is 0.5, but no frame has a label"),
+        ({"hard_weight": 0.5}, silent, {"teacher": school.teacher}, "gone: hard_weight is 0.5, but no frame has"),
+        ({"hard_weight": None}, school.with_targets("sampled", labels=False), {}, "sampled targets do not say .* give"),
         ({"label_smoothing": 0.1}, school.with_targets(), {}, "label_smoothing is for training on labels"),
         ({"label_smoothing": 0.1}, school.data, {"teacher": school.teacher}, "label_smoothing is for training on"),
-        ({"soft_weight": 0.0}, school.with_targets(), {}, "soft_weight is 0, so the teacher would not be heard"),
+        ({"soft_weight": 0.0}, school.with_targets(), {}, "soft_weight is 0, so the soft targets would have no effect"),
         ({"temperature": 3.0}, school.with_targets("topk"), {}, "temperature is 3, these topk targets are for 1, 2"),
         ({"match": "logits"}, school.with_targets("topk"), {}, "topk targets have no logits to match"),
         ({}, other_data(school), {}, "the teacher was given other features than"),
-        ({}, school.data, {"teacher": wide}, f"the teacher hears {BINS + 1} bins"),
+        ({}, school.data, {"teacher": wide}, f"the teacher expects {BINS + 1}-bin input"),
         ({}, school.data, {"teacher": more}, f"the teacher: {STATES + 1} states, but the student's labels"),
         ({}, school.data, {"teacher": school.teacher, "priors": more}, f"priors of {STATES + 1} states"),
         ({}, school.data, {"teacher": tmp_path / "absent"}, "absent: no such model folder"),
@@ -176,7 +185,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     for number, (changes, data, options, message) in enumerate(cases):
         out = tmp_path / f"out{number}"
         with pytest.raises(UserError, match=message):
-            train(dataclasses.replace(MIXED, **changes), data, school.dev, out, **options)
+            train(dataclasses.replace(MIXED, **changes), data, school.dev, out, sources=Sources(**options))
         assert not out.exists(), message
 
 
@@ -185,21 +194,21 @@ def test_targets_of_other_states_than_the_labels_are_refused(school: School, tmp
     targets = write_targets(Teacher(more, school.data.features), tmp_path / "t", FORMS["dense"])
     data = TrainingData(school.data.features, school.data.states, targets=targets)
     with pytest.raises(UserError, match=f"/t: {STATES + 1} states, but the student's labels or configuration have 6"):
-        Lesson.plan(MIXED, data)
+        TrainingTask.plan(MIXED, data)
 
 
-def batch_of(school: School, data: TrainingData, lesson: Lesson) -> tuple[Reader, Batch]:
+def batch_of(school: School, data: TrainingData, task: TrainingTask) -> tuple[Reader, Batch]:
     """A reader and its first batch; of chunks of 8 frames, so that some are no frames of an utterance."""
-    model = loop.new_model(lesson.config, data, lesson.log_prior)
-    config = dataclasses.replace(lesson.config, chunk=8, batch_frames=10_000)
-    reader = loop.make_reader(data, config, model, torch.device("cpu"), lesson.context)
+    model = loop.new_model(task.config, data, task.log_prior)
+    config = dataclasses.replace(task.config, chunk=8, batch_frames=10_000)
+    reader = loop.make_reader(data, config, model, torch.device("cpu"), task.context)
     return reader, next(iter(reader.epoch(0)))
 
 
 def live(school: School, config: Any = MIXED) -> tuple[Reader, Batch, LiveTeacher]:
-    lesson = Lesson.plan(config, school.data, school.teacher)
-    reader, batch = batch_of(school, school.data, lesson)
-    objective = lesson.objective(reader, torch.device("cpu"))
+    task = TrainingTask.plan(config, school.data, Sources(school.teacher))
+    reader, batch = batch_of(school, school.data, task)
+    objective = task.objective(reader, torch.device("cpu"))
     assert isinstance(objective, LiveTeacher)
     return reader, batch, objective
 
@@ -209,9 +218,9 @@ def test_a_live_teacher_is_what_it_stored_of_every_state(school: School, match: 
     config = dataclasses.replace(MIXED, match=match)
     _, batch, teacher = live(school, config)
     data = school.with_targets("dense")
-    lesson = Lesson.plan(config, data)
+    task = TrainingTask.plan(config, data)
     # The teacher looks further than the student: where it lays out the frames, both read the same batch.
-    _, stored = batch_of(school, data, dataclasses.replace(lesson, teacher=teacher.teacher))  # type: ignore[arg-type]
+    _, stored = batch_of(school, data, dataclasses.replace(task, teacher=teacher.teacher))  # type: ignore[arg-type]
     objective = StoredTargets(data.targets, config)  # type: ignore[arg-type]
     assert torch.equal(batch.labels, stored.labels)
     assert not batch.valid.all()
@@ -226,9 +235,9 @@ def test_a_live_teacher_is_what_it_stored_of_every_state(school: School, match: 
 @pytest.mark.parametrize("form", FORMS)
 def test_frames_without_a_label_count_in_the_soft_term(school: School, form: str) -> None:
     data = school.with_targets(form)
-    lesson = Lesson.plan(MIXED, data)
-    reader, batch = batch_of(school, data, lesson)
-    objective = lesson.objective(reader, torch.device("cpu"))
+    task = TrainingTask.plan(MIXED, data)
+    reader, batch = batch_of(school, data, task)
+    objective = task.objective(reader, torch.device("cpu"))
     labels, valid = batch.labels.flatten(), batch.valid.flatten()
     some = torch.where(torch.arange(len(labels)) % 3 == 0, labels, -1).view_as(batch.labels)
     logits = torch.randn(len(labels), STATES, generator=torch.Generator().manual_seed(0))
@@ -244,7 +253,7 @@ def test_frames_without_a_label_count_in_the_soft_term(school: School, form: str
     assert not valid.all()
 
 
-def test_a_live_teacher_hears_what_the_student_hears(school: School) -> None:
+def test_a_live_teacher_scores_the_frames_that_the_student_sees(school: School) -> None:
     _, batch, objective = live(school)
     logits = torch.zeros(batch.labels.numel(), STATES)
     changed = dataclasses.replace(batch, features=batch.features + 1)
@@ -257,10 +266,10 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(
     school: School, tmp_path: Path, form: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = school.data if form == "live" else school.with_targets(form)
-    options = {"teacher": school.teacher} if form == "live" else {}
+    sources = Sources(school.teacher) if form == "live" else Sources()
     masks = {"frequency_masks": 1, "frequency_width": 2} if form == "live" else {}
     config = dataclasses.replace(MIXED, **masks)  # type: ignore[arg-type]
-    train(config, data, school.dev, tmp_path / "whole", **options)  # type: ignore[arg-type]
+    train(config, data, school.dev, tmp_path / "whole", sources=sources)
     real = loop.training_step
 
     def die(*arguments: Any) -> None:
@@ -271,8 +280,8 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "training_step", die)
         with pytest.raises(Killed):
-            train(config, data, school.dev, tmp_path / "killed", **options)  # type: ignore[arg-type]
-    train(config, data, school.dev, tmp_path / "killed", **options)  # type: ignore[arg-type]
+            train(config, data, school.dev, tmp_path / "killed", sources=sources)
+    train(config, data, school.dev, tmp_path / "killed", sources=sources)
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
 
 
@@ -281,17 +290,17 @@ def test_a_folder_of_other_targets_or_another_teacher_is_refused(school: School,
     train(config, school.with_targets("topk"), school.dev, tmp_path / "stored")
     with pytest.raises(UserError, match="train.targets"):
         train(config, school.with_targets("dense"), school.dev, tmp_path / "stored")
-    train(config, school.data, school.dev, tmp_path / "live", teacher=school.teacher)
+    train(config, school.data, school.dev, tmp_path / "live", sources=Sources(school.teacher))
     with pytest.raises(UserError, match="teacher is '"):
-        train(config, school.data, school.dev, tmp_path / "live", teacher=tmp_path / "m1")
+        train(config, school.data, school.dev, tmp_path / "live", sources=Sources(tmp_path / "m1"))
 
 
 def test_priors_of_states_beyond_the_network_are_refused(school: School, tmp_path: Path) -> None:
     states = write_states(tmp_path / "s", {"x": np.array([0, STATES], np.uint16)}, STATES + 1)
     with pytest.raises(UserError, match=f"has state {STATES}, but the network has {STATES} outputs"):
-        Lesson.plan(SOFT, school.unlabelled, school.teacher, states.path)
+        TrainingTask.plan(SOFT, school.unlabelled, Sources(school.teacher, states.path))
     with pytest.raises(UserError, match="holds features; priors come from states, soft targets or a model"):
-        Lesson.plan(SOFT, school.unlabelled, school.teacher, school.data.features.path)
+        TrainingTask.plan(SOFT, school.unlabelled, Sources(school.teacher, school.data.features.path))
 
 
 def test_priors_are_of_the_labelled_frames(school: School, tmp_path: Path) -> None:
@@ -304,7 +313,13 @@ def test_a_student_whose_labels_are_all_none_is_not_judged_on_what_it_learns(sch
     assert school.data.states is not None
     labels = {utterance: school.data.states.read(utterance)["state"] for utterance in school.data.utterances}
     data = TrainingData(school.data.features, write_states(tmp_path / "none", without_labels(labels)))
-    summary = train(dataclasses.replace(MIXED, epochs=1), data, school.dev, tmp_path / "out", teacher=school.teacher)
+    summary = train(
+        dataclasses.replace(MIXED, epochs=1, hard_weight=None),
+        data,
+        school.dev,
+        tmp_path / "out",
+        sources=Sources(school.teacher),
+    )
     assert "train_accuracy" not in summary
     assert 0 < summary["dev_accuracy"] <= 1
 
@@ -317,3 +332,40 @@ def test_priors_of_targets_are_what_the_teacher_believed(tmp_path: Path, school:
     np.testing.assert_allclose(np.exp(prior), believed.mean(0), atol=2e-3)
     with pytest.raises(UserError, match=f"targets of {STATES} states; priors come from .* of 9 states"):
         read_priors(store.path, 9)
+
+
+def test_a_student_without_labels_needs_neither_a_hard_weight_nor_priors(school: School, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, temperature=TEMPERATURE, epochs=1)
+    for form in ("dense", "topk"):
+        data = school.with_targets(form, labels=False)
+        train(config, data, school.dev, tmp_path / form)
+        prior = load_model(tmp_path / form).log_prior.exp()
+        posterior = np.concatenate(
+            [log_posteriors(open_model(school.teacher), data.read(u).features) for u in data.utterances]
+        )
+        mean = np.exp(posterior).sum(0) + 1
+        np.testing.assert_allclose(prior, mean / mean.sum(), atol=0.02 if form == "topk" else 1e-3)
+        recorded = read_mapping(tmp_path / form / "train.yaml")
+        assert recorded["hard_weight"] == 0
+    train(config, school.unlabelled, school.dev, tmp_path / "live", sources=Sources(school.teacher))
+    assert torch.equal(load_model(tmp_path / "live").log_prior, open_model(school.teacher).log_prior)
+
+
+def test_a_student_with_labels_has_a_hard_weight_of_a_half(school: School) -> None:
+    assert TrainingTask.plan(CONFIG, school.data, Sources(school.teacher)).config.hard_weight == 0.5
+    gone = without_labels({u: school.data.states.read(u)["state"] for u in school.data.utterances})  # type: ignore[union-attr]
+    silent = TrainingData(school.data.features, write_states(school.folder / "gone", gone))
+    task = TrainingTask.plan(CONFIG, silent, Sources(school.teacher))
+    assert task.config.hard_weight == 0
+    assert task.log_prior is not None
+
+
+def test_only_the_targets_of_the_transfer_set_decide_the_priors(school: School) -> None:
+    targets = school.targets("dense")
+    half = TrainingData(school.data.features, None, school.data.utterances[:3], targets)
+    whole = TrainingData(school.data.features, None, None, targets)
+    config = dataclasses.replace(SOFT, hard_weight=None)
+    first, second = (TrainingTask.plan(config, data).log_prior for data in (half, whole))
+    assert first is not None
+    assert second is not None
+    assert not np.array_equal(first, second)
