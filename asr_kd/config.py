@@ -17,12 +17,13 @@ from asr_kd.files import read_text, write_text
 from asr_kd.limits import CONFIG_BYTES
 
 Config = TypeVar("Config")
+INTEGERS = 2**63 - 1  # what numpy and torch take
 
 
 def load_config(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """A ``cls`` from a YAML file (defaults where there is none) and ``key=value`` or ``outer.key=value`` overrides.
+    """A ``cls`` from a YAML file, or from its defaults, with ``key=value`` or ``outer.key=value`` overrides.
 
-    Raises ``UserError`` for a key that ``cls`` lacks (naming the nearest one) or a value of another type.
+    Raises ``UserError`` for a key that ``cls`` lacks (with the most similar one) and for a value of another type.
     """
     values = read_mapping(path) if path is not None else {}
     for override in overrides:
@@ -31,7 +32,7 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; ``UserError`` where it holds something else."""
+    """The keys and values of a YAML file; ``UserError`` if it holds something else."""
     values = parse_yaml(read_text(path, CONFIG_BYTES), str(path))
     if values is None:
         return {}
@@ -41,9 +42,9 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; ``where`` opens the ``UserError`` of one that is malformed or uses an alias.
+    """The value of a YAML text; ``where`` begins the message of the ``UserError`` if it is malformed.
 
-    Aliases (``*name``) are refused: a few lines of them stand for gigabytes.
+    Aliases (``*name``) are refused, since a few lines of them can stand for gigabytes. So is a key that is given twice.
     """
     try:
         return yaml.load(text, _Loader)
@@ -60,6 +61,15 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"{self.peek_event().start_mark}: aliases (*name) are not supported; write it out")
         return super().compose_node(parent, index)
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
+                raise yaml.YAMLError(f"{key.start_mark}: key {shown(key.value)} is given twice; remove one")
+            keys.add((key.tag, str(key.value)))
+        return node
+
 
 def save_config(config: Any, path: str | Path) -> None:
     """Write a configuration dataclass as YAML, atomically, keys in the order of the class."""
@@ -72,14 +82,14 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[Config], values: dict[str, Any], where: str = "configuration") -> Config:
-    """The inverse of ``to_dict``; ``where`` opens the error messages."""
+    """The inverse of ``to_dict``; ``where`` begins the error messages."""
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
+            near = difflib.get_close_matches(str(key)[:100], names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(names)}"
-            raise UserError(f"{where}: unknown key {key!r}{hint}")
+            raise UserError(f"{where}: unknown key {shown(key)}{hint}")
     arguments = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
     try:
         return cls(**arguments)
@@ -91,13 +101,15 @@ def _override(values: dict[str, Any], override: str) -> None:
     """Set ``outer.key=value`` in nested ``values``."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise UserError(f"override {override!r}: expected key=value")
+        raise UserError(f"override {shown(override)}: expected key=value")
     *outer, last = key.split(".")
     for name in outer:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise UserError(f"override {override!r}: {name!r} is {shown(values)}, which has no keys of its own")
-    values[last] = parse_yaml(text, f"override {override!r}")
+            raise UserError(
+                f"override {shown(override)}: {shown(name)} is {shown(values)}, which has no keys of its own"
+            )
+    values[last] = parse_yaml(text, f"override {shown(override)}")
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -129,6 +141,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return _number(value, where)
     if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise UserError(f"{where}: expected {hint.__name__}, found {shown(value)}")
+    if hint is int and abs(value) > INTEGERS:
+        raise UserError(f"{where}: {shown(value)} is too large; expected at most {INTEGERS:,}")
     return value
 
 

@@ -66,6 +66,10 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("inner: {rate: .nan}", "expected a finite number, found nan"),
         ("inner: {rate: -.inf}", "expected a finite number, found -inf"),
         ("false", "found bool"),
+        ("kind: dnn\nkind: cnn", "key 'kind' is given twice"),
+        ("inner: {width: 3, rate: 0.1, width: 4}", "key 'width' is given twice"),
+        ("limit: 99999999999999999999999", "is too large"),
+        ("layers: [-99999999999999999999999]", "is too large"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
