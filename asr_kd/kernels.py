@@ -1,5 +1,4 @@
-"""What compiled kernels share: their options, threads that take rows, exponentials, and bfloat16 numbers, which NumPy
-has not."""
+"""Common parts of compiled kernels: options, threads over rows, exponentials, and bfloat16, which NumPy lacks."""
 
 import functools
 import itertools
@@ -21,7 +20,7 @@ row_inlined = inlined(**_OPTIONS)
 
 
 def in_threads(kernel: Callable[..., None], *arguments: Any) -> None:
-    """``kernel(*arguments, begin, end)`` on the rows of the first argument, dealt to as many threads as torch has."""
+    """Call ``kernel(*arguments, begin, end)`` on the rows of the first argument, split over torch's threads."""
     rows, threads = len(arguments[0]), torch.get_num_threads()
     if threads == 1:
         kernel(*arguments, 0, rows)
@@ -31,18 +30,18 @@ def in_threads(kernel: Callable[..., None], *arguments: Any) -> None:
         _pool(os.getpid(), threads - 1).submit(kernel, *arguments, begin, end)
         for begin, end in itertools.pairwise(edges[1:])
     ]
-    kernel(*arguments, 0, edges[1])  # here: a sleeping thread takes as long to wake as a small batch takes
+    kernel(*arguments, 0, edges[1])  # here, since waking a thread takes as long as a small batch
     for other in others:
         other.result()
 
 
 @functools.lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # a fork has none of its parent's threads
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:  # a forked process has none of its parent's threads
     return ThreadPoolExecutor(threads, "rows")
 
 
 def bits_of(tensor: Tensor) -> np.ndarray:
-    """The bits of float32, bfloat16 or float16 numbers; those of bfloat16 are the upper half of a float32's."""
+    """The bits of float32, bfloat16 or float16 numbers; a bfloat16 is the upper half of a float32."""
     bits: np.ndarray = tensor.view(torch.uint32 if tensor.dtype == torch.float32 else torch.uint16).numpy()
     return bits
 
@@ -50,7 +49,7 @@ def bits_of(tensor: Tensor) -> np.ndarray:
 @row_inlined
 def load(row, bits):  # type: ignore[no-untyped-def]
     """The bits of float32 or bfloat16 numbers as ``bits`` of float32."""
-    if row.itemsize == 4:  # which the compiler knows
+    if row.itemsize == 4:  # known at compile time
         bits[:] = row
         return
     for j in range(len(row)):
@@ -59,7 +58,7 @@ def load(row, bits):  # type: ignore[no-untyped-def]
 
 @row_inlined
 def store(bits, row):  # type: ignore[no-untyped-def]
-    """The way back. Rounds to the nearest, and to even; NaN stays NaN since its bits are those of quiet ones."""
+    """The inverse of ``load``. Rounds to the nearest, ties to even. NaN stays NaN, since it is a quiet one."""
     if row.itemsize == 4:
         row[:] = bits
         return
@@ -67,7 +66,7 @@ def store(bits, row):  # type: ignore[no-untyped-def]
         row[j] = (bits[j] + np.uint32(0x7FFF) + ((bits[j] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
-LANES = 64  # maxima side by side, which the compiler makes one vector of
+LANES = 64  # maxima side by side, which the compiler turns into vector instructions
 
 
 @row_inlined
@@ -85,10 +84,9 @@ def greatest_of(row):  # type: ignore[no-untyped-def]
 
 @row_inlined
 def exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
-    """``result = exp(scale row - top)`` to 2e-7, 0 below exp(-87); the sum of it. ``bits``, int32, is of use in here
-    alone.
+    """``result = exp(scale row - top)`` to 2e-7, and 0 below exp(-87); returns its sum. ``bits`` (int32) is scratch.
 
-    2^n e^r with the polynomial for e^r of Moshier's Cephes library ("expf"), a form that compilers make vectors of.
+    Computed as 2^n e^r with the polynomial for e^r of Moshier's Cephes library ("expf"), which compilers vectorise.
     """
     for j in range(len(row)):
         x = scale * row[j] - top
@@ -109,14 +107,15 @@ def exponentials(row, scale, top, result, bits):  # type: ignore[no-untyped-def]
     return np.float64(total)
 
 
-TILE = 64  # columns turned at once; an eighth of it fours of rows: a cache line of each turned row
+TILE = 64  # columns at a time, and TILE / 8 groups of four rows: one cache line of each row of the result
 
 
 def transposed(matrix: Tensor) -> Tensor:
-    """A bfloat16 matrix turned round, each of whose rows is together in memory, in a third of the time torch takes.
+    """The transpose of a bfloat16 matrix, with contiguous rows, in a third of torch's time.
 
-    Rows begin at cache lines, since products of others take up to twice as long, and are an odd number of lines apart,
-    so that a column does not fall into few places of the cache. Between them are zeros: products read them.
+    Rows begin at cache lines, since products of unaligned rows take up to twice as long. They are an odd number of
+    lines apart, so that a column does not fall into a few sets of the cache. The padding is zero, since products read
+    it.
     """
     rows, columns = matrix.shape
     turned = matrix.new_empty(columns, 32 * (rows // 32 + 1 | 1))
@@ -126,7 +125,7 @@ def transposed(matrix: Tensor) -> Tensor:
 
 @row_kernel
 def _transpose(turned, matrix, begin, end):  # type: ignore[no-untyped-def]
-    """``turned`` has four numbers of a column in each of its own, which vectors of the processor put together."""
+    """Each number of ``turned`` packs four of a column, which vector instructions assemble."""
     fours, rest = divmod(len(matrix), 4)
     for top in range(0, fours, TILE // 8):
         for left in range(begin, end, TILE):

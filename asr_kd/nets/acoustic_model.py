@@ -18,7 +18,7 @@ CHUNK = 1000  # frames scored at once; bounds the memory of long audio
 
 
 class StateModel(Protocol):
-    """What a network and an ensemble of them have in common; ``[batch, frames, bins]`` -> logits."""
+    """The common interface of networks and ensembles: ``[batch, frames, bins]`` -> logits."""
 
     left_context: int
     right_context: int
@@ -34,16 +34,16 @@ class StateModel(Protocol):
         """Width of a feature frame."""
 
     def __call__(self, features: Tensor, every: int = 1) -> Tensor:
-        """Logits ``[batch, frames - left_context - right_context, states]``, or of each ``every``-th frame."""
+        """Logits ``[batch, frames - left_context - right_context, states]``, or those of every ``every``-th frame."""
 
 
 class AcousticModel(nn.Module):
     """Features ``[batch, frames, bins]`` -> logits ``[batch, frames - left_context - right_context, states]``.
 
     Output ``t`` belongs to frame ``t + left_context``; ``pad_edges`` gives an utterance as many outputs as it has
-    frames. Features come as they are stored: the model holds the ``mean`` and ``std`` ``[bins]`` of its training data
-    and standardises them itself. ``log_prior`` ``[states]`` (natural log) are the state frequencies of its training
-    labels, so that ``log p(x|s)`` is ``log p(s|x) - log_prior`` up to a constant of the frame.
+    frames. The model takes features as they are stored, and standardises them with the ``mean`` and ``std`` ``[bins]``
+    of its training data. ``log_prior`` ``[states]`` is the natural log of the state frequencies of its training labels:
+    ``log p(x|s)`` is ``log p(s|x) - log_prior`` up to a constant of the frame.
     """
 
     mean: Tensor
@@ -54,7 +54,7 @@ class AcousticModel(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         if not config.bins or not config.states:
-            raise UserError(f"net.bins is {config.bins} and net.states {config.states}; both must be above 0")
+            raise UserError(f"net.bins is {config.bins} and net.states is {config.states}; both must be above 0")
         self.config = config
         self.drop = ByteDropout(config.input_dropout)
         self.network = KINDS[config.kind](config)
@@ -74,7 +74,7 @@ class AcousticModel(nn.Module):
         return self.config.bins
 
     def forward(self, features: Tensor, every: int = 1) -> Tensor:
-        """Logits; with ``every`` above 1 of each ``every``-th output only (0, every, 2 every, ...), at less cost."""
+        """Logits; with ``every`` above 1 only those of outputs 0, every, 2 every, ..., at less cost."""
         standardised = torch.addcmul(-self.mean / self.std, features, 1 / self.std)
         logits: Tensor = self.network(self.drop(standardised), every)
         return logits
@@ -86,7 +86,7 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def pad_edges(features: Tensor, left: int, right: int) -> Tensor:
-    """``[..., frames, bins]``, its first frame repeated ``left`` times before it and its last ``right`` times after."""
+    """``[..., frames, bins]`` with the first frame repeated ``left`` times before, the last ``right`` times after."""
     before, after = (
         edge.expand(*features.shape[:-2], number, -1)
         for edge, number in ((features[..., :1, :], left), (features[..., -1:, :], right))
@@ -95,9 +95,9 @@ def pad_edges(features: Tensor, left: int, right: int) -> Tensor:
 
 
 def outputs_within(model: StateModel, features: Tensor, left: int, right: int, every: int = 1) -> Tensor:
-    """The logits of the frames that have ``left`` frames before them and ``right`` after in ``[batch, frames, bins]``.
+    """The logits of the frames of ``[batch, frames, bins]`` that have ``left`` frames before and ``right`` after them.
 
-    So models of different contexts score the same frames; ``left`` and ``right`` are at least the model's own.
+    Models of different contexts thus score the same frames. ``left`` and ``right`` are at least the model's own.
     """
     first, last = left - model.left_context, features.shape[1] - (right - model.right_context)
     logits: Tensor = model(features[:, first:last], every)
@@ -105,12 +105,15 @@ def outputs_within(model: StateModel, features: Tensor, left: int, right: int, e
 
 
 def logits_by_chunk(model: StateModel, features: np.ndarray, chunk: int = CHUNK) -> Iterator[Tensor]:
-    """The logits of ``[frames, bins]``, or of utterances of one length ``[batch, frames, bins]``, in pieces
-    ``[batch, up to chunk, states]`` on the model's device; the batch is 1 for one utterance."""
+    """The logits of ``[frames, bins]``, or of utterances of equal length ``[batch, frames, bins]``, piece by piece.
+
+    A piece is ``[batch, up to chunk, states]`` on the model's device; the batch of a single utterance is 1. Raises
+    ``UserError`` for another number of bins.
+    """
     features = features[None] if features.ndim == 2 else features
     frames, bins = features.shape[1:]
     if bins != model.bins:
-        raise UserError(f"the features have {bins} bins; this model was trained on {model.bins}")
+        raise UserError(f"the features have {bins} bins; this model expects {model.bins}-bin input")
     if not frames:
         return
     device = model.log_prior.device
@@ -129,8 +132,8 @@ def log_prob_by_chunk(model: StateModel, features: np.ndarray) -> Iterator[Tenso
 def log_posteriors(model: StateModel, features: np.ndarray) -> np.ndarray:
     """Natural log of p(state | features) for one utterance: ``[frames, bins]`` -> float32 ``[frames, states]``.
 
-    The model should be in evaluation mode (``load_model`` returns it so). Besides the result, memory is bounded by
-    ``CHUNK`` frames whatever the length. Raises ``UserError`` for another number of bins.
+    The model should be in evaluation mode, as ``load_model`` returns it. Besides the result, memory is that of
+    ``CHUNK`` frames, whatever the length. Raises ``UserError`` for another number of bins.
     """
     result = np.empty((len(features), model.num_states), np.float32)
     done = 0

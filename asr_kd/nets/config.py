@@ -1,4 +1,4 @@
-"""What an acoustic network is made of."""
+"""The configuration of an acoustic network."""
 
 import dataclasses
 from typing import Literal
@@ -12,17 +12,17 @@ INPUT_FRAMES = 5  # that the first layer of a ``tdnn`` sees: two on each side
 
 @dataclasses.dataclass(frozen=True)
 class NetConfig:
-    """The shape of an acoustic network; the defaults are the paper's kind at the size that suits AN4.
+    """The shape of an acoustic network; the defaults are the paper's kind, in a size for AN4.
 
-    - ``kind``: ``dnn`` sees a window of frames and predicts one of them; ``tdnn`` is a stack of factored dilated
+    - ``kind``: a ``dnn`` sees a window of frames and predicts one of them; a ``tdnn`` is a stack of factored dilated
       convolutions over the utterance.
-    - ``bins``, ``states``: width of a feature frame and of the output; training takes them from the data where 0.
-    - ``left_context``, ``right_context``: the window of a ``dnn``: 20 frames before and 5 after the predicted one make
-      the paper's 26. A ``tdnn`` has the context that its layers add up to.
-    - ``layers``: hidden layers of a ``dnn``; ``dilations``: one hidden layer of a ``tdnn`` for each entry, which sees
-      frames t - d, t and t + d of the layer below; ``bottleneck``: the width of the factor inside such a layer.
-    - ``dropout``: the fraction of a hidden layer's outputs that a training step does without; ``input_dropout``: of the
-      standardised features.
+    - ``bins``, ``states``: width of a feature frame and of the output; where 0, training takes them from the data.
+    - ``left_context``, ``right_context``: the window of a ``dnn``: 20 frames before the predicted one and 5 after it
+      make the paper's 26. The context of a ``tdnn`` is the sum of its layers'.
+    - ``layers``: hidden layers of a ``dnn``. ``dilations``: a ``tdnn`` has one hidden layer for each entry d; it sees
+      frames t - d, t and t + d of the layer below. ``bottleneck``: the width of the factor inside such a layer.
+    - ``dropout``: the fraction of a hidden layer's outputs that a training step drops; ``input_dropout``: the fraction
+      of the standardised features.
     """
 
     kind: Literal["dnn", "tdnn"] = "dnn"

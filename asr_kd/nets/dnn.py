@@ -1,4 +1,4 @@
-"""The paper's kind of network: fully connected layers over a window of frames (Hinton et al. 2015, section 4)."""
+"""The paper's network: fully connected layers over a window of frames (Hinton et al. 2015, section 4)."""
 
 import itertools
 

@@ -1,5 +1,8 @@
-"""Several networks that score as one: the mean of their distributions (Hinton et al. 2015, section 2), or what a
-generalist and its specialists say together (section 5)."""
+"""Several networks that score as one.
+
+The result is the mean of their distributions (Hinton et al. 2015, section 2), or the joint distribution of a generalist
+and its specialists (section 5).
+"""
 
 import dataclasses
 import hashlib
@@ -21,15 +24,15 @@ from asr_kd.nets.joint import active_specialists, check_members, joint, own_and_
 
 @dataclasses.dataclass(frozen=True)
 class EnsembleConfig:
-    """``ensemble.yaml``: the ``members``' folders (relative ones from the ensemble's folder) and how they are averaged.
+    """``ensemble.yaml``: the folders of the ``members``, relative to the ensemble's, and how they are averaged.
 
-    ``mean``: ``arithmetic`` of the probabilities, or ``geometric`` (of the log-probabilities, normalised again).
-    ``weights``, one for each member; none: equal ones. ``hashes``: the SHA-256 of each member's ``model.safetensors``.
+    ``mean``: ``arithmetic``, of the probabilities, or ``geometric``, of the log-probabilities, normalised again.
+    ``weights``: one for each member, or none for equal ones. ``hashes``: the SHA-256 of each ``model.safetensors``.
 
     ``joint``: the first member is a generalist of all states, and each other one a specialist, whose outputs are the
-    states that ``own`` lists for it and a dustbin for all others; those that own one of the generalist's ``active``
-    most probable states are asked about a frame (``asr_kd.nets.joint``). ``whole``: specialists have an output for
-    every state instead; what they say of those that they do not own adds up to the dustbin.
+    states that ``own`` lists for it and a dustbin for all others. For each frame the specialists that own one of the
+    generalist's ``active`` most probable states are used (``asr_kd.nets.joint``). ``whole``: specialists have an output
+    for every state, and the probabilities of the states that they do not own add up to the dustbin.
     """
 
     members: tuple[str, ...] = ()
@@ -67,7 +70,7 @@ class EnsembleConfig:
 
     @property
     def shares(self) -> list[float]:
-        """The members' weights, adding up to 1; the generalist's is all of it."""
+        """The members' weights, which add up to 1; of a joint ensemble the generalist has all of it."""
         if self.mean == "joint":
             return [1.0] + [0.0] * len(self.own)
         weights = self.weights or (1.0,) * len(self.members)
@@ -75,16 +78,16 @@ class EnsembleConfig:
 
     @property
     def content_hash(self) -> str:
-        """Hexadecimal SHA-256 of what the ensemble computes: its members' weights, their shares and the mean."""
+        """Hexadecimal SHA-256 of what the ensemble computes: its members, their weights and the mean."""
         shares = (f"{weights} {share!r}" for weights, share in zip(self.hashes, self.shares, strict=True))
         specialists = [f"{self.own} {self.active}{' whole' * self.whole}"] if self.mean == "joint" else []
         return hashlib.sha256("\n".join([self.mean, *shares, *specialists]).encode()).hexdigest()
 
 
 class Ensemble(nn.Module):
-    """An acoustic model like its members: features -> logits, which here are log-probabilities.
+    """An acoustic model like its members: features -> logits, which are log-probabilities.
 
-    ``left_context`` and ``right_context`` are the widest of the members'; ``log_prior`` is the log of the mean prior,
+    ``left_context`` and ``right_context`` are the widest of the members. ``log_prior`` is the log of their mean prior,
     or the generalist's.
     """
 
@@ -119,7 +122,7 @@ class Ensemble(nn.Module):
         return self.members[0].bins
 
     def _outputs(self) -> list[int]:
-        """How many each member should have."""
+        """The number of outputs that each member should have."""
         if self.mean_kind == "joint" and not self.whole:
             return [self.num_states, *(len(own) + 1 for own in self.own)]
         return [self.num_states] * len(self.members)
@@ -127,7 +130,7 @@ class Ensemble(nn.Module):
     def forward(self, features: Tensor, every: int = 1) -> Tensor:
         """``[batch, frames, bins]`` -> log-probabilities ``[batch, frames - left - right, states]`` in float32.
 
-        The mean is built member by member, in two tensors of the result's size.
+        The mean is accumulated member by member, in two tensors of the result's size.
         """
         if self.mean_kind == "joint":
             return self._joint(features, every)
@@ -140,7 +143,7 @@ class Ensemble(nn.Module):
         assert mean is not None  # the shares add up to 1
         if self.mean_kind == "geometric":
             return mean.log_softmax(-1)
-        return mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_()  # a state that no member believes in is not -inf
+        return mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_()  # never -inf
 
     def _joint(self, features: Tensor, every: int) -> Tensor:
         outputs = [
@@ -155,11 +158,11 @@ class Ensemble(nn.Module):
 
 
 def _added(mean: Tensor | None, logits: Tensor, share: float, geometric: bool) -> Tensor:
-    """``mean`` and ``share`` of what a member says, in float32; on a CPU probabilities are added in one pass."""
+    """``mean`` plus ``share`` times a member's distribution, in float32; on a CPU in one pass over memory."""
     kinds = (torch.float32, torch.bfloat16)
     if geometric or torch.is_grad_enabled() or logits.device.type != "cpu" or logits.dtype not in kinds:
-        told = logits.float().log_softmax(-1) if geometric else logits.float().softmax(-1)
-        return told.mul_(share) if mean is None else mean.add_(told, alpha=share)
+        scores = logits.float().log_softmax(-1) if geometric else logits.float().softmax(-1)
+        return scores.mul_(share) if mean is None else mean.add_(scores, alpha=share)
     mean = torch.zeros(logits.shape) if mean is None else mean
     in_threads(_add_softmax, mean.flatten(0, -2).numpy(), bits_of(logits.flatten(0, -2).contiguous()), share)
     return mean

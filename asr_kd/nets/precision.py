@@ -1,4 +1,4 @@
-"""The precision in which networks multiply: bfloat16 only where the processor has it."""
+"""The precision of matrix products: bfloat16 only where the processor has it."""
 
 import contextlib
 import functools
@@ -12,13 +12,15 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The context in which a network computes: ``fp32``, or ``bf16`` products from fp32 weights."""
+    """The context for computing a network in ``fp32``, or with ``bf16`` products and fp32 weights."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def hold_weights(model: nn.Module, precision: str) -> None:
-    """Leave the weights of products in ``precision``, for a model that is only asked, and only within ``autocast``,
-    which would round them anew at each call: a fifth of the time of an ensemble."""
+    """Convert the weights of products to ``precision``, for a model that is not trained and runs within ``autocast``.
+
+    ``autocast`` would convert them at each call, which is a fifth of the time of an ensemble.
+    """
     if precision == "bf16":
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -27,15 +29,15 @@ def hold_weights(model: nn.Module, precision: str) -> None:
 
 @functools.cache
 def settle_precision(precision: Precision, device: torch.device | str) -> Literal["fp32", "bf16"]:
-    """``auto`` settled for ``device``: ``bf16`` where that multiplies in bfloat16, which halves the time, or ``fp32``.
+    """``auto`` becomes ``bf16`` if ``device`` has bfloat16 products, which halve the time, and ``fp32`` otherwise.
 
-    Elsewhere bfloat16 is imitated, 30 times slower than fp32; who asks for it there is warned on stderr.
+    Without such instructions bfloat16 is emulated and 30 times slower than fp32; requesting it then prints a warning.
     """
     native = multiplies_in_bf16(torch.device(device).type)
     if precision == "bf16" and not native:
         print(
-            f"warning: this {torch.device(device).type} has no bfloat16 arithmetic, so that precision bf16 is many"
-            " times slower than fp32; auto takes it only where it is fast",
+            f"warning: this {torch.device(device).type} has no bfloat16 arithmetic, so precision bf16 is many times"
+            " slower than fp32; auto uses it only where it is fast",
             file=sys.stderr,
         )
     if precision == "auto":

@@ -23,7 +23,7 @@ class FactoredLayer(nn.Module):
     def forward(self, x: Tensor, dilation: int) -> Tensor:
         if fused.applies(x, self.finish):
             return self._fused(x, dilation)
-        # A kernel over (t, t + d) is one product for both taps, whose narrow results are shifted and added.
+        # A kernel over (t, t + d) is one product for both taps; their narrow results are shifted and added.
         before, after = self.narrow(x).chunk(2, dim=-1)
         factor = before[:, :-dilation] + after[:, dilation:]  # [batch, frames - d, bottleneck]
         pairs = torch.cat([factor[:, :-dilation], factor[:, dilation:]], dim=-1)
@@ -62,7 +62,7 @@ class Tdnn(nn.Module):
     def forward(self, x: Tensor, every: int = 1) -> Tensor:
         layers = len(self.hidden)
         thin = next(i for i in range(layers + 1) if all(dilation % every == 0 for dilation in self.dilations[i:]))
-        # Hidden layers from ``thin`` on look at each every-th frame only, so that nobody computes the others for them.
+        # Hidden layers from ``thin`` on use only every ``every``-th frame; the others are not computed.
         x = x.unfold(1, INPUT_FRAMES, 1)
         x = self._first((x[:, ::every] if thin == 0 else x).transpose(2, 3).flatten(2))
         for i, (layer, dilation) in enumerate(zip(self.hidden, self.dilations, strict=True)):
