@@ -109,7 +109,7 @@ def test_what_cannot_be_evaluated_is_refused(
     evaluated = ["train", "--evaluate", str(tmp_path / "exp"), "--feats", command[6], "--states"]
     for out in (str(tmp_path / "one"), "../one"):
         assert main([*evaluated, command[8], "--out", out]) == 1
-        assert f"--out {out}: with --evaluate a folder inside that of each MODEL" in capsys.readouterr().err
+        assert f"--out {out}: with --evaluate, give a folder inside that of each MODEL" in capsys.readouterr().err
     assert not (tmp_path / "one").exists()
     other = write_states(tmp_path / "other", speech([50] * 4, 1)[1], STATES - 1)
     assert main([*evaluated, str(other.path)]) == 1
