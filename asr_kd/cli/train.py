@@ -10,42 +10,44 @@ from asr_kd.cli import torch_device
 if TYPE_CHECKING:
     from asr_kd.train import TrainConfig
 
+DESCRIPTION = (
+    "Train an acoustic network to predict the tied HMM state of each frame: from labels (--states), or as a\n"
+    "student of a network or ensemble, from its stored soft targets (--targets) or from soft targets computed for\n"
+    "every batch (--teacher). A student may have labels too, which count with the weight hard_weight (0.5).\n"
+    "\n"
+    "A student needs no labels. Without them hard_weight is 0, and the priors that decoding divides by are those\n"
+    "of the teacher: its mean posterior over the stored targets, or the priors of the live teacher. They are\n"
+    "stored with the network.\n"
+    "\n"
+    "The same command resumes after a kill or an interruption; once training is done, it prints the result again.\n"
+    "The folder --out holds the network and its curves. The log has a line for each evaluation, with a star where\n"
+    "the weights are kept. With --members N the folder is an ensemble of N networks, trained side by side from\n"
+    "different seeds; if one fails, the others checkpoint and stop. Under torchrun, N processes train one\n"
+    "network, data-parallel, with the result of a single process; each takes its own GPU if there are any.\n"
+    "With --evaluate MODEL, measure trained networks or ensembles instead."
+)
+EXAMPLES = (
+    "example:\n"
+    "  asr-kd train --feats exp/train/fbank --states exp/train/states \\\n"
+    "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn \\\n"
+    "    --set net.layers=4 --set net.width=512 --set epochs=15 --seed 1\n"
+    "  asr-kd train --feats exp/train/fbank --states exp/train/states --targets exp/train/top20 \\\n"
+    "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/student --set temperature=2\n"
+    "  asr-kd train --feats exp/train/fbank --states exp/train/states \\\n"
+    "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/ensemble --members 10 \\\n"
+    "    --config conf/dnn.yaml --config conf/tdnn.yaml --threads 10\n"
+    "  torchrun --nproc-per-node 2 -m asr_kd train --feats exp/train/fbank --states exp/train/states \\\n"
+    "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn\n"
+    "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
+    "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states \\\n"
+    "    --utt2spk data/test/utt2spk --out frames_test\n"
+    "every key of a configuration, with its default: asr-kd train --print-config"
+)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``asr-kd train``."""
-    parser.description = (
-        "Train an acoustic network to predict the tied HMM state of each frame: from labels (--states), or as a\n"
-        "student of a network or ensemble, from its stored soft targets (--targets) or from soft targets computed for\n"
-        "every batch (--teacher). A student may have labels too, which count with the weight hard_weight (0.5).\n"
-        "\n"
-        "A student needs no labels. Without them hard_weight is 0, and the priors that decoding divides by are those\n"
-        "of the teacher: its mean posterior over the stored targets, or the priors of the live teacher. They are\n"
-        "stored with the network.\n"
-        "\n"
-        "The same command resumes after a kill or an interruption; once training is done, it prints the result again.\n"
-        "The folder --out holds the network and its curves. The log has a line for each evaluation, with a star where\n"
-        "the weights are kept. With --members N the folder is an ensemble of N networks, trained side by side from\n"
-        "different seeds; if one fails, the others checkpoint and stop. Under torchrun, N processes train one\n"
-        "network, data-parallel, with the result of a single process; each takes its own GPU if there are any.\n"
-        "With --evaluate MODEL, measure trained networks or ensembles instead."
-    )
-    parser.epilog = (
-        "example:\n"
-        "  asr-kd train --feats exp/train/fbank --states exp/train/states \\\n"
-        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn \\\n"
-        "    --set net.layers=4 --set net.width=512 --set epochs=15 --seed 1\n"
-        "  asr-kd train --feats exp/train/fbank --states exp/train/states --targets exp/train/top20 \\\n"
-        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/student --set temperature=2\n"
-        "  asr-kd train --feats exp/train/fbank --states exp/train/states \\\n"
-        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/ensemble --members 10 \\\n"
-        "    --config conf/dnn.yaml --config conf/tdnn.yaml --threads 10\n"
-        "  torchrun --nproc-per-node 2 -m asr_kd train --feats exp/train/fbank --states exp/train/states \\\n"
-        "    --dev-feats exp/dev/fbank --dev-states exp/dev/states --out exp/dnn\n"
-        "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
-        "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states \\\n"
-        "    --utt2spk data/test/utt2spk --out frames_test\n"
-        "every key of a configuration, with its default: asr-kd train --print-config"
-    )
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.add_argument("--feats", metavar="STORE", help="features to train on (or to evaluate on)")
     parser.add_argument("--states", metavar="STORE", help="their states, from `asr-kd hmm align`")
     parser.add_argument("--targets", metavar="STORE", help="soft targets, from `asr-kd targets write`")
