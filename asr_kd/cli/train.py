@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
     from asr_kd.errors import UserError
     from asr_kd.train.group import joined
 
+    options.resumes = not options.evaluate
     with joined() as group:
         if options.members is not None and group.world > 1:
             raise UserError("--members starts its own process for each network; run it without torchrun")

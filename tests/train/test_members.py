@@ -156,7 +156,7 @@ def test_killed_and_interrupted_in_every_way_the_command_goes_on_to_the_same_wei
             assert "seed 1, " in errors
             assert errors.count("resuming from epoch") == 2
         if status == 130:
-            assert errors.endswith("asr-kd train: interrupted; run the same command again to go on\n")
+            assert errors.endswith("asr-kd train: interrupted; run the same command again to resume\n")
     assert main([*words, "--members", "2", "--threads", "2"]) == 0
     torch.set_num_threads(1)
     for seed in (1, 2):
@@ -341,7 +341,7 @@ def test_seeds_count_up_from_the_given_one_the_configuration_s_or_1(tmp_path: Pa
     assert seeds([five, plain], ["seed=0"]) == [0, 1, 2]
     assert [config.epochs for config in member_configs(3, [five, plain], ["seed=0"])] == [8, 7, 8]
     assert type(member_configs(1)[0]) is TrainConfig
-    with pytest.raises(UserError, match=r"seeds 1, 5; say with --seed"):
+    with pytest.raises(UserError, match=r"seeds 1, 5; give the first with --seed"):
         seeds([five, plain])
 
 
