@@ -1,7 +1,7 @@
-"""What a generalist and the specialists that are active say together (Hinton et al. 2015, section 5.4).
+"""The joint distribution of a generalist and its active specialists (Hinton et al. 2015, section 5.4).
 
-For one frame: p of the generalist; of each active specialist m, r_m over its own states S_m and the mass d_m of its
-dustbin, which stands for all others. The answer is the distribution q that minimises
+For one frame, p is the generalist's distribution. Each active specialist m has r_m over its own states S_m, and the
+mass d_m of its dustbin, which stands for all others. The result is the distribution q that minimises
 
     KL(p || q) + sum_m KL(r_m, d_m || q on S_m, D_m),   D_m = the sum of q over the states outside S_m,
 
@@ -92,8 +92,8 @@ def joint(log_p: Tensor, log_r: Sequence[Tensor], members: Sequence[np.ndarray],
             part = slice(begin, begin + rows)
             answer, *special = (tensor[part].detach().cpu().double() for tensor in (log_p, *log_r))
             answer = answer.clone(memory_format=torch.contiguous_format)
-            told = torch.cat([answer[:, :0], *special], 1)
-            arrays = answer.numpy(), told.numpy(), active[part].cpu().contiguous().numpy(), status[part]
+            outputs = torch.cat([answer[:, :0], *special], 1)
+            arrays = answer.numpy(), outputs.numpy(), active[part].cpu().contiguous().numpy(), status[part]
             shares = [np.array_split(array, threads) for array in arrays]
             list(pool.map(_frames, *shares, itertools.repeat(owned), itertools.repeat(starts)))
             log_q[part] = answer
@@ -126,10 +126,10 @@ def _check_shapes(log_p: Tensor, log_r: Sequence[Tensor], members: Sequence[np.n
             f"outputs of {len(log_r)} specialists and choices of shape {list(active.shape)} for {frames} frames and the"
             f" states of {len(members)} specialists; the numbers must agree"
         )
-    for number, (told, own) in enumerate(zip(log_r, members, strict=True)):
-        if told.shape != (frames, len(own) + 1):
+    for number, (outputs, own) in enumerate(zip(log_r, members, strict=True)):
+        if outputs.shape != (frames, len(own) + 1):
             raise UserError(
-                f"specialist {number}: outputs of shape {list(told.shape)}; expected {[frames, len(own) + 1]}: its"
+                f"specialist {number}: outputs of shape {list(outputs.shape)}; expected {[frames, len(own) + 1]}: its"
                 f" {len(own)} states and the dustbin"
             )
 
@@ -151,16 +151,16 @@ _compiled = compiled(error_model="numpy")
 
 
 @_compiled
-def _frames(log_q, told, active, status, owned, starts):  # type: ignore[no-untyped-def]
-    """Make log p of each frame log q; ``told``: the outputs of all specialists side by side."""
+def _frames(log_q, outputs, active, status, owned, starts):  # type: ignore[no-untyped-def]
+    """Make log p of each frame log q; ``outputs``: the outputs of all specialists side by side."""
     for f in range(len(log_q)):
         slots = np.flatnonzero(active[f])
         if len(slots):
-            status[f] = _frame(log_q[f], told[f], slots, owned, starts)
+            status[f] = _frame(log_q[f], outputs[f], slots, owned, starts)
 
 
 @_compiled
-def _frame(log_w, told, slots, owned, starts):  # type: ignore[no-untyped-def]
+def _frame(log_w, outputs, slots, owned, starts):  # type: ignore[no-untyped-def]
     """Make ``log_w [states]``, at first log p, log q where the specialists ``slots`` are active; m's states are
     ``owned[starts[m] : starts[m + 1]]``. Returns a status, 0 where all is well."""
     atom, outside = _atoms(slots, owned, starts, len(log_w))
@@ -168,8 +168,8 @@ def _frame(log_w, told, slots, owned, starts):  # type: ignore[no-untyped-def]
     for k in range(len(slots)):
         m = slots[k]
         for j in range(starts[m], starts[m + 1]):
-            log_w[owned[j]] = _log_add(log_w[owned[j]], told[j + m])
-        dustbin[k] = math.exp(told[starts[m + 1] + m])
+            log_w[owned[j]] = _log_add(log_w[owned[j]], outputs[j + m])
+        dustbin[k] = math.exp(outputs[starts[m + 1] + m])
     log_weight = _log_sums(log_w, atom, outside.shape[1])
     given = np.exp(log_weight).sum() + dustbin.sum()
     if not abs(given - 1 - len(slots)) <= SUMS_TO * (1 + len(slots)):  # so that NaN is wrong

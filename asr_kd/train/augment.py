@@ -1,4 +1,4 @@
-"""What a network hears in place of the stored features, drawn anew for each example of each step."""
+"""Augmentation of the stored features, drawn at random for each example of each step."""
 
 import math
 
@@ -9,17 +9,20 @@ from torch.nn import functional
 from asr_kd.errors import UserError
 from asr_kd.train.config import TrainConfig
 
-CURVES = 4  # cosines that a channel's bias is made of
+CURVES = 4  # cosines that add up to the curve of a channel
 
 
 def augment(features: Tensor, mean: Tensor, config: TrainConfig) -> Tensor:
-    """``features [examples, frames, bins]`` spliced, moved, through another channel, at another scale, with masks.
+    """``features [examples, frames, bins]`` with splices, shifts, another channel, another scale and masks.
 
-    A splice goes on, from a random frame, with what another example has there: speech in contexts that nobody said,
-    which only a teacher that hears it can judge. Images are moved by up to ``config.jitter`` pixels. The channel adds a
-    smooth curve over the bins, of standard deviation ``config.channel`` (nats); the scale multiplies what is above
-    ``mean [bins]`` by exp(normal) of deviation ``config.scale``; random stretches and bands are set to ``mean``
-    (SpecAugment, Park et al. 2019). Draws from torch's global generator.
+    - A splice continues an example, from a random frame on, with the frames of another one: speech in contexts that
+      nobody said, for which only a live teacher has targets.
+    - Images are moved by up to ``config.jitter`` pixels.
+    - The channel is a smooth curve over the bins, of standard deviation ``config.channel`` (nats), that is added.
+    - The scale multiplies the difference to ``mean [bins]`` by exp(normal) of deviation ``config.scale``.
+    - Masks set random stretches and bands to ``mean`` (SpecAugment, Park et al. 2019).
+
+    Random numbers come from torch's global generator.
     """
     examples, frames, bins = features.shape
     for _ in range(config.splices if examples > 1 else 0):
@@ -49,11 +52,11 @@ def changes(config: TrainConfig) -> list[str]:
 
 
 def _moved(features: Tensor, most: int) -> Tensor:
-    """Each example's frames, square images of zeros where there is no ink, moved by ``-most`` to ``most`` pixels."""
+    """Each example's frames, which are square images, moved by ``-most`` to ``most`` pixels; zeros move in."""
     examples, frames, bins = features.shape
     side = math.isqrt(bins)
     if side**2 != bins:
-        raise UserError(f"jitter is for square images; frames of {bins} numbers are none: set jitter=0")
+        raise UserError(f"jitter is for square images, and frames of {bins} numbers are not square: set jitter=0")
     padded = functional.pad(features.view(examples, frames, side, side), (most, most, most, most))
     first = torch.randint(2 * most + 1, (2, examples, 1), device=features.device)
     rows, columns = first + torch.arange(side, device=features.device)  # [examples, side] each
@@ -63,7 +66,7 @@ def _moved(features: Tensor, most: int) -> Tensor:
 
 
 def _curves(examples: int, bins: int, device: torch.device) -> Tensor:
-    """Smooth random curves ``[examples, bins]`` whose values have the variance 1 in the mean over bins."""
+    """Smooth random curves ``[examples, bins]`` with a mean variance of 1 over the bins."""
     place = (torch.arange(bins, device=device) + 0.5) * (math.pi / bins)
     basis = torch.cos(torch.arange(CURVES, device=device)[:, None] * place)
     return torch.randn(examples, CURVES, device=device) @ basis / math.sqrt((CURVES + 1) / 2)

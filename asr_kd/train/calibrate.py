@@ -1,7 +1,7 @@
-"""Biases of states that a student saw too rarely, or not at all, put right after training.
+"""Correct the biases of states that a student saw too rarely, or not at all, in training.
 
-A student whose transfer set lacks a class learns how the class looks from what its teacher says of the others, but also
-that it never occurs: its bias is too low (Hinton, Vinyals and Dean 2015, section 3).
+From soft targets a student learns what a class looks like even if its transfer set lacks the class. But it also learns
+that the class never occurs: its bias is too low (Hinton, Vinyals and Dean 2015, section 3).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from asr_kd.nets import AcousticModel, Ensemble
 from asr_kd.train.evaluate import outputs
 from asr_kd.train.frame_data import TrainingData
 
-LEAST_FRAMES = 0.5  # that a teacher must expect of a class, its probabilities added up: what is less rounds to none
-CLOSE = 0.01  # of the teacher's belief in a class, by which a shifted student's may miss it; usual is 1e-6
+LEAST_FRAMES = 0.5  # the least sum of a teacher's probabilities of a class; less than this rounds to no frame
+CLOSE = 0.01  # the relative difference that may remain between student and teacher; 1e-6 is usual
 
 
 def teacher_shift(
@@ -23,10 +23,10 @@ def teacher_shift(
 ) -> np.ndarray:
     """What to add to the logits of ``classes`` so that KL(teacher, student) at T = 1 becomes least, ``[classes]``.
 
-    In the mean over the frames of ``data``; no label is looked at. Only the mass of each class, and of all others
-    together, depends on it. The divergence is convex in the shift, and least where the student believes in each class
-    as often as the teacher. Raises ``UserError`` for unknown classes, for a teacher of other states, where it expects
-    less than half a frame of one of the classes, and where no such shift is found.
+    The divergence is the mean over the frames of ``data``, and no label is used. It depends only on the mass of each
+    class, and on that of all others together. It is convex in the shift, and least if student and teacher give each
+    class the same mean probability. Raises ``UserError`` for unknown classes, for a teacher of other states or one that
+    expects less than half a frame of a class, and if no such shift is found.
     """
     from scipy.optimize import minimize
 
@@ -55,8 +55,8 @@ def teacher_shift(
 def oracle_shift(student: AcousticModel, data: TrainingData, classes: Sequence[int]) -> float:
     """The one number that, added to the logits of all ``classes``, leaves the fewest errors on the labels of ``data``.
 
-    The paper's correction, which it chose on the test set: what is possible, not what could be known. Raises
-    ``UserError`` for unknown classes, where there are no labels, and for a class that none of them is.
+    This is the paper's correction, which it chose on the test set: an oracle. Raises ``UserError`` for unknown classes,
+    if there are no labels, and for a class without any.
     """
     check_classes(classes, student.num_states)
     _check_examples(data, classes, student.num_states)
@@ -86,50 +86,54 @@ def shift_bias(model: AcousticModel, classes: Sequence[int], shift: np.ndarray |
 
 
 def check_classes(classes: Sequence[int], num_states: int) -> None:
-    """Raise ``UserError`` unless ``classes`` are distinct, some, and not all of the states."""
+    """Raise ``UserError`` unless ``classes`` are distinct states: at least one, and not all."""
     if not classes or len(set(classes)) != len(classes) or not all(0 <= index < num_states for index in classes):
         raise UserError(f"classes {list(classes)}: expected distinct numbers from 0 to {num_states - 1}")
     if len(classes) == num_states:
-        raise UserError(f"classes {list(classes)}: these are all; a shift of every logit changes nothing")
+        raise UserError(f"classes {list(classes)}: these are all states; a shift of every logit changes nothing")
 
 
 def _check_belief(mean: np.ndarray, data: TrainingData, classes: Sequence[int]) -> None:
-    """Raise ``UserError`` where a teacher that gives the classes ``mean [classes]`` expects too few frames of one: what
-    it has not learnt it cannot teach, and the shift would only hide the class from its student."""
+    """Raise ``UserError`` if a teacher with mean probabilities ``mean [classes]`` expects too few frames of one.
+
+    It has not learnt that class, and the shift would only hide the class from its student.
+    """
     least = int(mean.argmin())
     if mean[least] * data.total_frames < LEAST_FRAMES:
         raise UserError(
-            f"{data.features.path}: the teacher's belief in class {classes[least]} is {mean[least]:.2g} in the mean, or"
-            f" {mean[least] * data.total_frames:.2g} of {data.total_frames:,} frames; expected {LEAST_FRAMES} at least:"
-            " it has not learnt this class, or none of these frames is of it; give another teacher or other features,"
-            " or leave the class out"
+            f"{data.features.path}: the teacher's mean probability of class {classes[least]} is {mean[least]:.2g}, or"
+            f" {mean[least] * data.total_frames:.2g} of {data.total_frames:,} frames; expected at least {LEAST_FRAMES}:"
+            " it has not learnt this class, or no frame belongs to it; give another teacher or other features, or leave"
+            " the class out"
         )
 
 
 def _check_found(student: np.ndarray, teacher: np.ndarray, data: TrainingData, classes: Sequence[int]) -> None:
-    """Raise ``UserError`` unless the mean beliefs ``[classes]`` of a shifted student are its teacher's; scipy speaks of
-    success wherever the slope is small."""
+    """Raise ``UserError`` unless the mean probabilities ``[classes]`` of a shifted student are its teacher's.
+
+    scipy reports success wherever the slope is small.
+    """
     missed = np.abs(student - teacher) / teacher
     if not (missed < CLOSE).all():  # so, NaN is found too
         worst = int(missed.argmax())
         raise UserError(
-            f"{data.features.path}: no shift of class {classes[worst]} found: the teacher's belief in it is"
-            f" {teacher[worst]:.4g} in the mean, the best shift leaves the student's at {student[worst]:.4g}; is the"
-            " student sound? Train it again, or leave the class out"
+            f"{data.features.path}: no shift of class {classes[worst]} found: the teacher's mean probability of it is"
+            f" {teacher[worst]:.4g}, and the best shift leaves the student's at {student[worst]:.4g}; train the student"
+            " again, or leave the class out"
         )
 
 
 def _check_examples(data: TrainingData, classes: Sequence[int], num_states: int) -> None:
-    """Raise ``UserError`` where ``data`` has no labels, and for a class that none of them is."""
+    """Raise ``UserError`` if ``data`` has no labels, or none of a class."""
     if data.states is None:
-        raise UserError(f"{data.features.path}: no labels to count errors by; give their states")
+        raise UserError(f"{data.features.path}: no labels to count errors with; give the states")
     counts = data.state_counts(num_states)
     missing = [index for index in classes if not counts[index]]
     if missing:
         raise UserError(
             f"{data.states.path}: no frame of {len(data.utterances):,} utterances has class"
-            f" {', '.join(map(str, missing))}; expected at least one of each class, to count errors by: give other"
-            " states, or other utterances, or leave the class out"
+            f" {', '.join(map(str, missing))}; expected at least one of each class, to count errors with: give other"
+            " states or utterances, or leave the class out"
         )
 
 

@@ -1,17 +1,17 @@
-"""The objective of distillation: soft targets at a temperature, mixed with labels (Hinton et al. 2015, section 2).
+"""The distillation objective: soft targets at a temperature, mixed with labels (Hinton et al. 2015, section 2).
 
 ``w_soft T^2 KL(p_T || q_T) + w_hard CE(label, q_1)``, each a mean over its frames, in nats. ``q_T = softmax(z / T)`` is
 the student's distribution and ``p_T`` the teachers'. Soft targets come in three forms:
 
 - ``Dense``: the log-probability of every state.
-- ``TopK``: those of k states; the others are one class, whose mass at the temperature is part of the target. By the
+- ``TopK``: those of k states. The others are one class, whose mass at the temperature is part of the target. By the
   data-processing inequality the KL divergence of these k + 1 classes is at most that of all states.
-- ``Sampled``: states drawn from ``p_T`` with weights. Without the teachers' entropy, which it does not know and which
-  moves no weight: a cross-entropy, whose gradient is in the mean that of ``Dense``.
+- ``Sampled``: states drawn from ``p_T``, with weights. The loss is a cross-entropy, without the teachers' entropy,
+  which is unknown and has no gradient; its gradient is on average that of ``Dense``.
 
-The gradient is made together with the loss. Beside the logits there is one further tensor of their size, their
-gradient, on a CPU (``asr_kd.train.rows``), where what else is as wide stays in the cache; on other devices, and in
-double precision, the exponentials are tensors too.
+The gradient is computed together with the loss. On a CPU (``asr_kd.train.rows``) it is the only further tensor of the
+size of the logits, as all else stays in the cache; on other devices, and in double precision, the exponentials are
+tensors too.
 """
 
 import functools
@@ -37,15 +37,15 @@ def distillation_loss(
 ) -> Tensor:
     """The objective above for ``logits`` ``[frames, states]``, differentiable with respect to them.
 
-    ``labels`` ``[frames]`` int64, -1 where there is none. ``frames`` ``[frames]`` bool: the rows that count, for the
-    soft term; all by default. A term without frames, or of weight 0, is 0.
+    ``labels`` ``[frames]`` int64, -1 for none. ``frames`` ``[frames]`` bool: the rows that count for the soft term; all
+    by default. A term without frames, or of weight 0, is 0.
     """
     loss: Tensor = _Distillation.apply(logits, targets, labels, temperature, soft_weight, hard_weight, frames)
     return loss
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The hard term alone, in nats; where ``asr_kd.train.rows`` serves, in its one pass over the logits."""
+    """The hard term alone, in nats; where possible in the single pass over the logits of ``asr_kd.train.rows``."""
     if label_smoothing or not rows.serves(logits):
         wide, labelled = logits.to(_precise(logits)), (labels >= 0).sum().clamp(min=1)
         total = functional.cross_entropy(
@@ -59,8 +59,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
 def logit_matching_loss(
     logits: Tensor, targets: Dense, labels: Tensor, soft_weight: float, hard_weight: float, frames: Tensor | None = None
 ) -> Tensor:
-    """``w_soft sum((z - v)^2) / 2N + w_hard CE(label, q_1)``, where z and v are the N centred logits of the student and
-    the teachers: what the objective above becomes as T grows (Hinton et al. 2015, section 2.1; Bucila et al. 2006)."""
+    """``w_soft sum((z - v)^2) / 2N + w_hard CE(label, q_1)``: z and v are the N centred logits of student and teachers.
+
+    It is the limit of the objective above for large T (Hinton et al. 2015, section 2.1; Bucila et al. 2006).
+    """
     logits = logits.to(_precise(logits))
     counted = torch.ones(len(logits), device=logits.device) if frames is None else frames.float()
     wanted = targets.log_prob.to(logits.dtype)
@@ -95,7 +97,7 @@ class _Distillation(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = context.saved_tensors
-        # Not in place: a graph that is kept goes backward again.
+        # Not in place, since a retained graph can run backward again.
         return gradient * grads[0] if grads[0] != 1 else gradient, None, None, None, None, None, None
 
 

@@ -1,4 +1,4 @@
-"""How well a network predicts the states of frames."""
+"""Frame accuracy and cross-entropy of a network."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from asr_kd.train.frame_data import TrainingData
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """``frame_accuracy`` (fraction), ``cross_entropy`` (nats a frame) and the labelled ``frames`` they are means of."""
+    """``frame_accuracy`` (fraction) and ``cross_entropy`` (nats per frame), means over the labelled ``frames``."""
 
     frame_accuracy: float
     cross_entropy: float
@@ -26,8 +26,10 @@ class Evaluation:
 
 
 def check_fits(data: TrainingData, bins: int, num_states: int, network: str = "the network") -> None:
-    """Raise ``UserError`` unless ``data`` can judge a ``network`` that hears ``bins`` and predicts ``num_states``: has
-    features of this width, labels of as many states, and at least one."""
+    """Raise ``UserError`` unless a ``network`` of ``bins`` and ``num_states`` can be evaluated on ``data``.
+
+    Its features must have this width, its labels these states, and at least one frame must have a label.
+    """
     check_features(data.features, bins, network)
     check_labels(data.states, num_states, network)
     if not data.state_counts(num_states).any():
@@ -36,7 +38,7 @@ def check_fits(data: TrainingData, bins: int, num_states: int, network: str = "t
 
 @torch.inference_mode()
 def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str = "fp32") -> Evaluation:
-    """Frame accuracy and cross-entropy of ``model``, in evaluation mode, on every labelled frame of ``data``."""
+    """Frame accuracy and cross-entropy of ``model``, in evaluation mode, on all labelled frames of ``data``."""
     was_training = model.training
     model.eval()
     correct, frames, loss = 0, 0, 0.0
@@ -54,8 +56,7 @@ def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str
 
 @torch.inference_mode()
 def predict(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Each utterance with its labels and the states that ``model``, in evaluation mode, finds most probable,
-    ``[frames]`` each."""
+    """Each utterance, its labels and the most probable states by ``model``, in evaluation mode, ``[frames]`` each."""
     for utterances, pieces in itertools.groupby(outputs(model, data), lambda piece: piece[0]):
         both = [(_known(labels, data), logits.argmax(-1)) for _, logits, labels in pieces]
         truth, found = (torch.cat(part, dim=1).cpu().numpy() for part in zip(*both, strict=True))
@@ -64,7 +65,7 @@ def predict(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[tup
 
 @torch.inference_mode()
 def probabilities(model: AcousticModel | Ensemble, data: TrainingData) -> Iterator[np.ndarray]:
-    """What ``model``, in evaluation mode, believes of some frames of ``data`` at a time, ``[frames, states]``."""
+    """The posteriors of ``model``, in evaluation mode, for some frames of ``data`` at a time, ``[frames, states]``."""
     for _, logits, _ in outputs(model, data):
         yield logits.flatten(0, 1).softmax(-1).cpu().numpy()
 
@@ -72,8 +73,10 @@ def probabilities(model: AcousticModel | Ensemble, data: TrainingData) -> Iterat
 def outputs(
     model: AcousticModel | Ensemble, data: TrainingData, precision: str = "fp32"
 ) -> Iterator[tuple[list[str], Tensor, Tensor | None]]:
-    """Logits ``[utterances, frames, states]`` in float32, and the labels where there are any, of some utterances of one
-    length, in pieces; the utterances in their order."""
+    """Logits ``[utterances, frames, states]`` in float32, and labels if there are any, in pieces.
+
+    A piece has utterances of equal length; the utterances come in their order.
+    """
     device = model.log_prior.device
     for utterances in alike(data.utterances, data.frame_counts, TOGETHER):
         runs, count = list(data.runs(utterances)), len(utterances)

@@ -1,9 +1,9 @@
-"""The objective of distillation on a CPU, for logits in float32 or bfloat16: a row at a time, compiled.
+"""The distillation objective on a CPU, for logits in float32 or bfloat16: compiled, a row at a time.
 
-The formulas are those of ``asr_kd.train.distillation``. Logits, targets and gradient pass through memory once; what
-else is as wide as a row stays in the processor's caches, and threads meet once instead of at each operation.
+The formulas are those of ``asr_kd.train.distillation``. Logits, targets and gradient pass through memory once. All else
+of the width of a row stays in the processor's caches, and threads synchronise once instead of at each operation.
 
-Numbers of a row are float32, those of its few chosen states and of its sums float64.
+The numbers of a row are float32; those of its few chosen states, and its sums, are float64.
 """
 
 import numpy as np
@@ -16,18 +16,18 @@ from asr_kd.targets.forms import Dense, SoftTargets, TopK
 
 
 def serves(logits: Tensor) -> bool:
-    """Whether ``objective`` takes such logits."""
+    """Whether ``objective`` can take such logits."""
     return logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16)
 
 
 def objective(
     logits: Tensor, targets: SoftTargets, labels: Tensor, temperature: float, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The loss, a sum over rows, and its gradient, which is like ``logits [rows, states]``.
+    """The loss, a sum over rows, and its gradient, in the shape and type of ``logits [rows, states]``.
 
-    ``weights [rows, 2]``, soft and hard. A row of which both are 0 gets no gradient and is not looked at. Raises
-    ``UserError`` for a label or a target's state that the student does not have, ``ValueError`` for targets of another
-    shape.
+    ``weights [rows, 2]``: soft and hard. A row with two weights of 0 gets the gradient 0 and is not read. Raises
+    ``UserError`` for a label or a target's state that the student does not have, and ``ValueError`` for targets of
+    another shape.
     """
     _check_shapes(logits, targets, labels, weights)
     _check_states(labels, -1, logits.shape[1], "label")
@@ -50,7 +50,7 @@ def objective(
 
 
 def _check_shapes(logits: Tensor, targets: SoftTargets, labels: Tensor, weights: Tensor) -> None:
-    """Compiled code would read outside of what is shorter."""
+    """Compiled code would read past the end of a shorter array."""
     rows = len(logits)
     expected: dict[str, tuple[int, ...]]
     if isinstance(targets, Dense):
@@ -69,7 +69,7 @@ def _check_shapes(logits: Tensor, targets: SoftTargets, labels: Tensor, weights:
 
 
 def _check_states(numbers: Tensor, least: int, states: int, what: str) -> None:
-    """Compiled code would write outside of the row."""
+    """Compiled code would write past the end of the row."""
     if numbers.numel() and not (least <= int(numbers.min()) and int(numbers.max()) < states):
         wrong = numbers[(numbers < least) | (numbers >= states)][0]
         raise UserError(f"a {what} is state {int(wrong)}; the student has states 0 to {states - 1}")
@@ -77,7 +77,7 @@ def _check_states(numbers: Tensor, least: int, states: int, what: str) -> None:
 
 @row_inlined
 def _load_targets(row, bits):  # type: ignore[no-untyped-def]
-    """As ``_load`` for float32 or float16: an exponent has another bias, infinities and NaN keep theirs."""
+    """As ``load``, for float32 or float16, whose exponents have another bias; infinities and NaN stay."""
     if row.itemsize == 4:
         bits[:] = row
         return
@@ -92,7 +92,7 @@ def _load_targets(row, bits):  # type: ignore[no-untyped-def]
 
 @row_inlined
 def _both(row, greatest, temperature, hard, soft, at_one, bits):  # type: ignore[no-untyped-def]
-    """Exponentials of logits less ``greatest``, at T in ``soft`` and, if ``hard`` is not 0, at 1; both sums."""
+    """Exponentials of the logits minus ``greatest``: at T in ``soft``, and at 1 if ``hard`` is not 0; both sums."""
     scale = np.float32(1 / temperature)
     total, total_at_one = exponentials(row, scale, greatest * scale, soft, bits), np.float32(0)
     if hard == 0:
@@ -181,7 +181,7 @@ def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, grad
 
 @row_inlined
 def _soften(values, temperature, result):  # type: ignore[no-untyped-def]
-    """Exponentials of a few values over T, less the greatest value; that value and their sum."""
+    """Exponentials of a few values over T, minus the greatest value; returns that value and their sum."""
     greatest, total = values.max(), 0.0
     for c in range(len(values)):
         result[c] = np.exp((values[c] - greatest) / temperature)
@@ -226,8 +226,8 @@ def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost
 @row_kernel
 def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
     states = logits.shape[1]
-    raw, told, bits = np.empty(states, np.uint32), np.empty(states, np.uint32), np.empty(states, np.int32)
-    row, wanted, teacher = raw.view(np.float32), told.view(np.float32), np.empty(states, np.float32)
+    raw, given, bits = np.empty(states, np.uint32), np.empty(states, np.uint32), np.empty(states, np.int32)
+    row, wanted, teacher = raw.view(np.float32), given.view(np.float32), np.empty(states, np.float32)
     soft, at_one = np.empty(states, np.float32), np.empty(states, np.float32)
     scale = np.float32(1 / temperature)
     for i in range(begin, end):
@@ -236,7 +236,7 @@ def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin
             gradient[i] = 0
             continue
         load(logits[i], raw)
-        _load_targets(log_prob[i], told)
+        _load_targets(log_prob[i], given)
         greatest, best = greatest_of(row), greatest_of(wanted)
         total, total_at_one = _both(row, greatest, temperature, to_hard, soft, at_one, bits)
         teacher_total = exponentials(wanted, scale, best * scale, teacher, bits)

@@ -84,7 +84,7 @@ def test_a_teacher_of_other_states_is_refused(make_data: MakeData) -> None:
 def test_a_teacher_that_has_not_learnt_a_class_is_refused(make_data: MakeData) -> None:
     data, teacher = make_data([50] * 4), network(0)
     shift_bias(teacher, [4], -200.0)
-    message = r"feats: the teacher's belief in class 4 is \S+ in the mean, or \S+ of 200 frames; expected 0.5 at least"
+    message = r"feats: the teacher's mean probability of class 4 is \S+, or \S+ of 200 frames; expected at least 0.5"
     with pytest.raises(UserError, match=message):
         teacher_shift(network(0), teacher, data, CLASSES)
 
@@ -114,7 +114,7 @@ def test_the_oracle_needs_a_frame_of_each_class(make_data: MakeData) -> None:
     named = ", ".join(map(str, missing))
     with pytest.raises(UserError, match=rf"states: no frame of 4 utterances has class {named}; expected at least one"):
         oracle_shift(network(1), data, missing)
-    with pytest.raises(UserError, match=r"feats: no labels to count errors by; give their states"):
+    with pytest.raises(UserError, match=r"feats: no labels to count errors with; give the states"):
         oracle_shift(network(1), TrainingData(data.features), CLASSES)
 
 
