@@ -202,10 +202,10 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     assert chosen == [1]
     assert pair.device(torch.device("cpu")) == torch.device("cpu")
     assert ALONE.device(torch.device("cuda:5")) == torch.device("cuda:5")
-    with pytest.raises(UserError, match="--device cuda:1: each of 4 processes takes a GPU of its own"):
+    with pytest.raises(UserError, match="--device cuda:1: each of 4 ranks takes a GPU of its own"):
         pair.device(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="no GPU for process 2 of this machine, which has 1"):
+    with pytest.raises(UserError, match="no GPU for rank 1 of this machine, which has 1"):
         pair.device(torch.device("cuda"))
 
 
@@ -276,7 +276,7 @@ def test_the_mean_of_the_shares_objectives_is_that_of_the_batch(kind: Any) -> No
         labels[:7] = -1  # the first part has no label, the second few
     labels[~valid] = -1
     logits, teacher = torch.randn(12, STATES, requires_grad=True), torch.randn(12, STATES).log_softmax(-1)
-    config = dataclasses.replace(CONFIG, match="logits" if kind == "logits" else "distribution")
+    config = dataclasses.replace(CONFIG, hard_weight=0.5, match="logits" if kind == "logits" else "distribution")
 
     def mean(cuts: list[int]) -> tuple[Tensor, Tensor]:
         losses = [
