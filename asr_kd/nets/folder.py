@@ -9,9 +9,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch.overrides import TorchFunctionMode
 
 from asr_kd.config import from_dict, load_config, save_config
 from asr_kd.errors import UserError
@@ -51,11 +53,22 @@ def load_model(folder: str | Path) -> AcousticModel:
             f"{path}: {path.stat().st_size:,} bytes, too few for the {config.num_weights:,} weights of {CONFIG} beside"
             " it; the file is cut short or belongs to another network"
         )
-    model = AcousticModel(config)
+    with _Uninitialised():
+        model = AcousticModel(config)
     tensors = read_tensors(path, model.state_dict(), f"{CONFIG} beside it")
     _check_values(path, tensors)
     model.load_state_dict(tensors)
     return model.eval()
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Within it, new layers get no random weights, which take most of the time of opening a network."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
 
 
 def _check_values(path: Path, tensors: dict[str, torch.Tensor]) -> None:
