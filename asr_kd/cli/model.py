@@ -8,7 +8,8 @@ from asr_kd.cli import add_action
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``ensemble``, ``calibrate``, ``build`` and ``info``."""
     parser.description = (
-        "Average networks; gather all that turning audio into words needs into one folder; look into such a folder."
+        "Combine networks into an ensemble, correct a network's biases, build a folder with everything that decoding\n"
+        "needs, or inspect such a folder."
     )
     parser.epilog = (
         "example:\n  asr-kd model ensemble exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1\n"
@@ -20,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         verbs,
         "model",
         "ensemble",
-        "networks -> a folder that scores, decodes and teaches as their mean",
+        "networks -> a folder that can be used like a network: their mean",
         "exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1 --mean geometric --weights 1,1,2",
     )
     ensemble.add_argument("ensemble", metavar="OUT", help="the ensemble's folder; the members stay where they are")
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     ensemble.set_defaults(run=_ensemble)
     _configure_calibrate(verbs)
     _configure_build(verbs)
-    info = add_action(verbs, "model", "info", "what a model folder holds; checks every file", "exp/model")
+    info = add_action(verbs, "model", "info", "properties of a model folder; checks every file", "exp/model")
     info.add_argument("model", metavar="MODEL_DIR")
     info.set_defaults(run=_info)
 
@@ -44,18 +45,18 @@ def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
         verbs,
         "model",
         "calibrate",
-        "biases of classes that a student never saw, from its teacher's opinion of unlabelled frames",
+        "biases of classes that a student never saw, from its teacher's posteriors on unlabelled frames",
         "exp/without3 exp/without3_calibrated --classes 3 --teacher exp/teacher --feats feats/train",
     )
     calibrate.add_argument("network", metavar="NETWORK", help="folder of the student")
     calibrate.add_argument("out", metavar="OUT", help="folder to write: the same network with other biases")
-    classes = "the states whose biases are to be found"
+    classes = "the states whose biases are changed"
     calibrate.add_argument("--classes", metavar="N,N,...", required=True, help=classes)
-    calibrate.add_argument("--feats", metavar="STORE", required=True, help="features to look at")
+    calibrate.add_argument("--feats", metavar="STORE", required=True, help="features of unlabelled frames")
     calibrate.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     source = calibrate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--teacher", metavar="MODEL", help="be as certain of each class as this network or ensemble is")
-    oracle = "ORACLE: the one shift that leaves the fewest errors on these labels; on test data, the paper's correction"
+    source.add_argument("--teacher", metavar="MODEL", help="match this model's mean posterior of each class")
+    oracle = "ORACLE: the single shift with the fewest errors on these labels; on test data, the paper's correction"
     source.add_argument("--states", metavar="STORE", help=oracle)
     calibrate.set_defaults(run=_calibrate)
 
@@ -77,18 +78,22 @@ def _configure_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     build.add_argument(
         "--features", metavar="FILE|STORE", required=True, help="feature configuration, or a store of them"
     )
-    like = "take scale, penalty, beam and what they were tuned on from this model: another seed of the same system"
+    like = "copy the tuned scale, penalty and beam of this model, another seed of the same system"
     priors = (
         "a store of states or soft targets, or a model: take the states' priors from it (default: the network's own)"
     )
     build.add_argument("--priors", metavar="STORE|MODEL", help=priors)
     build.add_argument("--search-like", metavar="MODEL_DIR", help=like)
     build.add_argument(
-        "--acoustic-scale", type=float, help="multiplies log-likelihoods, until --tune finds a better one"
+        "--acoustic-scale",
+        type=float,
+        help="factor of the log-likelihoods, until `asr-kd decode --tune` finds a better one",
     )
-    build.add_argument("--word-penalty", type=float, help="cost added for each word, until --tune finds a better one")
-    build.add_argument("--beam", type=float, help="of the search, in scaled cost")
-    build.add_argument("--max-active", type=int, help="tokens that the search keeps for each frame")
+    build.add_argument(
+        "--word-penalty", type=float, help="cost added for each word, until `asr-kd decode --tune` finds a better one"
+    )
+    build.add_argument("--beam", type=float, help="drop tokens that cost this much more than the best")
+    build.add_argument("--max-active", type=int, help="approximate limit on the tokens in each frame")
     build.add_argument("model", metavar="OUT", help="the model folder to write")
     build.set_defaults(run=_build)
 

@@ -1,4 +1,4 @@
-"""The deployable model: one folder with all that turning audio into words needs, and nothing of the training data."""
+"""The deployable model: a folder with everything that turns audio into words, and nothing of the training data."""
 
 import dataclasses
 import json
@@ -30,11 +30,11 @@ CONFIG, GRAPH, WORDS, LEXICON, TUNING = "model.yaml", "HCLG.fst", "words.txt", "
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """``model.yaml``: what kind of acoustic model it is, the features it wants, how to search, where it came from.
+    """``model.yaml``: the kind of acoustic model, its features, how to search, and where it came from.
 
-    ``word_times`` says what times mean: ``aligned``, from a word's first to its last frame; or ``emitted``, where the
-    model has no lexicon (an imported graph) and only knows the frame at which the graph gives out the word. ``files``
-    holds the SHA-256 of every other file of the folder. ``tuned_on`` names the data that acoustic scale and word
+    ``word_times`` says what times mean. ``aligned``: from a word's first to its last frame. ``emitted``: the frame at
+    which the graph emits the word, if the model has no lexicon (an imported graph). ``files`` holds the SHA-256 of
+    every other file of the folder. ``tuned_on`` names the data that acoustic scale and word
     penalty were tuned on. ``provenance["training"]`` has the frame accuracies of a network's ``summary.json``.
     """
 
@@ -170,7 +170,7 @@ def read_feature_config(source: str | Path) -> FeatureConfig:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """What a person wants to know of a model, as names and values."""
+    """A model's properties for display, as names and values."""
     config = model.config
     return {
         "model": str(model.path),

@@ -12,7 +12,7 @@ GMM_BLOCK = 2048  # frames
 
 
 class Scorer(Protocol):
-    """What the search needs to know of an acoustic model.
+    """What the search needs from an acoustic model.
 
     ``parameters`` counts trained numbers; ``log_prior`` ``[states]`` added to log-likelihoods gives log-posteriors up
     to a constant of the frame.
@@ -28,7 +28,7 @@ class Scorer(Protocol):
 
 
 class NetworkScorer:
-    """log p(state | features) - log p(state), which is the log-likelihood up to a constant of the frame."""
+    """log p(state | features) - log p(state): the log-likelihood up to a constant of the frame."""
 
     def __init__(self, folder: str | Path) -> None:
         from asr_kd.nets import num_parameters, open_model
@@ -78,7 +78,7 @@ def load_scorer(kind: str, folder: str | Path) -> Scorer:
 
 
 def frames_right(block: np.ndarray, scorer: Scorer, states: np.ndarray) -> int:
-    """How many frames of ``block`` have the right state, of ``states`` ``[frames]``, as their most probable one."""
+    """How many frames of ``block`` have the state in ``states`` ``[frames]`` as their most probable one."""
     if len(block) != len(states):
         raise UserError(f"{len(block)} frames of features, {len(states)} of states; both must be of the same audio")
     return int(((block + scorer.log_prior).argmax(1) == states).sum())

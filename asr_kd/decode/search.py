@@ -15,10 +15,10 @@ BLOCK = 100  # frames of one call of compiled code, between which Ctrl-C is hand
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
-    """How costs are combined and what is pruned; every cost is a negative natural log.
+    """How costs are combined and what is pruned. Every cost is a negative natural log.
 
     - ``acoustic_scale`` multiplies the log-likelihoods; ``word_penalty`` is added for each word.
-    - ``beam``: tokens costlier than the frame's best by more are dropped; ``max_active``: about how many stay.
+    - ``beam``: tokens that cost this much more than the frame's best are dropped; ``max_active``: about how many stay.
     - ``lattice_beam``: a lattice holds the paths whose cost exceeds the best path's by up to this.
     """
 
@@ -40,8 +40,8 @@ class SearchOptions:
 class Path:
     """The best path: word ids, the frame at which the graph emits each, and the tied state of each frame.
 
-    ``enters`` ``[frames]`` is false where a state's self-loop is taken; ``complete`` is false where no final state of
-    the graph was reached, so that the words are those of the best unfinished path.
+    ``enters`` ``[frames]`` is false where the path takes a state's self-loop. ``complete`` is false if no final state
+    of the graph was reached; the words are then those of the best unfinished path.
     """
 
     words: tuple[int, ...]
@@ -56,8 +56,7 @@ class Decoder:
     """Token-passing search over a ``Graph``: ``start``, ``advance`` by blocks of frames, then ``path`` or ``lattice``.
 
     Memory: the graph (mapped, shared by processes), 4 bytes for each of its states, and 24 bytes for each token and
-    link that a surviving path still uses: it grows with the active tokens, not with the square of anything, and for
-    the best path alone hardly with the length of the audio.
+    link that a surviving path uses. Time and memory are linear in the length of the audio.
     """
 
     def __init__(self, graph: Graph, options: SearchOptions, lattice: bool = False) -> None:
@@ -77,7 +76,7 @@ class Decoder:
         self.start()
 
     def start(self) -> None:
-        """Forget the last utterance: one token in the graph's start state and those reached without input."""
+        """Forget the last utterance: one token in the graph's start state, and those reached from it without input."""
         self._slot.fill(-1)
         self._slot[self.graph.start] = 0
         self._pool[0] = (0.0, self.graph.start, -1, -1, 0)
@@ -115,7 +114,7 @@ class Decoder:
             raise UserError(f"no path through the graph has a likelihood above zero at frame {self._spans[FRAMES]}")
 
     def path(self) -> Path:
-        """The best path so far, its last state final where any token's is."""
+        """The best path so far. It ends in a final state if any token is in one."""
         if not self._spans[FRAMES]:
             raise UserError("no frames: the audio is shorter than one analysis window")
         final, complete = self._final()
@@ -163,7 +162,7 @@ class Decoder:
         return self.path()
 
     def _final(self) -> tuple[np.ndarray, bool]:
-        """The cost of ending in each of the last tokens, 0 for all where none can end; and whether any can."""
+        """The cost of ending in each of the last tokens, 0 for all if none can end; and whether any can."""
         tokens = self._pool[self._spans[BEGIN] : self._spans[END]]
         final = self.graph.states["final"][tokens["state"]].astype(np.float64)
         complete = bool(np.isfinite(final).any())
@@ -171,7 +170,7 @@ class Decoder:
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written to, so that numba sees one type whether ``array`` is mapped or in memory."""
+    """A view that cannot be written to: numba then sees one type, whether ``array`` is mapped or in memory."""
     view = array.view()
     view.flags.writeable = False
     return view

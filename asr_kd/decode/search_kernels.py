@@ -1,10 +1,9 @@
 """The inner loops of the beam search: token passing over a decoding graph, compiled by numba.
 
-A *token* is a way to be in a graph state at a frame: its cost so far, and the token and arc it came from. Tokens live
-in one growable pool in the order of their frames, so a token belongs to the current frame exactly when its index is
-at least ``begin``, and ``slot`` (state -> index of its newest token) needs no clearing between frames. For a lattice,
-every arc between surviving tokens is kept as a *link*. ``compact`` drops what no surviving token descends from (within
-``lattice_beam``), which bounds the memory of an utterance of any length.
+A *token* is the best path so far to a graph state at a frame: its cost, and the token and arc before it. Tokens are in
+one growable pool, in the order of their frames. So a token belongs to the current frame if its index is at least
+``begin``, and ``slot`` (state -> index of its newest token) needs no clearing between frames. For a lattice, every arc
+between surviving tokens is kept as a *link*. ``compact`` drops what no surviving path (within ``lattice_beam``) uses.
 """
 
 from typing import NamedTuple
@@ -37,7 +36,7 @@ class Graph(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What the search multiplies, adds and prunes with; ``lattice_beam`` is negative where no lattice is kept."""
+    """Scale, penalty and pruning of the search; ``lattice_beam`` is negative if no lattice is kept."""
 
     acoustic_scale: float
     word_penalty: float
@@ -53,7 +52,7 @@ REVISIONS = 1000  # of a token in a frame, on average: what no real graph needs,
 
 @compiled()
 def grown(items, needed):  # type: ignore[no-untyped-def]
-    """``items`` with room for ``needed`` elements, at least doubled where it had to grow."""
+    """``items`` with room for ``needed`` elements, at least doubled if it had to grow."""
     if needed <= len(items):
         return items
     larger = np.empty(max(needed, 2 * len(items)), items.dtype)
@@ -63,7 +62,7 @@ def grown(items, needed):  # type: ignore[no-untyped-def]
 
 @compiled()
 def pruning(pool, begin, end, beam, max_active):  # type: ignore[no-untyped-def]
-    """Best token of the frame, the cost above which tokens are dropped, and the beam to use for the next frame."""
+    """The best token of the frame, the cost above which tokens are dropped, and the beam for the next frame."""
     best, worst = begin, begin
     for index in range(begin + 1, end):
         if pool[index].cost < pool[best].cost:
@@ -201,7 +200,7 @@ def close(graph, penalty, slot, pool, stack, spans, bound):  # type: ignore[no-u
 
 @compiled()
 def link_closure(graph, limits, slot, pool, links, spans, bound):  # type: ignore[no-untyped-def]
-    """Record the arcs without input between the tokens of a frame, whose costs are final by now."""
+    """Record the arcs without input between the tokens of a frame, whose costs are final now."""
     begin, end, count = spans[BEGIN], spans[END], spans[LINKS]
     states, arcs = graph.states, graph.arcs
     for index in range(begin, end):
@@ -229,7 +228,7 @@ def link_closure(graph, limits, slot, pool, links, spans, bound):  # type: ignor
 
 @compiled()
 def advance(graph, limits, slot, pool, links, stack, spans, scores):  # type: ignore[no-untyped-def]
-    """Consume the frames of ``scores`` ``[frames, states]``, or up to where no token is left; returns grown arrays."""
+    """Consume the frames of ``scores`` ``[frames, states]``, or stop when no token is left; returns grown arrays."""
     for frame in range(len(scores)):
         if max(spans[END], spans[LINKS]) > spans[LIMIT]:
             compact(pool, links, spans, np.zeros(0), limits.lattice_beam)
@@ -263,9 +262,10 @@ def relax(pool, links, extra, first, last):  # type: ignore[no-untyped-def]
 
 @compiled()
 def excess(pool, links, spans, final):  # type: ignore[no-untyped-def]
-    """How much costlier than the best the best path through each token is, ``[tokens]``.
+    """By how much the best path through each token is costlier than the best of all, ``[tokens]``.
 
-    ``final`` is the excess of each token of the last frame; where it is empty any of them may yet win, so it is 0.
+    ``final`` is the excess of each token of the last frame. If it is empty, any of them may still win, so it is 0. The
+    links are in the order of their frames, so one pass backwards suffices, with repetitions within a frame.
     """
     extra = np.full(spans[END], np.inf)
     extra[spans[BEGIN] :] = 0.0

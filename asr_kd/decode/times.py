@@ -1,4 +1,4 @@
-"""When each word of a path begins and ends."""
+"""When each word of the best path begins and ends."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from asr_kd.hmm.states import StateSpace
 
 
 class WordAligner:
-    """Finds the frames of each word in a path's states, which a graph's word labels do not tell: these are moved along
-    the arcs when the graph is determinised.
+    """Finds the frames of each word in the states of a path.
 
-    The states are those of the words' pronunciations one after the other, with silences between, so no likelihoods
-    are needed and the times are exactly the path's. Where two divisions fit, the earlier word is the shorter one.
+    The graph's word labels do not give them: determinisation moves labels along the arcs. The states are those of the
+    words' pronunciations in sequence, with silences between them. So the times are exactly the path's, and no
+    likelihoods are needed. If two divisions fit, the earlier word is the shorter one.
     """
 
     def __init__(self, space: StateSpace, lexicon: Lexicon) -> None:
@@ -29,7 +29,7 @@ class WordAligner:
     def frames(self, path: Path, words: Sequence[str]) -> list[tuple[int, int]]:
         """First frame and end of each of the path's ``words``.
 
-        Raises ``UserError`` where the path does not pass through the words' pronunciations: another lexicon.
+        Raises ``UserError`` if the path does not follow the words' pronunciations, as with another lexicon.
         """
         entries = np.append(np.flatnonzero(path.enters), len(path.states))
         states = path.states[entries[:-1]].tolist()
@@ -60,7 +60,7 @@ class WordAligner:
         return sorted({end for pron in prons if (end := self._match(states, begin, pron, cut)) >= 0})
 
     def _after_silence(self, states: list[int], places: set[int], cut: bool) -> list[int]:
-        """``places`` and those after any number of silences from them, nearest first."""
+        """``places``, and the places after any number of silences that begin there, nearest first."""
         found, new = set(places), set(places)
         while new:
             ends = {self._match(states, place, silence, cut) for place in new for silence in self._silences}
@@ -69,7 +69,7 @@ class WordAligner:
         return sorted(found)
 
     def _match(self, states: list[int], at: int, phones: Sequence[str], cut: bool) -> int:
-        """Where ``phones``, begun at ``at``, end in ``states``; -1 where they do not fit."""
+        """Where ``phones``, which begin at ``at``, end in ``states``; -1 if they do not fit."""
         for phone in phones:
             for allowed in self._fits.get(phone, ()):
                 if at == len(states):

@@ -1,53 +1,57 @@
-"""Opening the decoding graph of a large vocabulary, which checks every number in it."""
+"""Opening a lexicon and a language model: lines read each second on one core."""
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from measuring import row
 
-from asr_kd.decode.graph import map_graph, write_graph
-from asr_kd.decode.search_kernels import ARC, STATE, Graph
+from asr_kd.graph.arpa_reader import read_arpa
+from asr_kd.hmm.lexicon_reader import read_lexicon
 
-STATES, ARCS, WORDS = 8_300_000, 21_300_000, 100_000
+WORDS, BIGRAMS = 100_000, 400_000
 
 
 def main() -> None:
-    """Make a graph of the size, and open it in turns."""
+    """Write both files, open each several times, and report the fastest."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path, help="folder for the graph, removed in the end")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("work", type=Path, help="folder for the two files")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    path = options.work / "HCLG.fst"
-    write_graph(made_graph(), path)
-    size = path.stat().st_size / 1e6
-    times = []
-    for _ in range(options.rounds + 1):  # the first compiles
-        began = time.process_time()
-        map_graph(path, WORDS)
-        times.append(time.process_time() - began)
-    path.unlink()
-    row(f"opening and checking a graph of {size:,.0f} MB", min(times[1:]), "s on one core", "the clock", most=0.5)
-
-
-def made_graph() -> Graph:
-    """Random arcs; in every other state the first has no input and goes to a lower state, as back-off arcs do."""
+    options.work.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    states, arcs = np.zeros(STATES, STATE), np.zeros(ARCS, ARC)
-    ends = np.sort(rng.integers(0, ARCS - 2 * STATES, STATES)) + 2 * np.arange(1, STATES + 1)
-    ends[-1] = ARCS
-    states["arcs"] = np.diff(ends, prepend=0)
-    states["first"] = ends - states["arcs"]
-    states["final"] = np.where(rng.random(STATES) < 0.01, 0, np.inf)
-    arcs["label"], arcs["next"] = rng.integers(1, 5000, ARCS), rng.integers(0, STATES, ARCS)
-    arcs["word"] = np.where(rng.random(ARCS) < 0.3, rng.integers(1, WORDS, ARCS), 0)
-    silent = np.arange(1, STATES, 2)
-    states["silent"][silent] = 1
-    arcs["label"][states["first"][silent]] = 0
-    arcs["next"][states["first"][silent]] = rng.integers(0, silent)
-    states["wordless"] = np.add.reduceat(arcs["word"] == 0, states["first"])
-    return Graph(0, states, arcs, 5000)
+    phones = [f"P{number}" for number in range(40)]
+    lines = [f"WORD{n} {' '.join(rng.choice(phones, rng.integers(2, 10)))}\n" for n in range(WORDS)]
+    (options.work / "lexicon.txt").write_text("".join(lines))
+    (options.work / "lm.arpa").write_text(_arpa(rng))
+    for name, path, size, read in (
+        ("lexicon opened", options.work / "lexicon.txt", WORDS, read_lexicon),
+        ("ARPA language model opened", options.work / "lm.arpa", WORDS + BIGRAMS + 2, read_arpa),
+    ):
+        row(name, size / _fastest(read, path, options.rounds), "lines a second on one core", "an earlier commit")
+
+
+def _arpa(rng: np.random.Generator) -> str:
+    pairs = np.unique(rng.integers(0, WORDS, (2 * BIGRAMS, 2)), axis=0)
+    pairs = pairs[np.sort(rng.choice(len(pairs), BIGRAMS, replace=False))]
+    numbers = rng.uniform(-6, -1, WORDS + BIGRAMS).round(5)
+    unigrams = "".join(f"{p}\tWORD{n}\t-0.3\n" for n, p in enumerate(numbers[:WORDS].tolist()))
+    bigrams = "".join(
+        f"{p}\tWORD{a} WORD{b}\n" for p, (a, b) in zip(numbers[WORDS:].tolist(), pairs.tolist(), strict=True)
+    )
+    head = f"\\data\\\nngram 1={WORDS + 2}\nngram 2={BIGRAMS}\n\n\\1-grams:\n-99\t<s>\t-0.3\n-2\t</s>\n"
+    return f"{head}{unigrams}\n\\2-grams:\n{bigrams}\n\\end\\\n"
+
+
+def _fastest(read: Callable[[Path], object], path: Path, rounds: int) -> float:
+    seconds = []
+    for _ in range(rounds):
+        began = time.process_time()
+        read(path)
+        seconds.append(time.process_time() - began)
+    return min(seconds)
 
 
 if __name__ == "__main__":
