@@ -19,6 +19,9 @@ def members(value: Any, what: str, types: Mapping[str, type]) -> list[Any]:
     """The members of an object that has exactly the keys of ``types``, in their order; a bool is no int."""
     if type(value) is not dict:
         raise Damaged(f"{what} is {shown(value)}, expected an object")
+    found = [value.get(key) for key in types]
+    if len(value) == len(types) and list(map(type, found)) == list(types.values()):  # nearly always
+        return found
     if missing := types.keys() - value.keys():
         raise Damaged(f"{what} lacks {min(missing)!r}")
     if unknown := value.keys() - types.keys():

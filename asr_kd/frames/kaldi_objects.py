@@ -216,6 +216,6 @@ def _extend(numbers: "array.array[float]", fields: list[str]) -> None:
     if 4 * (len(numbers) + len(fields)) > ARCHIVE_OBJECT_BYTES:
         raise Malformed(f"a matrix of more than {ARCHIVE_OBJECT_BYTES:,} bytes")
     try:
-        numbers.extend(map(float, fields))
+        numbers.fromlist(list(map(float, fields)))
     except ValueError as error:
         raise Malformed(str(error)[:80]) from None

@@ -183,7 +183,7 @@ def _checked_layout(
         raise Damaged(f"tensors {shown(sorted(entries))}, expected {shown(sorted(description.tensors))}")
     places = []
     for name, entry in entries.items():
-        spec, what = description.tensors[name], f"tensor {shown(name)}"
+        spec, what = description.tensors[name], f"tensor {name[:80]!r}"
         dtype, shape, place = members(entry, what, {"dtype": str, "shape": list, "data_offsets": list})
         if _DTYPES.get(dtype) != spec.dtype or counts(shape, f"{what}: shape") != (frames, *spec.shape):
             raise Damaged(f"{what}: {shown(dtype)} {shown(shape)}, expected {spec.dtype} {[frames, *spec.shape]}")
