@@ -38,7 +38,7 @@ def main() -> int:
             numbers = range(options.first, options.first + options.count)
             failures = _run(worker, [(reader, numbers) for reader in readers], counts)
         else:
-            failures = [] if options.quick else _unmutated(worker, readers)
+            failures = _unmutated(worker, readers)
             failures += _run(worker, _blocks(work / "state.json", readers, options.seconds), counts)
     failed = collections.Counter(failure.reader for failure in failures)
     for name, count in counts.items():
@@ -94,7 +94,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--reader", default="", help="only readers whose name contains this")
     parser.add_argument("--first", type=int, help="begin at this input and run --count of each reader")
     parser.add_argument("--limit", type=int, default=20, help="seconds that an input may take (default 20)")
-    parser.add_argument("--quick", action="store_true", help="do not try each call on unmutated files first")
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path(".fuzz"), help="seeds, state and failures (default .fuzz)")
     options = parser.parse_args()
