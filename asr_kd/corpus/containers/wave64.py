@@ -29,7 +29,8 @@ def _samples(source: Source, offset: int, size: int, bytes_per_second: int) -> t
     found = sound_bytes(source, begin, declared)
     if found == declared and not is_unknown(declared):
         check_rest(source, _skip_chunks(source, -(-(begin + found) // 8) * 8), bytes_per_second)
-        return ()
+        if begin + found == source.size:
+            return ()  # libsndfile would read what follows as samples
     if begin > LARGEST_HEADER:
         raise source.fault(f"states no length, and its samples begin only at byte {begin:,}; write the file again")
     header = bytearray(source.read(0, begin))
@@ -39,10 +40,13 @@ def _samples(source: Source, offset: int, size: int, bytes_per_second: int) -> t
 
 
 def _skip_chunks(source: Source, offset: int) -> int:
+    """Where the chunks that follow the samples end. Raises ``UserError`` for a second file or a second ``data``."""
     for _ in range(_MOST_CHUNKS):
         head = source.at(offset, _HEAD)
         size = int.from_bytes(head[16:], "little")
         if len(head) < _HEAD or not head[:4].isalpha() or not _HEAD <= size <= source.size - offset:
             break
+        if head[:4] in (b"riff", b"data"):
+            raise source.fault(f"more audio follows the samples at byte {offset:,}; split the files that were joined")
         offset += -(-size // 8) * 8
     return min(offset, source.size)

@@ -91,6 +91,16 @@ def test_rf64_and_wave64_of_unknown_size_are_read_to_the_end(decode: Decode, enc
         assert np.array_equal(decode(bytes(content)), EXPECTED)
 
 
+def test_what_follows_the_samples_of_a_wave64_is_not_read_as_samples(decode: Decode, encode: Encode) -> None:
+    content = encode(SAMPLES, "W64", "PCM_16")
+    name = content.index(b"data\xf3\xac") + 4
+    chunk = b"list" + content[name : name + 12] + struct.pack("<Q", 24 + 800) + noise(0.05)[:400].tobytes()
+    for after in (chunk, bytes(5000), b"TAG" + bytes(125)):
+        assert np.array_equal(decode(content + after), EXPECTED)
+    with pytest.raises(UserError, match="more audio follows the samples at byte"):
+        decode(content + content)
+
+
 @pytest.mark.parametrize("form", ["WAV", "RF64", "W64", "AIFF", "AU", "CAF"])
 def test_any_cut_is_refused(decode: Decode, encode: Encode, form: str) -> None:
     content = encode(SAMPLES, form, "PCM_16")
