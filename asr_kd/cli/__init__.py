@@ -18,9 +18,9 @@ VERBS = {
     "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, combine",
     "feats": "data directory -> feature store (log-mel frames or cepstra)",
     "frames": "inspect, check and convert frame stores: info, verify, copy, export, import",
-    "hmm": "GMM-HMM training and alignment: features and words -> a tied state for each frame",
+    "hmm": "features and words -> GMM-HMMs and state alignments: train, align, pronunciations, import-alignment",
     "lm": "n-gram language models: estimate, perplexity",
-    "graph": "language model, lexicon and states -> decoding graph",
+    "graph": "language model, lexicon and states -> decoding graph: compile, import",
     "targets": "teacher and features -> soft targets: write, compare, import, info, verify",
     "train": "features with states or soft targets -> acoustic network",
     "specialists": "networks for confusable states: cluster, prepare, join, compare",
@@ -28,7 +28,7 @@ VERBS = {
     "decode": "audio or a data directory -> words",
     "score": "words against a reference -> WER",
     "compare": "several scored systems -> one table with significance",
-    "plot": "training curves, or results against a quantity -> figures",
+    "plot": "training curves, or results against a quantity -> figures: curves, against",
     "report": "a recipe's measurements -> RESULTS.md and results.json",
 }
 
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         return 141
     except MemoryError:
-        return _fail(name, "not enough memory; use a machine with more, fewer --jobs, or a smaller input")
+        return _fail(name, "not enough memory; use fewer --jobs, a smaller input, or a machine with more memory")
     except OSError as error:  # no permission, no space, no such folder: the machine's state, not ours
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
             raise
@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:
-    """The parser of all verbs; of these only ``verb`` has its options, so that the other libraries stay unloaded."""
+    """The parser of all verbs; only ``verb`` gets its options, so that no other module is imported."""
     parser = argparse.ArgumentParser(
         prog="asr-kd",
         description="Distil acoustic models for hybrid HMM speech recognition. The verbs follow the data:",

@@ -8,9 +8,9 @@ from asr_kd.score.table import FORMATS
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
-        "Compare several systems on the same set in one table; each is tested against the first.\n"
-        "Every folder holds a wer.json of asr-kd score; frame accuracy, parameters, real-time factor and tuning come\n"
-        "from its decode.json, if any. Or every folder holds a frames.json of asr-kd train --evaluate --out."
+        "Compare several systems on the same set in one table, with a significance test of each against the first.\n"
+        "All folders have a wer.json, from asr-kd score; frame accuracy, parameters, real-time factor and tuning come\n"
+        "from decode.json, if there is one. Or all have a frames.json, from asr-kd train --evaluate --out."
     )
     parser.epilog = (
         "example:\n"
@@ -18,8 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd score --ref data/test --hyp exp/hard/decode_test\n"
         "  asr-kd compare exp/gmm/decode_test exp/hard/decode_test --format markdown"
     )
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="decode folders; the first is the baseline")
-    parser.add_argument("--format", default="terminal", choices=FORMATS, help="default: terminal")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="decode folders; the first is the baseline")
+    parser.add_argument("--format", default="terminal", choices=FORMATS, help="output format (default: terminal)")
     parser.set_defaults(run=run)
 
 

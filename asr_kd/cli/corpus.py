@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     Actions = argparse._SubParsersAction[argparse.ArgumentParser]
 
 CORPORA = ("an4", "librispeech", "fsdd", "digits", "mnist")
+JOBS = "number of processes (default: all cores)"
+OUT = "folder to write"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     parser.description = (
         "Make, check and change data directories in Kaldi's format (wav.scp, text, utt2spk, spk2utt, segments).\n"
-        "For the options of an action: asr-kd corpus ACTION --help"
+        "Each action explains its options: asr-kd corpus ACTION --help"
     )
     parser.epilog = "example:\n  asr-kd corpus prepare digits data/digits --hours 0.5 --jobs 2"
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -48,32 +50,37 @@ def _configure_prepare(actions: "Actions") -> None:
         "a corpus -> data directories train, dev and test",
         "Write OUT/train, OUT/dev and OUT/test from an official release, and OUT/lexicon.txt if the corpus has one.\n"
         "Without --corpus-dir, the release is downloaded to data/corpora/ (an interrupted download is resumed).\n"
-        "digits is the built-in corpus of synthetic digit strings and commands; it needs no network.\n"
+        "digits is the built-in corpus of synthetic digit strings and commands; it needs no internet access.\n"
         "mnist has no audio: its images become OUT/SET/feats and OUT/SET/states, frame stores of one-frame utterances.",
         "an4 data/an4 --corpus-dir ~/corpora/an4",
     )
-    parser.add_argument("corpus", choices=CORPORA)
-    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("corpus", metavar="CORPUS", choices=CORPORA, help=", ".join(CORPORA))
+    parser.add_argument("out", type=Path, metavar="OUT", help=OUT)
     parser.add_argument("--corpus-dir", type=Path, metavar="DIR", help="folder of the unpacked release")
     downloads = "folder for downloads, without --corpus-dir (default: data/corpora)"
     parser.add_argument("--downloads", type=Path, default=Path("data") / "corpora", metavar="DIR", help=downloads)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the dev split and of digits (default: 0)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    parser.add_argument("--hours", type=float, default=1.0, help="digits: hours of training speech (default: 1)")
     parser.add_argument(
-        "--train-part", default="train-clean-5", help="librispeech: for training (default: train-clean-5)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the dev split, and of digits (default: 0)"
     )
-    parser.add_argument("--eval-part", default="test-clean", help="librispeech: for dev and test (default: test-clean)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
+    parser.add_argument(
+        "--hours", type=float, default=1.0, metavar="H", help="digits: hours of training speech (default: 1)"
+    )
+    part = "librispeech: the part to train on (default: train-clean-5)"
+    parser.add_argument("--train-part", default="train-clean-5", metavar="PART", help=part)
+    part = "librispeech: the part to split into dev and test (default: test-clean)"
+    parser.add_argument("--eval-part", default="test-clean", metavar="PART", help=part)
     parser.add_argument(
         "--lm-dir",
         type=Path,
         metavar="DIR",
-        help="librispeech: has lexicon.txt and a *.arpa.gz (default: download)",
+        help="librispeech: folder with lexicon.txt and a *.arpa.gz (default: download them)",
     )
     parser.add_argument(
         "--dev-speakers",
         type=int,
         default=6,
+        metavar="N",
         help="librispeech: number of dev speakers (default: 6)",
     )
     parser.set_defaults(run=prepare)
@@ -84,23 +91,27 @@ def _configure_validate(actions: "Actions") -> None:
         actions,
         "validate",
         "list every problem by file and line",
-        "Check the tables of a data directory and decode its audio. Exits with 1 if there are errors.\n"
-        "If one file has many problems of one kind, the first three are shown, and the number of the others.",
+        "Check the tables of a data directory and read all its audio. The exit status is 1 if there are errors.\n"
+        "If a file has many problems of one kind, the first three are shown and the others are counted.",
         "data/an4/train --lexicon data/an4/lexicon.txt",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR")
-    parser.add_argument("--lexicon", type=Path, help="words outside it are errors")
+    parser.add_argument("dir", type=Path, metavar="DIR", help="data directory")
+    parser.add_argument("--lexicon", type=Path, metavar="FILE", help="report words that this lexicon lacks as errors")
     parser.add_argument("--all", action="store_true", help="show every problem")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
     parser.set_defaults(run=validate)
 
 
 def _configure_info(actions: "Actions") -> None:
     parser = _add(
-        actions, "info", "count utterances, speakers, hours, words", "Print what a directory holds.", "data/an4/dev"
+        actions,
+        "info",
+        "count utterances, speakers, hours, words",
+        "Print the contents of data directories: utterances, speakers, duration, words.",
+        "data/an4/dev",
     )
-    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR", help="data directories")
     parser.set_defaults(run=info)
 
 
@@ -109,13 +120,17 @@ def _configure_subset(actions: "Actions") -> None:
         actions,
         "subset",
         "a reproducible fraction of a data directory",
-        "Take whole utterances, about FRACTION of the duration, in proportion for each speaker.",
+        "Choose whole utterances at random, about FRACTION of the duration of each speaker.",
         "data/an4/train data/an4/train_3 --fraction 0.03 --seed 1",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--fraction", type=float, required=True, help="fraction of the duration, above 0 and at most 1")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of utterances (default: 0)")
+    parser.add_argument("dir", type=Path, metavar="DIR", help="data directory")
+    parser.add_argument("out", type=Path, metavar="OUT", help=OUT)
+    parser.add_argument(
+        "--fraction", type=float, required=True, metavar="F", help="fraction of the duration, above 0 and at most 1"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the choice of utterances (default: 0)"
+    )
     parser.set_defaults(run=subset)
 
 
@@ -124,18 +139,22 @@ def _configure_perturb(actions: "Actions") -> None:
         actions,
         "perturb",
         "faster, slower and shifted copies",
-        "Write a copy of the audio for each speed and each shift as FLAC; join them with: asr-kd corpus combine\n"
-        "A shift drops that fraction of a 10 ms frame from the beginning, so that frames cover other stretches.\n"
-        "Ids begin with sp0.9-, sp0.9-sh0.25- or, at speed 1, sh0.25-.\n"
-        "Another speed counts as another speaker (sp0.9-SPEAKER), a shift does not.\n"
-        "Speed 1 with shift 0 is skipped, because DIR has it already.",
+        "Write a copy of the audio as FLAC for each speed and each shift. Join copies with: asr-kd corpus combine\n"
+        "A shift drops that fraction of 10 ms, the frame shift, from the beginning, so that all frames move.\n"
+        "The ids of copies begin with sp0.9-, sp0.9-sh0.25- or, at speed 1, sh0.25-.\n"
+        "A copy at another speed has its own speaker id (sp0.9-SPEAKER); a shifted copy keeps the speaker.\n"
+        "Speed 1 with shift 0 is skipped, because it is DIR itself.",
         "data/an4/train data/an4/train_pool --speeds 0.8,0.9,1,1.1 --shifts 0,0.25,0.5,0.75",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("--speeds", type=_numbers, help="factors from 0.5 to 2 (default: 0.9,1.1; with --shifts: 1)")
-    parser.add_argument("--shifts", type=_numbers, help="fractions of 10 ms, from 0 to below 1 (default: 0)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("dir", type=Path, metavar="DIR", help="data directory")
+    parser.add_argument("out", type=Path, metavar="OUT", help=OUT)
+    parser.add_argument(
+        "--speeds", type=_numbers, metavar="S,S,...", help="factors from 0.5 to 2 (default: 0.9,1.1; with --shifts: 1)"
+    )
+    parser.add_argument(
+        "--shifts", type=_numbers, metavar="F,F,...", help="fractions of 10 ms, from 0 to below 1 (default: 0)"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
     parser.set_defaults(run=perturb)
 
 
@@ -147,8 +166,8 @@ def _configure_combine(actions: "Actions") -> None:
         "Write the union of data directories. An utterance id may occur in only one of them.",
         "data/an4/train_all data/an4/train data/an4/train_sp",
     )
-    parser.add_argument("out", type=Path, metavar="OUT")
-    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR")
+    parser.add_argument("out", type=Path, metavar="OUT", help=OUT)
+    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR", help="data directories to combine")
     parser.set_defaults(run=combine)
 
 

@@ -21,8 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``decode``."""
     parser.description = (
         "Recognise audio files (any format and sample rate), data directories or stored features with a model folder.\n"
-        "Each utterance is a line on standard output. Or tune the model's acoustic scale, word penalty and beam on a\n"
-        "data directory. With --output, an interrupted command resumes where it stopped when it is run again."
+        "Prints a line for each utterance. With --tune, choose the model's acoustic scale, word penalty and beam on a\n"
+        "data directory instead. With --output, the same command resumes after an interruption."
     )
     parser.epilog = (
         "examples:\n  asr-kd decode exp/model speech.flac more.wav\n"
@@ -30,26 +30,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd decode exp/model data/test --output exp/model/decode_test\n"
         "  asr-kd decode exp/model data/dev --tune"
     )
-    parser.add_argument("model", metavar="MODEL_DIR", help="a folder made by `asr-kd model build`")
+    parser.add_argument("model", metavar="MODEL_DIR", help="model folder, from `asr-kd model build`")
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help="audio files and data directories")
     parser.add_argument("--list", metavar="FILE", help="more inputs, one path per line; - is standard input")
-    feats = "a feature store instead of audio: all of it, or the utterances of a data directory"
+    feats = "feature store to decode instead of audio: all of it, or the utterances of the data directory INPUT"
     parser.add_argument("--feats", metavar="STORE", help=feats)
-    parser.add_argument("--utterances", metavar="FILE", help="decode only the utterances in this list, one per line")
-    parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="of the lines")
-    parser.add_argument("--nbest", type=int, default=0, metavar="N", help="N distinct word sequences (text or json)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="number of processes")
+    parser.add_argument("--utterances", metavar="LIST", help="decode only the ids in this file, one per line")
+    parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="default: text")
+    parser.add_argument(
+        "--nbest", type=int, default=0, metavar="N", help="print the N best word sequences (text or json)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
     parser.add_argument("--output", metavar="DIR", help="also write text, ctm and decode.json here; resumable")
-    parser.add_argument("--no-times", action="store_true", help="with --output: no ctm, whose confidences take time")
-    parser.add_argument("--states", metavar="STORE", help="states of the utterances: adds frame accuracy, frames.json")
-    parser.add_argument("--skip-bad", action="store_true", help="report an input that cannot be decoded, and continue")
-    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in a wav.scp")
+    parser.add_argument(
+        "--no-times", action="store_true", help="with --output: skip the ctm file, whose confidences take time"
+    )
+    parser.add_argument("--states", metavar="STORE", help="their states: report frame accuracy, write frames.json")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out, count and list inputs that cannot be decoded"
+    )
+    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
     search = parser.add_argument_group("search", "defaults: the model's own values")
-    search.add_argument("--acoustic-scale", type=float, help="factor of the log-likelihoods")
-    search.add_argument("--word-penalty", type=float, help="cost added for each word")
-    search.add_argument("--beam", type=float, help="drop tokens that cost this much more than the best")
-    search.add_argument("--max-active", type=int, help="approximate limit on the tokens in each frame")
-    tune = "choose acoustic scale, word penalty and beam by WER on INPUT, a data directory with text, and store them"
+    search.add_argument("--acoustic-scale", type=float, metavar="SCALE", help="factor of the log-likelihoods")
+    search.add_argument("--word-penalty", type=float, metavar="COST", help="cost per word")
+    search.add_argument("--beam", type=float, metavar="COST", help="drop tokens that cost this much more than the best")
+    search.add_argument("--max-active", type=int, metavar="N", help="approximate limit on the tokens in each frame")
+    tune = "choose scale, penalty and beam by WER on INPUT, a data directory with text, and store them in MODEL_DIR"
     search.add_argument("--tune", action="store_true", help=tune)
     parser.set_defaults(run=run)
 
@@ -61,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     if options.nbest < 0:
         raise UserError(f"--nbest {options.nbest}: expected 0 or more")
     if options.no_times and options.format in ("json", "ctm"):
-        raise UserError(f"--no-times and --format {options.format}, which has times; leave one out")
+        raise UserError(f"--no-times and --format {options.format} contradict each other (it has times); leave one out")
     if options.nbest and options.format not in ("text", "json"):
         raise UserError(f"--nbest {options.nbest} needs --format text or json, not {options.format}")
     if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
@@ -139,7 +145,7 @@ class _Lines:
 
 
 def _write_frames(options: argparse.Namespace, hypotheses: "list[Hypothesis]") -> None:
-    """The frame errors of each utterance whose states are known, beside its words."""
+    """Write the frame errors of the utterances with known states."""
     from asr_kd.score.frames import score_counts
     from asr_kd.score.score_files import FILES, read_speakers, save_score
 
@@ -162,20 +168,20 @@ def _report(failure: "DecodingFailure", skip: bool) -> None:
 
 
 def _inputs(model: "Model", options: argparse.Namespace) -> tuple[list["Source"], list[str], list["DecodingFailure"]]:
-    """What to decode, the names in the order in which to print them, and the inputs with impossible names."""
+    """What to decode, the names in the order of printing, and a failure for each file name that is not UTF-8."""
     from asr_kd.decode.recognise import DecodingFailure
     from asr_kd.decode.sources import InputOptions, open_inputs
 
     chosen = _lines(options.utterances) if options.utterances else None
     if chosen == []:
-        raise UserError(f"{options.utterances}: lists no utterance")
+        raise UserError(f"{options.utterances}: lists no utterances; expected one id per line")
     inputs, failures = [], []
     for path in [*options.inputs, *(_lines(options.list) if options.list else ())]:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         if shown == path:
             inputs.append(path)
             continue
-        reason = f"{shown}: the file name is not UTF-8, as the text of its line must be; rename it"
+        reason = f"{shown}: the file name is not UTF-8, so it cannot be an id in UTF-8 text; rename the file"
         failures.append(DecodingFailure(shown, reason))
         _report(failures[-1], options.skip_bad)
     if not inputs and not options.feats and not failures:
@@ -189,13 +195,13 @@ def _inputs(model: "Model", options: argparse.Namespace) -> tuple[list["Source"]
 
 
 def _check_ids(names: list[str], output: str) -> None:
-    """``UserError`` for two utterances with one id in the text that is to be written."""
+    """``UserError`` if two utterances would get the same id in the text to write."""
     from asr_kd.decode.formats import utterance_id
 
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(utterance_id(name), name)) != name:
-            raise UserError(f"{other!r} and {name!r} would have one id in {output}; rename one")
+            raise UserError(f"{other!r} and {name!r} would get the same id in {output}; rename one")
     if len(seen) < len(names):
         twice = next(name for name, count in collections.Counter(names).items() if count > 1)
         raise UserError(f"{twice!r} is given twice; {output} holds each utterance once")

@@ -11,32 +11,34 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``feats``."""
     parser.description = (
-        "Compute the features of a data directory and write them to a frame store: 40 log-mel energies every 10 ms,\n"
-        "less their speaker's mean. Reads any audio format and sample rate. After an interruption, the same command\n"
-        "resumes.\n"
+        "Compute the features of a data directory and write them to a frame store. The default is 40 log-mel energies\n"
+        "every 10 ms, minus the speaker's mean. Reads any audio format and sample rate. After an interruption, the\n"
+        "same command resumes.\n"
         "\n"
-        "normalise=speaker (the default) needs several utterances of each speaker in each set. If the sets are parts\n"
-        "of one speaker's recordings, each part gets a mean of its own, which hurts: then use --set\n"
-        "normalise=utterance for all of them."
+        "normalise=speaker (the default) needs several utterances of each speaker in each set. If one speaker is in\n"
+        "several sets, each set would subtract a different mean of that speaker, which hurts recognition. Then use\n"
+        "--set normalise=utterance for all sets."
     )
     parser.epilog = (
         "examples:\n"
         "  asr-kd feats data/train exp/feats/train --jobs 2\n"
         "  asr-kd feats data/train exp/mfcc/train --set kind=mfcc --set normalise=utterance\n"
         "  asr-kd feats data/test exp/feats/test --like exp/feats/train\n"
-        "every key of a configuration, with its default: asr-kd feats --print-config"
+        "all configuration keys and their defaults: asr-kd feats --print-config"
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help="data directory (wav.scp, utt2spk, ...)")
     parser.add_argument("store", nargs="?", metavar="STORE", help="frame store to write")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--config", metavar="FILE", help="YAML file with a feature configuration (default: none)")
-    source.add_argument("--like", metavar="STORE", help="take the configuration of this feature store")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one value")
+    source.add_argument(
+        "--config", metavar="FILE", help="feature configuration (YAML); missing keys have their defaults"
+    )
+    source.add_argument("--like", metavar="STORE", help="use the configuration of this feature store")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
-    parser.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave unreadable audio out, and list it")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list unreadable audio")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
-    parser.add_argument("--force", action="store_true", help="replace a store that was made with other settings")
+    parser.add_argument("--force", action="store_true", help="replace another store at STORE")
     parser.set_defaults(run=run, resumes=True)
 
 
@@ -80,5 +82,5 @@ def _configuration(options: argparse.Namespace) -> "FeatureConfig":
     if not options.like:
         return load_config(FeatureConfig, options.config, options.set)
     if options.set:
-        raise UserError("--like takes a whole configuration; leave out --set")
+        raise UserError("--like uses the whole configuration of a store; leave out --set")
     return from_dict(FeatureConfig, FrameStore(options.like).config, where=options.like)

@@ -12,9 +12,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     parser.description = (
         "Compile the decoding graph (HCLG) that a decoder searches, or import one from Kaldi.\n"
-        "Help on an action: asr-kd graph ACTION --help"
+        "Each action explains its options: asr-kd graph ACTION --help"
     )
-    parser.epilog = "example:\n  asr-kd graph compile exp/tri data/lm.arpa.gz exp/tri/graph"
+    parser.epilog = "example:\n  asr-kd graph compile exp/hmm/lda data/lm.arpa.gz exp/graph"
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     make = actions.add_parser(
         "compile",
@@ -22,31 +22,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
         description="Write OUT/HCLG.fst (input label: state + 1), words.txt, lexicon.txt and graph.yaml.\n"
         "Words that the lexicon or the language model lacks are left out, counted and listed in graph.yaml.\n"
         "Probabilities of the lexicon (of pronunciations, and of silences around a word) become costs, as in Kaldi.",
-        epilog="example:\n  asr-kd graph compile exp/tri data/lm.arpa.gz exp/tri/graph",
+        epilog="example:\n  asr-kd graph compile exp/hmm/lda data/lm.arpa.gz exp/graph",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     make.add_argument(
-        "model", type=Path, metavar="MODEL_DIR", help="folder with states and lexicon: a stage of asr-kd hmm train"
+        "model", type=Path, metavar="MODEL", help="folder with states and lexicon: a stage of asr-kd hmm train"
     )
-    make.add_argument("arpa", type=Path, metavar="ARPA", help="language model, plain or compressed by gzip or bzip2")
+    make.add_argument("arpa", type=Path, metavar="ARPA", help="language model, also compressed with gzip or bzip2")
     make.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    make.add_argument("--lexicon", type=Path, metavar="FILE", help="pronunciations (default: those in MODEL_DIR)")
+    make.add_argument("--lexicon", type=Path, metavar="FILE", help="lexicon (default: that of MODEL)")
     add_lexicon_format(make)
-    add_silence_probability(make, "the lexicon's")
+    add_silence_probability(make, "that of the lexicon")
     make.set_defaults(run=_compile)
     take = actions.add_parser(
         "import",
         help="Kaldi's HCLG.fst and words.txt -> the same with tied states as input labels",
-        description="Write OUT/HCLG.fst and words.txt from a Kaldi graph, whose input labels are transition-ids of\n"
-        "--model; without --model they are pdf-ids + 1.",
+        description="Write OUT/HCLG.fst and OUT/words.txt from a Kaldi graph. Its input labels are transition-ids if\n"
+        "--model is given, else pdf-ids + 1.",
         epilog="example:\n  asr-kd graph import graph/HCLG.fst graph/words.txt exp/kaldi/graph --model final.mdl",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    take.add_argument("graph", type=Path, metavar="HCLG.fst")
-    take.add_argument("words", type=Path, metavar="words.txt")
+    take.add_argument("graph", type=Path, metavar="HCLG.fst", help="Kaldi's graph")
+    take.add_argument("words", type=Path, metavar="words.txt", help="its words: lines of WORD ID")
     take.add_argument("out", type=Path, metavar="OUT", help="folder to write")
     take.add_argument(
-        "--model", type=Path, metavar="FILE", help="Kaldi's final.mdl, or a text file of lines TRANSITION-ID PDF"
+        "--model", type=Path, metavar="FILE", help="final.mdl, or a text file with lines TRANSITION-ID PDF"
     )
     take.set_defaults(run=_import)
 

@@ -16,30 +16,32 @@ if TYPE_CHECKING:
 
 _TRAIN = """\
 Train Gaussian mixture HMMs from a flat start: monophones, then triphones tied by a decision tree, then the same on
-LDA + MLLT features. OUT_DIR/{mono,tri,lda} are models to align and decode with. After an interruption the same command
-resumes after the last complete stage."""
+LDA + MLLT features. OUT_DIR/{mono,tri,lda} are models to align and decode with. After an interruption, the same
+command resumes after the last complete stage."""
 _ALIGN = """\
 Find the tied state of each frame: the best path of each utterance through its words. The likelihoods are those of
 MODEL's Gaussians, or of a trained network or ensemble (--network), which needs its own features as FEATS. After an
-interruption the same command resumes with the first shard that is missing."""
+interruption, the same command resumes at the first missing shard."""
 _PRONUNCIATIONS = """\
 Estimate the probabilities of pronunciations and of silences between words from an alignment, as Kaldi's get_prons.sh
-and dict_dir_add_pronprobs.sh do. OUT_DIR gets lexiconp.txt, lexiconp_silprob.txt and silprob.txt, each a LEXICON for
-asr-kd hmm train and asr-kd graph compile."""
+and dict_dir_add_pronprobs.sh do. Writes lexiconp.txt, lexiconp_silprob.txt and silprob.txt to OUT_DIR. The first two
+are lexicons for asr-kd hmm train, hmm align and graph compile."""
 _IMPORT = """\
-Take alignments from Kaldi (ali.*.gz, .ark or .scp): transition-ids of --model, or pdf-ids. The states are Kaldi's pdfs:
-decode with its graph (asr-kd graph import)."""
+Convert alignments from Kaldi (ali.*.gz, .ark or .scp): transition-ids if --model is given, else pdf-ids. The states are
+Kaldi's pdfs, so decode with Kaldi's graph (asr-kd graph import)."""
 _FORMATS = """\
 
-A lexicon has lines of WORD PHONE PHONE ...; what follows a lone # is a comment. --lexicon-format says what else is on
-a line: plain (nothing), lexiconp (WORD PROBABILITY PHONES, as in Kaldi), silprob (four probabilities, as in Kaldi's
-lexiconp_silprob.txt, with silprob.txt in the same folder), mfa (none, one or four of them), or auto: one of the first
-three, found from the content."""
+A lexicon has lines of WORD PHONE PHONE ...; a # between spaces starts a comment. --lexicon-format names the numbers
+between the word and its phones: plain (none), lexiconp (a pronunciation probability, as in Kaldi), silprob (four
+numbers, as in Kaldi's lexiconp_silprob.txt, with silprob.txt in the same folder), mfa (none, one or four, as in the
+Montreal Forced Aligner), or auto: one of the first three, detected from the content."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``train``, ``align``, ``pronunciations`` and ``import-alignment``."""
-    parser.description = "GMM-HMM training, alignment of data directories."
+    parser.description = (
+        "Train GMM-HMMs, align data directories, and exchange alignments and pronunciation probabilities with Kaldi."
+    )
     parser.epilog = (
         "example:\n"
         "  asr-kd feats data/train exp/mfcc/train --set kind=mfcc\n"
@@ -50,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_train(_action(actions, "train", "features and words -> models", _TRAIN + "\n" + _FORMATS))
     _configure_align(_action(actions, "align", "a model, features and words -> states of all frames", _ALIGN))
     _configure_pronunciations(
-        _action(actions, "pronunciations", "an alignment -> lexicon with probabilities", _PRONUNCIATIONS)
+        _action(actions, "pronunciations", "an alignment -> a lexicon with probabilities", _PRONUNCIATIONS)
     )
     _configure_import(_action(actions, "import-alignment", "Kaldi's alignments -> states of all frames", _IMPORT))
 
@@ -69,25 +71,32 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
         "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --jobs 2\n"
         "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --set lda_states=1500 "
         "--set lda_gaussians=12000\n"
-        "every key of a configuration, with its default: asr-kd hmm train --print-config"
+        "all configuration keys and their defaults: asr-kd hmm train --print-config"
     )
     parser.add_argument("data", metavar="DATA", nargs="?", help="data directory with text")
     parser.add_argument(
-        "feats", metavar="FEATS", nargs="?", help="cepstra of its utterances (asr-kd feats --set kind=mfcc), or of more"
+        "feats",
+        metavar="FEATS",
+        nargs="?",
+        help="store with their MFCCs (asr-kd feats --set kind=mfcc); others are ignored",
     )
     parser.add_argument("lexicon", metavar="LEXICON", nargs="?", help="pronunciations, with or without probabilities")
     parser.add_argument("out", metavar="OUT_DIR", nargs="?", help="folder of the models")
-    parser.add_argument("--config", help="YAML file of a training configuration (default: the values of HmmConfig)")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one value")
+    parser.add_argument(
+        "--config", metavar="FILE", help="training configuration (YAML); missing keys have their defaults"
+    )
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
     add_lexicon_format(parser)
-    add_silence_probability(parser, "the lexicon's")
+    add_silence_probability(parser, "that of LEXICON")
     parser.add_argument(
         "--unknown", choices=["error", "spn"], default="error",
-        help="words outside the lexicon: an error (default), or spoken noise",
+        help="treat a word outside the lexicon as an error (default) or as spoken noise",
     )  # fmt: skip
-    parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
-    parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out, count and list utterances that cannot be aligned"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of threads (default: 1)")
     parser.set_defaults(run=run_train, resumes=True)
 
 
@@ -100,22 +109,26 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="folder with states and lexicon: a stage of asr-kd hmm train")
     parser.add_argument("data", metavar="DATA", help="data directory with text")
-    parser.add_argument("feats", metavar="FEATS", help="its features, of the kind that the model was trained on")
+    parser.add_argument(
+        "feats", metavar="FEATS", help="store with its features, of the kind that the model was trained on"
+    )
     parser.add_argument("store", metavar="STORE", help="store of states to write")
-    parser.add_argument("--lexicon", metavar="FILE", help="pronunciations (default: those in MODEL)")
+    parser.add_argument("--lexicon", metavar="FILE", help="lexicon (default: that of MODEL)")
     add_lexicon_format(parser)
-    add_silence_probability(parser, "MODEL's, or the lexicon's")
-    parser.add_argument("--network", metavar="FOLDER", help="align with the likelihoods of this network or ensemble")
-    parser.add_argument("--beam", type=float, default=200.0, help="pruning, in nats (default: 200)")
+    add_silence_probability(parser, "that of --lexicon or MODEL")
+    parser.add_argument("--network", metavar="NETWORK", help="align with the likelihoods of this network or ensemble")
+    parser.add_argument("--beam", type=float, default=200.0, metavar="B", help="pruning beam, in nats (default: 200)")
     parser.add_argument(
         "--ctm",
         metavar="FILE",
-        help="write when each word was said: lines of UTTERANCE 1 BEGIN DURATION WORD, in seconds",
+        help="also write the times of words: lines of UTTERANCE 1 BEGIN DURATION WORD, in seconds",
     )
-    parser.add_argument("--phone-ctm", metavar="FILE", help="the same for phones, silences included")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what cannot be aligned")
-    parser.add_argument("--force", action="store_true", help="replace a store of other alignments")
-    parser.add_argument("--jobs", type=int, default=1, help="threads (default: 1)")
+    parser.add_argument("--phone-ctm", metavar="FILE", help="also write the times of phones, including silences")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out, count and list utterances that cannot be aligned"
+    )
+    parser.add_argument("--force", action="store_true", help="replace another store at STORE")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of threads (default: 1)")
     parser.set_defaults(run=run_align, resumes=True)
 
 
@@ -128,7 +141,7 @@ def _configure_pronunciations(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="folder with the states and lexicon of the alignment")
     parser.add_argument("data", metavar="DATA", help="data directory with text")
-    parser.add_argument("states", metavar="STATES", help="its alignment, from asr-kd hmm align")
+    parser.add_argument("states", metavar="STATES", help="store with its alignment, from asr-kd hmm align")
     parser.add_argument("out", metavar="OUT_DIR", help="folder to write")
     parser.set_defaults(run=run_pronunciations)
 
@@ -138,25 +151,27 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
         "example:\n  asr-kd hmm import-alignment exp/states/train tri3b_ali/ali.*.gz --model tri3b_ali/final.mdl"
     )
     parser.add_argument("store", metavar="STORE", help="store of states to write")
-    parser.add_argument("archives", metavar="ARCHIVE", nargs="+", help="Kaldi's alignments, all parts")
-    parser.add_argument("--model", metavar="FILE", help="final.mdl, or lines of TRANSITION-ID PDF (default: pdf-ids)")
-    parser.add_argument("--features", metavar="FEATS", help="check frame counts against this store")
-    parser.add_argument("--num-states", type=int, metavar="N", help="number of pdfs (default: of the model)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list what does not fit FEATS")
-    parser.add_argument("--force", action="store_true", help="replace a store of other alignments")
+    parser.add_argument("archives", metavar="ARCHIVE", nargs="+", help="Kaldi's alignments; give all parts")
+    parser.add_argument("--model", metavar="FILE", help="final.mdl, or a text file with lines TRANSITION-ID PDF")
+    parser.add_argument("--features", metavar="FEATS", help="check the frame counts against this store of features")
+    parser.add_argument("--num-states", type=int, metavar="N", help="number of pdfs (default: that of the model)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out, count and list utterances with bad frame counts or ids"
+    )
+    parser.add_argument("--force", action="store_true", help="replace another store at STORE")
     parser.set_defaults(run=run_import)
 
 
 def add_lexicon_format(parser: argparse.ArgumentParser) -> None:
     """The option that says how a lexicon is written."""
     choices = ["auto", "plain", "lexiconp", "silprob", "mfa"]
-    text = "what comes before the phones (default: auto; see asr-kd hmm train --help)"
+    text = "numbers before the phones (default: auto; see asr-kd hmm train --help)"
     parser.add_argument("--lexicon-format", choices=choices, default="auto", help=text)
 
 
 def add_silence_probability(parser: argparse.ArgumentParser, default: str) -> None:
     """The option for one probability of silence, whatever the words."""
-    text = f"of a silence between two words (default: {default}, else 0.5)"
+    text = f"probability of a silence between two words (default: {default}, if it has one, else 0.5)"
     parser.add_argument("--silence-probability", type=float, metavar="P", help=text)
 
 
@@ -260,7 +275,7 @@ def _network(options: argparse.Namespace, space: "StateSpace") -> "AlignmentMode
     scorer = NetworkScorer(options.network)
     if scorer.num_states != space.num_states:
         raise UserError(
-            f"{options.network}: a network of {scorer.num_states} states; {options.model} has {space.num_states}"
+            f"{options.network}: the network has {scorer.num_states} states, but {options.model} has {space.num_states}"
         )
 
     def score(features: np.ndarray, states: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     parser.description = (
-        "Estimate n-gram language models (interpolated modified Kneser-Ney, ARPA format) and measure them.\n"
-        "Help on an action: asr-kd lm ACTION --help"
+        "Estimate n-gram language models (interpolated modified Kneser-Ney, ARPA format), and measure perplexity.\n"
+        "Each action explains its options: asr-kd lm ACTION --help"
     )
     parser.epilog = (
         "examples:\n  asr-kd lm estimate data/an4/train data/an4/lm.arpa.gz --order 3\n"
@@ -24,25 +24,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         actions,
         "estimate",
         "text -> ARPA file",
-        "Estimate a language model. Its vocabulary is that of the text, or of a word list or lexicon; with --unknown,\n"
-        "<unk> represents words outside it.",
+        "Estimate a language model. The vocabulary is that of the text, or of a word list or lexicon (--vocabulary).\n"
+        "With --unknown, <unk> stands for the words outside it.",
         "data/an4/train data/an4/lm.arpa.gz --order 3",
     )
-    make.add_argument("text", type=Path, metavar="TEXT", help="a data directory, or a file of one sentence a line")
-    make.add_argument("out", type=Path, metavar="OUT.arpa[.gz]")
-    make.add_argument("--order", type=int, default=3, help="length of the longest n-grams (default 3)")
-    make.add_argument("--vocabulary", type=Path, metavar="FILE", help="its words: a word list, a lexicon or words.txt")
-    make.add_argument("--unknown", action="store_true", help="an open vocabulary: with <unk>")
+    make.add_argument("text", type=Path, metavar="TEXT", help="data directory, or a file with one sentence per line")
+    make.add_argument("out", type=Path, metavar="OUT.arpa[.gz]", help="language model to write")
+    make.add_argument("--order", type=int, default=3, metavar="N", help="length of the longest n-grams (default: 3)")
+    make.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="take the words from this word list, lexicon or words.txt"
+    )
+    make.add_argument("--unknown", action="store_true", help="open vocabulary: add <unk>")
     make.set_defaults(run=_estimate)
     score = _add(
         actions,
         "perplexity",
         "perplexity and out-of-vocabulary rate on a text",
-        "Print a model's perplexity on a text, sentence ends counted.",
+        "Print a model's perplexity on a text, including sentence ends, and its out-of-vocabulary rate.",
         "data/an4/lm.arpa.gz data/an4/test",
     )
-    score.add_argument("arpa", type=Path, metavar="ARPA")
-    score.add_argument("text", type=Path, metavar="TEXT", help="a data directory, or a file of one sentence a line")
+    score.add_argument("arpa", type=Path, metavar="ARPA", help="language model")
+    score.add_argument("text", type=Path, metavar="TEXT", help="data directory, or a file with one sentence per line")
     score.set_defaults(run=_perplexity)
     for child in (make, score):
         child.add_argument("--ids", action="store_true", help="lines of TEXT begin with an utterance id (Kaldi's text)")

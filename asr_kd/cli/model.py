@@ -16,27 +16,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
-    verbs = parser.add_subparsers(metavar="ensemble|calibrate|build|info", required=True)
+    verbs = parser.add_subparsers(metavar="ACTION", required=True)
     ensemble = add_action(
         verbs,
         "model",
         "ensemble",
-        "networks -> a folder that can be used like a network: their mean",
+        "average networks: write a folder that is used like a single network",
         "exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1 --mean geometric --weights 1,1,2",
     )
-    ensemble.add_argument("ensemble", metavar="OUT", help="the ensemble's folder; the members stay where they are")
+    ensemble.add_argument("ensemble", metavar="OUT", help="folder to write; the members stay where they are")
     ensemble.add_argument(
-        "members", metavar="NETWORK", nargs="+", help="folders of trained networks of the same states"
+        "members", metavar="NETWORK", nargs="+", help="folders of trained networks with the same states"
     )
-    ensemble.add_argument(
-        "--mean", default="arithmetic", choices=("arithmetic", "geometric"), help="of the members' distributions"
-    )
+    mean = "how to average the members' distributions (default: arithmetic)"
+    ensemble.add_argument("--mean", default="arithmetic", choices=("arithmetic", "geometric"), help=mean)
     ensemble.add_argument("--weights", default="", metavar="W,W,...", help="one for each member (default: equal)")
     ensemble.set_defaults(run=_ensemble)
     _configure_calibrate(verbs)
     _configure_build(verbs)
-    info = add_action(verbs, "model", "info", "properties of a model folder; checks every file", "exp/model")
-    info.add_argument("model", metavar="MODEL_DIR")
+    info = add_action(
+        verbs, "model", "info", "check every file of a model folder and print its properties", "exp/model"
+    )
+    info.add_argument("model", metavar="MODEL_DIR", help="model folder, from `asr-kd model build`")
     info.set_defaults(run=_info)
 
 
@@ -45,18 +46,18 @@ def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
         verbs,
         "model",
         "calibrate",
-        "biases of classes that a student never saw, from its teacher's posteriors on unlabelled frames",
+        "set the biases of classes that a student never saw, from its teacher's posteriors on unlabelled frames",
         "exp/without3 exp/without3_calibrated --classes 3 --teacher exp/teacher --feats feats/train",
     )
     calibrate.add_argument("network", metavar="NETWORK", help="folder of the student")
     calibrate.add_argument("out", metavar="OUT", help="folder to write: the same network with other biases")
-    classes = "the states whose biases are changed"
+    classes = "states whose biases to change"
     calibrate.add_argument("--classes", metavar="N,N,...", required=True, help=classes)
     calibrate.add_argument("--feats", metavar="STORE", required=True, help="features of unlabelled frames")
     calibrate.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     source = calibrate.add_mutually_exclusive_group(required=True)
     source.add_argument("--teacher", metavar="MODEL", help="match this model's mean posterior of each class")
-    oracle = "ORACLE: the single shift with the fewest errors on these labels; on test data, the paper's correction"
+    oracle = "oracle: the one shift with the fewest errors on these labels; with test data, the paper's correction"
     source.add_argument("--states", metavar="STORE", help=oracle)
     calibrate.set_defaults(run=_calibrate)
 
@@ -66,35 +67,39 @@ def _configure_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
         verbs,
         "model",
         "build",
-        "network or GMM, states and graph -> model folder",
+        "write a model folder from a network or GMM, its states and a graph",
         "--network exp/dnn --graph exp/graph --states exp/gmm/lda --features exp/feats/train exp/model",
     )
     source = build.add_mutually_exclusive_group(required=True)
-    source.add_argument("--network", metavar="DIR", help="folder of a trained network or of an ensemble")
+    source.add_argument("--network", metavar="DIR", help="folder of a trained network or ensemble")
     source.add_argument("--gmm", metavar="DIR", help="folder of a GMM-HMM stage (gmm.safetensors)")
     build.add_argument("--graph", metavar="DIR", required=True, help="folder with HCLG.fst and words.txt")
-    states = "folder with states.yaml and lexicon.txt (default: that of --gmm); a network on an imported graph has none"
+    states = "folder with states.yaml and lexicon.txt (default: that of --gmm); leave it out for an imported graph"
     build.add_argument("--states", "--states-dir", metavar="DIR", help=states)
     build.add_argument(
-        "--features", metavar="FILE|STORE", required=True, help="feature configuration, or a store of them"
+        "--features",
+        metavar="FILE|STORE",
+        required=True,
+        help="feature configuration (YAML), or a store of such features",
     )
-    like = "copy the tuned scale, penalty and beam of this model, another seed of the same system"
+    like = "copy the tuned scale, penalty and beam of this model, such as another seed of the same system"
     priors = (
-        "a store of states or soft targets, or a model: take the states' priors from it (default: the network's own)"
+        "take the states' priors from this store of states or soft targets, or from this model (default: the network's)"
     )
     build.add_argument("--priors", metavar="STORE|MODEL", help=priors)
     build.add_argument("--search-like", metavar="MODEL_DIR", help=like)
     build.add_argument(
         "--acoustic-scale",
         type=float,
-        help="factor of the log-likelihoods, until `asr-kd decode --tune` finds a better one",
+        metavar="SCALE",
+        help="factor of the log-likelihoods, until `asr-kd decode --tune` replaces it",
     )
     build.add_argument(
-        "--word-penalty", type=float, help="cost added for each word, until `asr-kd decode --tune` finds a better one"
+        "--word-penalty", type=float, metavar="COST", help="cost per word, until `asr-kd decode --tune` replaces it"
     )
-    build.add_argument("--beam", type=float, help="drop tokens that cost this much more than the best")
-    build.add_argument("--max-active", type=int, help="approximate limit on the tokens in each frame")
-    build.add_argument("model", metavar="OUT", help="the model folder to write")
+    build.add_argument("--beam", type=float, metavar="COST", help="drop tokens that cost this much more than the best")
+    build.add_argument("--max-active", type=int, metavar="N", help="approximate limit on the tokens in each frame")
+    build.add_argument("model", metavar="OUT", help="model folder to write")
     build.set_defaults(run=_build)
 
 
@@ -130,7 +135,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     classes = whole_numbers("--classes", options.classes)
     if Path(options.out).resolve() == Path(options.network).resolve():
-        raise UserError(f"{options.out}: is the network itself; name another folder to write")
+        raise UserError(f"{options.out}: this is NETWORK itself; choose another folder to write")
     student = load_model(options.network)
     chosen = read_utterance_list(options.utterances) if options.utterances else None
     states = FrameStore(options.states) if options.states else None
@@ -162,7 +167,9 @@ def _build(options: argparse.Namespace) -> None:
         from asr_kd.train.transfer_set import read_priors
 
         if not options.network or is_ensemble(options.network):
-            raise UserError(f"--priors {options.priors} are for a network (--network), not for a GMM or an ensemble")
+            raise UserError(
+                f"--priors {options.priors}: only a single network (--network) takes priors, not a GMM or an ensemble"
+            )
         log_prior, _ = read_priors(options.priors, load_model(options.network).num_states)
     states = options.states or options.gmm
     parts = ModelParts(options.graph, features, options.network, options.gmm, states, log_prior)

@@ -17,33 +17,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd plot curves --output curves.png --title 'Hard targets overfit' \\\n"
         "    --series hard exp/hard/seed* --series soft exp/soft/seed*"
     )
-    verbs = parser.add_subparsers(metavar="curves|against", required=True)
+    verbs = parser.add_subparsers(metavar="ACTION", required=True)
     curves = _action(
         verbs,
         "curves",
-        "frame accuracy and dev cross-entropy during training, from metrics.jsonl",
+        "draw frame accuracy and dev cross-entropy during training, from metrics.jsonl",
         "--title 'Hard targets overfit' --output curves.png \\\n"
         "    --series hard exp/hard/seed* --series soft exp/soft/seed*",
     )
-    text = "add a curve: the mean of its experiment folders, one per seed, in a band of their range"
-    curves.add_argument(
-        "--series", action="append", nargs="+", required=True, metavar=("NAME", "EXP_FOLDER"), help=text
-    )
+    text = "add a curve: the mean over experiment folders, one per seed, with a band for their range"
+    curves.add_argument("--series", action="append", nargs="+", required=True, metavar=("NAME", "EXP_DIR"), help=text)
     curves.add_argument("--axis", choices=("step", "epoch"), default="step", help="horizontal axis (default: step)")
     curves.set_defaults(run=_curves)
     against = _action(
         verbs,
         "against",
-        "test frame accuracy and WER against a quantity, from scored decode folders",
+        "draw test frame accuracy and WER against a quantity, from scored decode folders",
         "--title 'Less data' --output less.png --x 'training data (%)' --log \\\n"
         "    --series hard 3=model/hard3/decode_test 100=model/hard/decode_test \\\n"
         "    --series soft {3=model/soft3,100=model/soft}_seed{1,2,3}/decode_test \\\n"
         "    --level ensemble model/ensemble/decode_test",
     )
-    text = "add a curve of scored decode folders, each after its number X; folders with the same X are seeds"
+    text = "add a curve through scored decode folders at their values X; folders with the same X are averaged as seeds"
     points = ("NAME", "X=DECODE_DIR")
     against.add_argument("--series", action="append", nargs="+", required=True, metavar=points, help=text)
-    text = "add a horizontal line: the mean of scored decode folders, one per seed"
+    text = "add a horizontal line: the mean over scored decode folders, one per seed"
     against.add_argument("--level", action="append", nargs="+", default=[], metavar=("NAME", "DECODE_DIR"), help=text)
     against.add_argument("--x", required=True, metavar="LABEL", help="label of the horizontal axis")
     against.set_defaults(run=_against)
@@ -55,8 +53,8 @@ def _action(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
 ) -> argparse.ArgumentParser:
     parser = add_action(verbs, "plot", name, purpose, example)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the PNG file to write")
-    parser.add_argument("--title", required=True, help="title of the figure")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
+    parser.add_argument("--title", required=True, metavar="TEXT", help="title of the figure")
     return parser
 
 

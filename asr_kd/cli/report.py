@@ -17,10 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
         "Write RESULTS.md and results.json from the measurements of a recipe, in the order of the options.\n"
-        "--table starts a table. --system adds a line: the mean, with intervals, of its decode folders, one per seed\n"
-        "(the N of seedN in the path). --rows adds lines from a file of JSON objects. --recovery adds a table with\n"
-        "the share of the gap between two systems that each of the others closes, --difference one with the\n"
-        "differences from one system. --picture adds a figure."
+        "--table starts a table. --system adds a line: the mean, with intervals, over decode folders, one per seed\n"
+        "(the N of seedN in the path). --rows adds lines from a file with one JSON object per line. --recovery adds\n"
+        "a table of the share of the gap between two systems that each other system closes. --difference adds a\n"
+        "table of the differences from one system. --picture adds a figure."
     )
     parser.epilog = (
         "example:\n"
@@ -30,26 +30,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --system 'DNN 4x512, soft' exp/model/soft_seed*/decode_test \\\n"
         "    --system 'Ensemble' exp/model/ensemble/decode_test --recovery 'DNN 4x512, hard' Ensemble"
     )
-    parser.add_argument("--title", required=True, help="the first line of RESULTS.md")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder of both files")
-    parser.add_argument("--remark", action="append", default=[], metavar="TEXT", help="a paragraph under the title")
-    parser.add_argument("--seconds", type=float, help="wall time of the run, for the provenance")
-    stages = (
-        "the stages (such as 1,2,7) finished at COMMIT, where not all were finished at the same one; may be repeated"
+    parser.add_argument("--title", required=True, metavar="TEXT", help="heading of RESULTS.md")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for both files")
+    parser.add_argument(
+        "--remark", action="append", default=[], metavar="TEXT", help="add a paragraph under the title; repeatable"
     )
+    parser.add_argument("--seconds", type=float, metavar="S", help="wall time of the run, to report")
+    stages = "report that these stages (such as 1,2,7) ran at COMMIT, if not all ran at the same commit; repeatable"
     parser.add_argument("--stages-at", action="append", default=[], nargs=2, metavar=("COMMIT", "STAGES"), help=stages)
     parser.add_argument(
-        "--table", action=_InOrder, help="start a table with this title; the systems and rows that follow belong to it"
+        "--table", action=_InOrder, metavar="TITLE", help="start a table; the systems and rows that follow belong to it"
     )
     parser.add_argument(
-        "--system", action=_InOrder, nargs="+", metavar=("NAME", "FOLDER"), help="add a line to the table"
+        "--system", action=_InOrder, nargs="+", metavar=("NAME", "DECODE_DIR"), help="add a line to the table"
     )
-    parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help="add rows measured by other means")
+    parser.add_argument(
+        "--rows", action=_InOrder, type=Path, metavar="FILE", help="add rows that were measured otherwise (JSON lines)"
+    )
     recovery = "add the share of the gap from LOW to HIGH that each other system closes, in frame accuracy and WER"
     parser.add_argument("--recovery", action=_InOrder, nargs=2, metavar=("LOW", "HIGH"), help=recovery)
     difference = "add the differences of the other systems from BASE, with intervals and tests"
     parser.add_argument("--difference", action=_InOrder, metavar="BASE", help=difference)
-    picture = "add a figure (asr-kd plot), which lies in or below the --output folder, with its caption"
+    picture = "add a figure (from asr-kd plot) with its caption; FILE is in the --output folder or below it"
     parser.add_argument("--picture", action=_InOrder, nargs=2, metavar=("FILE", "CAPTION"), help=picture)
     parser.set_defaults(run=run, parts=[])
 
@@ -90,7 +92,7 @@ def _parts(given: Sequence[tuple[str, Any]]) -> list[Any]:
         else:
             parts += scored_entries(table, _one_line(value[0]), value[1:])
     if not parts:
-        raise UserError("nothing to report; give --system NAME FOLDER..., --rows FILE or --picture FILE CAPTION")
+        raise UserError("nothing to report; give --system NAME DECODE_DIR..., --rows FILE or --picture FILE CAPTION")
     return parts
 
 

@@ -10,8 +10,8 @@ from asr_kd.score.normalise_text import NORMALISERS
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
-        "Word error rate of hypotheses against references, matched by utterance id.\n"
-        "All words of an utterance without a hypothesis count as deleted; a hypothesis without a reference is an error."
+        "Print the word error rate of hypotheses against references, matched by utterance id. If an utterance has no\n"
+        "hypothesis, all its words count as deleted. A hypothesis without a reference is an error."
     )
     parser.epilog = (
         "example:\n"
@@ -20,14 +20,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "UTTERANCE WORD WORD ... can be scored as well:\n"
         "  asr-kd score --ref reference.txt --hyp hypothesis.txt -o wer.json"
     )
-    parser.add_argument("--ref", required=True, type=Path, help="data directory, or a file in the format of its text")
-    parser.add_argument("--hyp", required=True, type=Path, help="decode folder, or a file in the format of its text")
     parser.add_argument(
-        "--utt2spk", type=Path, help="speaker of each utterance; default: utt2spk of the data directory"
+        "--ref", required=True, type=Path, metavar="DIR|FILE", help="data directory, or a file like its text"
     )
-    parser.add_argument("--normaliser", default="none", choices=NORMALISERS, help="default: none, words unchanged")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="show the N most frequent errors (10)")
-    parser.add_argument("-o", "--output", type=Path, help="default: wer.json in the decode folder; none for a file")
+    parser.add_argument(
+        "--hyp", required=True, type=Path, metavar="DIR|FILE", help="decode folder, or a file like its text"
+    )
+    parser.add_argument(
+        "--utt2spk", type=Path, metavar="FILE", help="speaker of each utterance (default: utt2spk in --ref, if any)"
+    )
+    parser.add_argument("--normaliser", default="none", choices=NORMALISERS, help="text normaliser (default: none)")
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="show the N most frequent errors (default: 10)"
+    )
+    output = "where to write the score (default: wer.json in the decode folder; nowhere if --hyp is a file)"
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=output)
     parser.set_defaults(run=run)
 
 

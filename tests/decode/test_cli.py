@@ -236,7 +236,7 @@ def test_impossible_requests_are_refused(
         ([file, "--feats", "x"], "not a data directory"),
         ([file, "--format", "ctm", "--nbest", "2"], "--nbest 2 needs"),
         ([file, "--nbest", "-1"], "--nbest -1"),
-        ([str(datadir), "--utterances", str(tmp_path / "none")], "none: lists no utterance"),
+        ([str(datadir), "--utterances", str(tmp_path / "none")], "none: lists no utterances"),
         ([file, "--tune"], "needs one data directory"),
         ([file, "--beam", "-1"], "beam is -1"),
     ):
@@ -305,7 +305,7 @@ def test_a_network_may_be_built_with_other_priors(
     assert not np.allclose(network.log_prior, built.scorer.log_prior)  # the original keeps its own
     capsys.readouterr()
     assert main([*build, "--gmm", str(tmp_path / "gmm")]) == 1
-    assert "are for a network" in capsys.readouterr().err
+    assert "only a single network" in capsys.readouterr().err
 
 
 def test_a_file_name_that_is_not_utf8_is_named_before_anything_is_decoded(
@@ -353,7 +353,7 @@ def test_utterances_that_would_share_an_id_in_the_output_are_refused(
     for name in ("a b.wav", "a_b.wav"):
         shutil.copy(audio / "a.wav", tmp_path / name)
     both = [str(tmp_path / "a b.wav"), str(tmp_path / "a_b.wav")]
-    for files, message in ((both, "would have one id"), ([both[0], both[0]], "is given twice")):
+    for files, message in ((both, "would get the same id"), ([both[0], both[0]], "is given twice")):
         assert main(["decode", str(model.path), *files]) == 0
         assert main(["decode", str(model.path), *files, "--output", str(tmp_path / "out")]) == 1
         assert message in capsys.readouterr().err

@@ -134,6 +134,6 @@ def test_the_command_writes_the_same_network_with_other_biases(
     assert main([*command, "--states", str(data.states.path)]) == 0
     assert "(oracle)" in capsys.readouterr().out
     assert main([*command[:3], command[2], *command[4:], "--states", str(data.states.path)]) == 1
-    assert "is the network itself" in capsys.readouterr().err
+    assert "this is NETWORK itself" in capsys.readouterr().err
     assert main([*command[:5], "2.7", *command[6:], "--states", str(data.states.path)]) == 1
     assert "--classes 2.7: expected whole numbers" in capsys.readouterr().err
