@@ -107,10 +107,16 @@ def read_bytes(path: str | Path, limit: int = TEXT_BYTES) -> bytes:
 
 
 def read_text(path: str | Path, limit: int = TEXT_BYTES) -> str:
-    """The UTF-8 text at ``path`` without a byte-order mark; ``UserError`` as ``read_bytes``, or if it is not UTF-8."""
+    """The UTF-8 text at ``path`` without a byte-order mark.
+
+    ``UserError`` as ``read_bytes``, or if it is not UTF-8 or has a zero byte, as UTF-16 without a mark has.
+    """
     content = read_bytes(path, limit)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{path}: UTF-16 text; convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8")
+    if (zero := content.find(b"\0")) >= 0:
+        line = content[:zero].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: has a zero byte; expected UTF-8 text, not UTF-16 nor a binary file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -122,6 +122,12 @@ def test_utf_16_is_named(tmp_path: Path) -> None:
         read_text(tmp_path / "f")
 
 
+def test_utf_16_without_a_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"\n" + "ONE".encode("utf-16-be"))
+    with pytest.raises(UserError, match="f:2: has a zero byte"):
+        read_text(tmp_path / "f")
+
+
 def test_a_pipe_or_device_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path / "fifo", Path("/dev/zero")):

@@ -27,6 +27,7 @@ _RESERVED_WORDS = ("<eps>", "<s>", "</s>")
 _DISAMBIGUATION = re.compile(r"#[0-9]+")
 _VARIANT = re.compile(r"\([0-9]+\)$")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_FOREIGN_NUMBER = re.compile(r"[0-9]*,[0-9]+|[0-9]+([.,][0-9]+)?%")  # 0,5 and 50%: no phones
 _ODD_SPACES = (
     "\x1c\x1d\x1e\x1f\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )
@@ -102,7 +103,7 @@ def _refuse_odd_spaces(path: str | Path, text: str) -> None:
 def _may_have_numbers(path: str | Path, text: str) -> bool:
     """A quick look that tells most lexicons without probabilities from those that may have some."""
     _, fields = next(_rows(path, text), (0, []))
-    if fields[1:2] in (["0"], ["1"]) or "e-" in text:
+    if fields[1:2] in (["0"], ["1"]) or "e-" in text or "E-" in text:
         return True
     return "." in text and re.search(r"[ \t][-+0-9]*\.[0-9]|[0-9]\.[ \t]", text) is not None
 
@@ -176,6 +177,9 @@ def _plain(path: str | Path, rows: Iterable[_Row]) -> Lexicon:
         if pron not in prons:
             prons.append(pron)
     _refuse_empty(path, entries)
+    for phone in {phone for prons in entries.values() for pron in prons for phone in pron}:
+        if _FOREIGN_NUMBER.fullmatch(phone):
+            raise UserError(f"{path}: the phone {phone!r} is a number; write probabilities like 0.5. {_OPTION}")
     return Lexicon({word: tuple(prons) for word, prons in sorted(entries.items())})
 
 
