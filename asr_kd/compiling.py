@@ -150,7 +150,7 @@ def _made(folder: Path) -> bool:
 CACHE = cache_folder(PACKAGE)
 if CACHE is None and multiprocessing.parent_process() is None:
     print(
-        "asr-kd: no folder can be written for compiled code, so that each start compiles it again (up to a minute); "
-        "set NUMBA_CACHE_DIR to a folder that can",
+        "asr-kd: found no writable folder for compiled code, so every start compiles it again (up to a minute); "
+        "set NUMBA_CACHE_DIR to a writable folder",
         file=sys.stderr,
     )

@@ -29,7 +29,7 @@ def open_compressed(path: str | Path, expansion: int = EXPANSION) -> io.Buffered
         return io.BufferedReader(_Expanding(path, stream, bz2.BZ2File(stream), expansion))
     if magic == _XZ:
         stream.close()
-        raise UserError(f"{path}: compressed by xz, which is not read here; decompress it first (xz -d)")
+        raise UserError(f"{path}: compressed with xz, which is not supported; decompress it first (xz -d)")
     return stream
 
 
@@ -48,12 +48,12 @@ class _Expanding(io.RawIOBase):
         try:
             count = cast(int, self.expanded.readinto(buffer))
         except (EOFError, zlib.error, OSError) as error:  # BadGzipFile is an OSError
-            raise UserError(f"{self.path}: the compressed data is damaged or cut: {error}") from None
+            raise UserError(f"{self.path}: the compressed data is damaged or truncated: {error}") from None
         self.count += count
         if self.count > self.limit:
             raise UserError(
-                f"{self.path}: expands to more than {self.limit:,} bytes, over {self.expansion} times its size; such"
-                " data is not what it seems to be"
+                f"{self.path}: expands to more than {self.limit:,} bytes, more than {self.expansion} times its"
+                " size; refused, because genuine data does not compress that well"
             )
         return count
 

@@ -135,7 +135,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return {key: _convert(item, inner[1], f"{where}.{key}") for key, item in value.items()}
     if origin is typing.Literal:
         if not isinstance(value, str | int | float | bool | None) or value not in inner:
-            raise UserError(f"{where}: {shown(value)} is none of {', '.join(map(repr, inner))}")
+            raise UserError(f"{where}: expected one of {', '.join(map(repr, inner))}; found {shown(value)}")
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         return _number(value, where)

@@ -58,9 +58,7 @@ def write_text(path: str | Path, text: str) -> None:
             stream.write(text)
         except UnicodeEncodeError as error:
             part = text[max(0, error.start - 20) : error.end + 20]
-            raise UserError(
-                f"{path}: cannot be written as UTF-8, because of {part!r}; rename what has this name"
-            ) from None
+            raise UserError(f"{path}: {part!r} cannot be written as UTF-8; rename what has this name") from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -77,19 +75,19 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not block here
     except ValueError as error:  # a NUL in the path
-        raise UserError(f"{path!r}: not a possible file name ({error})") from None
+        raise UserError(f"{path!r}: not a valid file name ({error})") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except PermissionError:
-        raise UserError(f"{path}: permission to read it was denied") from None
+        raise UserError(f"{path}: permission denied") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            raise UserError(f"{path}: is a folder; a file was expected")
+            raise UserError(f"{path}: is a folder; expected a file")
         if not stat.S_ISREG(mode) and not str(path).startswith(_GIVEN_STREAMS):
-            raise UserError(f"{path}: is a device or a named pipe; a regular file was expected")
+            raise UserError(f"{path}: is a device or a named pipe; expected a regular file")
         os.set_blocking(descriptor, True)
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -102,7 +100,7 @@ def read_bytes(path: str | Path, limit: int = TEXT_BYTES) -> bytes:
     with open_regular(path) as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
-        raise UserError(f"{path}: longer than {limit:,} bytes, the most that is read from such a file")
+        raise UserError(f"{path}: longer than {limit:,} bytes, the limit for this kind of file")
     return content
 
 
@@ -150,7 +148,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise UserError(f"{where}: nested too deeply to be JSON of this project") from None
+        raise UserError(f"{where}: not valid JSON: nested too deeply") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, or an integer of too many digits
         raise UserError(f"{where}: not valid JSON: {error}") from None
 

@@ -93,7 +93,9 @@ class Workers:
 
 
 def _killed_worker() -> UserError:
-    return UserError("a worker process died without an error message, most often for lack of memory; try fewer --jobs")
+    return UserError(
+        "a worker process died without an error message, probably because memory ran out; try fewer --jobs"
+    )
 
 
 def parallel_map(
@@ -264,7 +266,7 @@ def _early_end(name: str, status: int) -> BaseException:
         return KeyboardInterrupt()
     if status < 0:
         return UserError(
-            f"{name}: its process was killed by signal {-status}, most often for lack of memory; fewer processes at a"
-            " time need less (--threads 1 runs one)"
+            f"{name}: its process was killed by signal {-status}, probably because memory ran out; run"
+            " fewer processes at a time (--threads 1 runs one)"
         )
     return RuntimeError(f"{name}: its process ended with status {status} and no result")

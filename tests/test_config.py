@@ -48,7 +48,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("laiers: [1]", "unknown key 'laiers'; did you mean 'layers'"),
-        ("kind: rnn", "'rnn' is none of 'dnn', 'cnn'"),
+        ("kind: rnn", "expected one of 'dnn', 'cnn'; found 'rnn'"),
         ("inner: {width: wide}", "inner: width: expected int, found 'wide'"),
         ("inner: {width: true}", "expected int, found True"),
         ("inner: {rate: fast}", "expected a number, found 'fast'"),

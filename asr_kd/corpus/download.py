@@ -56,7 +56,7 @@ def download(archive: Archive, folder: Path) -> Path:
     except urllib.error.URLError as error:
         raise UserError(f"{archive.url}: no connection ({error.reason}); {_BY_HAND}") from None
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
-        raise UserError(f"{archive.url}: the connection broke ({error}); run the command again to resume") from None
+        raise UserError(f"{archive.url}: the connection was lost ({error}); run the command again to resume") from None
     if archive.md5 and (found := _md5(partial)) != archive.md5:
         partial.unlink()
         raise UserError(f"{archive.url}: md5 is {found}, expected {archive.md5}; the file was removed: run again")

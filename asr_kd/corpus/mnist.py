@@ -84,11 +84,11 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
     size = " x ".join(map(str, shape))
     if 0 in shape:
         raise UserError(
-            f"{path}: the header states {size} bytes, which is none; the file is empty or damaged: download it again"
+            f"{path}: the header promises {size} bytes, so no data at all; the file is damaged: download it again"
         )
     if len(content) - header != math.prod(shape):  # Python's integers: numpy's would overflow, to 0 for 2^31 x 2^31 x 4
         raise UserError(
-            f"{path}: the header states {size} bytes, {len(content) - header:,} follow; the file is truncated or "
+            f"{path}: the header promises {size} bytes, but {len(content) - header:,} follow; the file is truncated or "
             "damaged: download it again"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -53,10 +53,10 @@ def _copies(speeds: Sequence[float], shifts: Sequence[float]) -> dict[float, tup
     if not all(0.5 <= speed <= 2 for speed in speeds) or len(set(speeds)) != len(speeds):
         raise UserError(f"{named[0]}: expected distinct factors from 0.5 to 2")
     if not all(0 <= shift < 1 for shift in shifts) or len(set(shifts)) != len(shifts):
-        raise UserError(f"{named[1]}: expected distinct fractions of a frame's advance, from 0 to below 1")
+        raise UserError(f"{named[1]}: expected distinct fractions of the frame shift, at least 0 and below 1")
     copies = {speed: tuple(shift for shift in shifts if speed != 1 or shift) for speed in speeds}
     if not any(copies.values()):
-        raise UserError(f"{' '.join(named)}: these make no copy; expected a speed other than 1 or a shift other than 0")
+        raise UserError(f"{' '.join(named)}: nothing to do; expected a speed other than 1 or a shift other than 0")
     return copies
 
 

@@ -68,8 +68,8 @@ def map_graph(path: str | Path, num_words: int = WORD_ID) -> tuple[Graph, np.nda
     first_arc = _aligned(first_state + STATE.itemsize * num_states)
     if len(content) != first_arc + ARC.itemsize * num_arcs or num_arcs < 0 or not 0 <= start < num_states:
         raise UserError(
-            f"{path}: its header promises {num_states:,} states, start state {start:,} and {num_arcs:,} arcs, which "
-            f"does not fit its {len(content):,} bytes; build the model again"
+            f"{path}: the header promises {num_states:,} states, start state {start:,} and {num_arcs:,} arcs, but the "
+            f"file has {len(content):,} bytes; build the model again"
         )
     states = np.frombuffer(content, STATE, num_states, first_state)
     arcs = np.frombuffer(content, ARC, num_arcs, first_arc)
@@ -86,7 +86,9 @@ def _check(name: str, states: np.ndarray, arcs: np.ndarray, num_words: int) -> t
     if not ends:
         raise UserError(f"{name}: no state is final, so no path can end; build the graph again")
     if _has_silent_cycle(states, arcs, rising < falling):
-        raise UserError(f"{name}: there is a cycle of arcs without input, on which a search would not end")
+        raise UserError(
+            f"{name}: it has a cycle of input-epsilon arcs, so the search would never end; build the graph again"
+        )
     return int(columns), emitted
 
 
@@ -112,7 +114,7 @@ def _fault(states: np.ndarray, arcs: np.ndarray, number: int, num_words: int) ->
         if label < 0 or (label == 0) != (place < silent):
             return f"{arc}: its first {silent:,} arcs should have label 0, the others a label above 0"
         if label == 0 and target == number:
-            return f"{arc}: a loop without input, on which a search would not end"
+            return f"{arc}: an input-epsilon self-loop, so the search would never end"
     if first + count < len(arcs) and number == len(states) - 1:
         return f"its arcs end at {first + count:,}, but there are {len(arcs):,}"
     return f"it does not have {node['wordless']} arcs without a word, as it says"

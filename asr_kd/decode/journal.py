@@ -36,7 +36,9 @@ class Journal:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._stream.close()
-            raise UserError(f"{folder}: another process is decoding into this folder; wait, or use another") from None
+            raise UserError(
+                f"{folder}: another process is decoding into this folder; wait for it, or use another folder"
+            ) from None
         self._lines = open(self.path, "rb")  # noqa: SIM115
         self._places = self._index()
 

@@ -77,7 +77,7 @@ class ModelParts:
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.gmm is None):
-            raise UserError("a model has one acoustic model: give a network or a GMM")
+            raise UserError("give either a network or a GMM as the acoustic model")
 
     @property
     def kind(self) -> Literal["network", "gmm"]:
@@ -138,7 +138,7 @@ def load_model_folder(path: str | Path, verify: bool = True) -> Model:
         if not (path / name).is_file():
             raise UserError(f"{path / name}: no such file; the model folder is incomplete: build it again")
         if verify and sha256(path / name) != config.files.get(name):
-            raise UserError(f"{path / name}: not the file that {CONFIG} lists: damaged, or of another model")
+            raise UserError(f"{path / name}: the checksum differs from that in {CONFIG}; build the model again")
     return _load(path, config)
 
 
@@ -146,14 +146,16 @@ def read_model_config(path: str | Path) -> ModelConfig:
     """``model.yaml`` of a model folder; ``UserError`` if the folder is not a model of this version's schema."""
     file = Path(path) / CONFIG
     if not Path(path).is_dir():
-        raise UserError(f"{path}: no such model folder; `asr-kd model build` makes one")
+        raise UserError(f"{path}: no such model folder; make one with `asr-kd model build`")
     if not file.is_file():
         raise UserError(f"{file}: no such file; {path} is not a finished model folder: run `asr-kd model build`")
     config = load_config(ModelConfig, file)
     if config.schema != SCHEMA:
         raise UserError(f"{file}: schema {config.schema}; this version of asr-kd reads {SCHEMA}: build the model again")
     if not config.files:
-        raise UserError(f"{file}: empty, cut or of something else: it lists no files; build the model again")
+        raise UserError(
+            f"{file}: it lists no files, so it is empty, truncated or another kind of file; build the model again"
+        )
     return config
 
 
@@ -165,7 +167,7 @@ def read_feature_config(source: str | Path) -> FeatureConfig:
 
     store = FrameStore(source)
     if store.kind != "features":
-        raise UserError(f"{source}: a store of {store.kind}; expected one of features")
+        raise UserError(f"{source}: holds {store.kind}; expected features")
     return from_dict(FeatureConfig, store.config, str(source))
 
 
@@ -188,7 +190,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def read_words(path: str | Path) -> tuple[str, ...]:
-    """The lines ``WORD ID`` at ``path`` as a tuple from id to word; an id that no line has is the empty string."""
+    """The lines ``WORD ID`` at ``path`` as a tuple indexed by id; unused ids are the empty string."""
     words: dict[int, str] = {}
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()
@@ -198,7 +200,7 @@ def read_words(path: str | Path) -> tuple[str, ...]:
         if index >= WORD_ID:
             raise UserError(f"{path}:{number}: the id {shown(fields[1])} of {shown(word)} is not below {WORD_ID:,}")
         if words.setdefault(index, word) != word:
-            raise UserError(f"{path}:{number}: {shown(word)} has the id {index} of {shown(words[index])}")
+            raise UserError(f"{path}:{number}: {shown(word)} has the same id, {index}, as {shown(words[index])}")
     if not words:
         raise UserError(f"{path}: no words; expected lines of WORD ID")
     return tuple(words.get(index, "") for index in range(max(words) + 1))
@@ -213,7 +215,9 @@ def _load(path: Path, config: ModelConfig) -> Model:
     used = [words[index] for index in np.flatnonzero(emitted).tolist()]
     if "" in used:
         missing = next(index for index in np.flatnonzero(emitted).tolist() if not words[index])
-        raise UserError(f"{path / WORDS}: no word has the id {missing}, which the graph emits; it is another graph's")
+        raise UserError(
+            f"{path / WORDS}: lacks the id {missing}, which the graph emits; give the words.txt of this graph"
+        )
     if scorer.dimension != config.features.dimension:
         found = f"{config.features.dimension} coefficients of {config.features.kind}"
         raise UserError(f"{path}: the acoustic model expects {scorer.dimension} features for each frame, not {found}")
@@ -225,7 +229,7 @@ def _load(path: Path, config: ModelConfig) -> Model:
     if space.num_states != scorer.num_states:
         raise UserError(f"{path}: {space.num_states} states in states.yaml, {scorer.num_states} in the acoustic model")
     if absent := lexicon.missing(sorted(set(used) - {UNKNOWN_WORD})):
-        raise UserError(f"{path / LEXICON}: lacks {len(absent)} words of the graph, {absent[0]!r} the first")
+        raise UserError(f"{path / LEXICON}: lacks {len(absent)} words of the graph, such as {absent[0]!r}")
     return Model(path, config, scorer, graph, words, WordAligner(space, lexicon))
 
 
@@ -238,11 +242,11 @@ def _training(network: Path) -> dict[str, float]:
         summary = {name: value for name, value in json.loads(read_text(path)).items() if value is not None}
         return {name: float(summary[name]) for name in ("train_accuracy", "dev_accuracy") if name in summary}
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not the summary of a training ({error}); restore it, or delete it") from None
+        raise UserError(f"{path}: not the summary of a training run ({error}); restore it, or delete it") from None
 
 
 def _shown(value: Any) -> Any:
-    """A part of the provenance as it is, frame accuracies as percentages."""
+    """A value of the provenance for display; frame accuracies become percentages."""
     if not isinstance(value, dict):
         return value
     return ", ".join(f"{name.replace('_', ' ')} {100 * number:.2f} %" for name, number in value.items())

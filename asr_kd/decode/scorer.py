@@ -80,5 +80,5 @@ def load_scorer(kind: str, folder: str | Path) -> Scorer:
 def frames_right(block: np.ndarray, scorer: Scorer, states: np.ndarray) -> int:
     """How many frames of ``block`` have the state in ``states`` ``[frames]`` as their most probable one."""
     if len(block) != len(states):
-        raise UserError(f"{len(block)} frames of features, {len(states)} of states; both must be of the same audio")
+        raise UserError(f"{len(block)} frames of features, {len(states)} of states; both must come from the same audio")
     return int(((block + scorer.log_prior).argmax(1) == states).sum())

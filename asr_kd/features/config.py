@@ -34,12 +34,13 @@ class FeatureConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.low_hz < self.top_hz <= self.sample_rate / 2:
             raise UserError(
-                f"filters from {self.low_hz:g} to {self.top_hz:g} Hz do not fit {self.sample_rate} Hz audio"
+                f"filters from {self.low_hz:g} to {self.top_hz:g} Hz; expected a range within 0 to"
+                f" {self.sample_rate / 2:g} Hz, half the sample rate"
             )
         if self.kind == "mfcc" and not 1 <= self.cepstra <= self.bins:
             raise UserError(f"{self.cepstra} cepstra of {self.bins} bins: expected 1 to {self.bins}")
         if self.energy and self.kind == "fbank":
-            raise UserError("energy: true requires kind: mfcc; a filter bank has no energy coefficient here")
+            raise UserError("energy: true requires kind: mfcc; filter banks have no energy coefficient")
         if self.global_mean and len(self.global_mean) != self.dimension:
             raise UserError(f"global_mean has {len(self.global_mean)} values, expected {self.dimension}")
 

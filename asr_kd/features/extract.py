@@ -74,7 +74,7 @@ def _filters(config: FeatureConfig) -> np.ndarray:
     weights[-1] = 0  # Kaldi leaves out the Nyquist frequency
     if (weights.sum(axis=0) == 0).any():
         raise UserError(
-            f"{config.bins} bins are too many for {config.sample_rate} Hz: some hold no frequency; use fewer"
+            f"{config.bins} bins are too many at {config.sample_rate} Hz: some filters contain no FFT bin; use fewer"
         )
     return weights.astype(np.float32)
 

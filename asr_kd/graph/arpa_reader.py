@@ -121,7 +121,7 @@ def _read_counts(lines: _Lines) -> list[int]:
     if not counts or 0 in counts:
         raise UserError(f"{lines.path}: the language model is empty: its header counts {counts} n-grams")
     if len(counts) > NGRAM_ORDER:
-        raise UserError(f"{lines.path}: n-grams of order {len(counts)}; at most {NGRAM_ORDER} are read")
+        raise UserError(f"{lines.path}: n-grams of order {len(counts)}; at most order {NGRAM_ORDER} is supported")
     return counts
 
 
@@ -205,7 +205,7 @@ def _sorted(path: str | Path, first: int, parts: list[Grams], index: dict[bytes,
         at = int(order_of[1:][same].min())
         names = list(index)
         gram = _text([names[word] for word in np.concatenate([part.words for part in parts])[at]])
-        raise UserError(f"{path}:{first + at}: the {words.shape[1]}-gram {gram} is there twice")
+        raise UserError(f"{path}:{first + at}: the {words.shape[1]}-gram {gram} occurs twice")
     log_prob, backoff = (
         np.concatenate([getattr(part, name) for part in parts])[order_of] for name in ("log_prob", "backoff")
     )
@@ -241,7 +241,7 @@ def _vocabulary(path: str | Path, index: dict[bytes, int]) -> list[str]:
             words.append(word.decode())
         except UnicodeDecodeError:
             raise UserError(
-                f"{path}: the word {word!r} is not UTF-8; convert the file to UTF-8, for example by iconv"
+                f"{path}: the word {word!r} is not UTF-8; convert the file to UTF-8, for example with iconv"
             ) from None
     return words
 

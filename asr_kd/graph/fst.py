@@ -165,7 +165,7 @@ class Fst:
         """
         with open_regular(path) as stream:
             if (size := os.fstat(stream.fileno()).st_size) > GRAPH_BYTES:
-                raise UserError(f"{path}: {size:,} bytes; graphs of up to {GRAPH_BYTES:,} are read")
+                raise UserError(f"{path}: {size:,} bytes; expected at most {GRAPH_BYTES:,}")
             content = stream.read()
         fst = _Reader(content, path).fst()
         fst.check(path)
@@ -184,7 +184,9 @@ class _Reader:
         kind, arc_type = self.string(), self.string()
         version, flags, _, start, states, arcs = (self.take(t) for t in ("<i4", "<i4", "<u8", "<i8", "<i8", "<i8"))
         if kind not in ("const", "vector") or arc_type != "standard":
-            raise UserError(f"{self.path}: a {kind!r} graph of {arc_type!r} arcs; expected const or vector, standard")
+            raise UserError(
+                f"{self.path}: type {kind!r} with {arc_type!r} arcs; expected const or vector with 'standard' arcs"
+            )
         for flag in (_HAS_INPUT_SYMBOLS, _HAS_OUTPUT_SYMBOLS):
             if flags & flag:
                 self.skip_symbols()

@@ -48,7 +48,7 @@ def _highest_id(path: str | Path) -> int:
                 f"{path}:{number}: the id of {fields[0]!r} is {index:,}; ids above {WORD_ID:,} are not supported"
             )
         if index in ids:
-            raise UserError(f"{path}:{number}: {fields[0]!r} has the id {index}, which another word has")
+            raise UserError(f"{path}:{number}: {fields[0]!r} has the id {index} of another word")
         ids.add(index)
     if not ids:
         raise UserError(f"{path}: empty; expected lines of WORD ID")

@@ -74,7 +74,7 @@ def read_sentences(path: str | Path, ids: bool = False) -> Text:
     for number, line in enumerate(lines, 1):
         words = line.split()[1:] if ids else line.split()
         if BEGIN in words or END in words:
-            raise UserError(f"{path}:{number}: {BEGIN} or {END} in the text; they are added, one sentence is one line")
+            raise UserError(f"{path}:{number}: {BEGIN} or {END} in the text; remove them: they are added to every line")
         if words:
             sentences.append(words)
     if not sentences:

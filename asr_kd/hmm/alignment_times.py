@@ -32,7 +32,7 @@ def read_alignments(
     has the states: they are from another model, lexicon or transcript.
     """
     if store.kind != "states" or set(store.tensors) != {"state"}:
-        raise UserError(f"{store.path}: a store of {store.kind}; expected states (see asr-kd hmm align)")
+        raise UserError(f"{store.path}: holds {store.kind}; expected states (see asr-kd hmm align)")
     ids = [utt for utt in datadir.utterances if utt in store]
     if not ids:
         raise UserError(f"{store.path}: has none of the utterances of {datadir.path}")

@@ -46,7 +46,7 @@ def _read_table(path: str | Path) -> np.ndarray:
             raise UserError(f"{path}:{number}: pdf {fields[1]}; at most {STATES:,} are possible")
     pdfs.pop(0, None)
     if not pdfs or max(pdfs) != len(pdfs):
-        raise UserError(f"{path}: {len(pdfs)} transition-ids; expected every one from 1 on")
+        raise UserError(f"{path}: {len(pdfs)} transition-ids; expected all numbers from 1 on, without a gap")
     return np.array([-1, *(pdfs[id] for id in range(1, len(pdfs) + 1))], np.int32)
 
 

@@ -95,8 +95,8 @@ def _refuse_odd_spaces(path: str | Path, text: str) -> None:
     if odd := next((space for space in _ODD_SPACES if space in text), None):
         number = text[: text.index(odd)].count("\n") + 1
         raise UserError(
-            f"{path}:{number}: has the character U+{ord(odd):04X} ({unicodedata.name(odd, 'a control character')}), a"
-            " space to some programs and not to others; replace it by a space, or by _ inside a word"
+            f"{path}:{number}: has the character U+{ord(odd):04X} ({unicodedata.name(odd, 'a control character')}),"
+            " which only some programs treat as a space; replace it with a space, or with _ inside a word"
         )
 
 
@@ -164,7 +164,7 @@ def _detect(path: str | Path, rows: Sequence[_Row]) -> int:
         if len(leading) < columns or not all(map(_is_number, leading)) or any(map(_is_decimal, rest)):
             raise UserError(
                 f"{path}:{line}: {shown(' '.join(fields))}: expected {columns} number(s) after the word, then phones,"
-                f" as line {weighted[0][0]} has numbers; {_OPTION}"
+                f" since line {weighted[0][0]} has numbers; {_OPTION}"
             )
     return columns
 
@@ -193,7 +193,7 @@ def _weighted(path: str | Path, rows: Iterable[_Row], columns: int | None) -> Le
             raise UserError(f"{path}:{line}: {word!r} has no phones after its {count} column(s) of numbers")
         weights = _weights(f"{path}:{line}", word, fields[:count])
         if entries.setdefault(_base(word), {}).setdefault(pron, weights) != weights:
-            raise UserError(f"{path}:{line}: {word!r} has this pronunciation twice, with other probabilities")
+            raise UserError(f"{path}:{line}: {word!r} has this pronunciation twice, with different probabilities")
     _refuse_empty(path, entries)
     words = sorted(entries)
     return Lexicon(

@@ -66,7 +66,7 @@ def load_utterances(
     infinite. The first bad one raises ``UserError``; with ``skip_bad`` they are dropped and listed in ``skipped``.
     """
     if store.kind != "features" or len(store.tensors) != 1:
-        raise UserError(f"{store.path}: a store of {store.kind}; expected one tensor of features (see asr-kd feats)")
+        raise UserError(f"{store.path}: holds {store.kind}; expected one tensor of features (see asr-kd feats)")
     skipped, transcripts = _transcripts(datadir, store, lexicon)
     features = StoredFeatures(store, sorted(transcripts))
     graphs = build_graphs(space, lexicon, [transcripts[utt] for utt in features.ids])

@@ -89,7 +89,7 @@ def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None)
     out. Raises ``UserError`` for an utterance without a speaker.
     """
     if speakers is not None and (unknown := [each for each in found.utterances if each not in speakers]):
-        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} such utterances)")
+        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} utterances in all)")
     clusters = [each if speakers is None else speakers[each] for each in found.utterances]
     counts, last = _rare_as_one(found)
     records: list[Record] = []

@@ -39,7 +39,7 @@ def score_counts(counts: Mapping[str, tuple[int, int]], speakers: Mapping[str, s
     """
     utterances = tuple(sorted(counts))
     if speakers is not None and (unknown := [utterance for utterance in utterances if utterance not in speakers]):
-        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} such utterances)")
+        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} utterances in all)")
     return Score(
         utterances=utterances,
         speakers=None if speakers is None else tuple(speakers[utterance] for utterance in utterances),

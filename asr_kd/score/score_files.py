@@ -37,7 +37,7 @@ def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:
         if not utt:
             raise UserError(f"{path}:{number}: the line is empty; expected UTTERANCE WORD WORD ...")
         if utt in transcripts:
-            raise UserError(f"{path}:{number}: a second transcript of {utt!r}; an utterance has one")
+            raise UserError(f"{path}:{number}: a second transcript of {utt!r}; remove one")
         transcripts[utt] = tuple(words)
     return transcripts
 

@@ -81,7 +81,7 @@ def test_a_release_is_downloaded_once_checked_and_unpacked(server: Server, tmp_p
 def test_a_broken_download_goes_on_where_it_broke(server: Server, tmp_path: Path) -> None:
     server.content, server.breaks_after = tar(), 40
     archive = archive_of(server, hashlib.md5(server.content).hexdigest())
-    with pytest.raises(UserError, match=r"the connection broke \(40 of .* bytes received\); run the command again"):
+    with pytest.raises(UserError, match=r"the connection was lost \(40 of .* bytes received\); run the command again"):
         fetch(archive, tmp_path)
     server.breaks_after = None
     fetch(archive, tmp_path)

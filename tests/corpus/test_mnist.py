@@ -65,12 +65,12 @@ def test_files_may_lie_there_without_compression(release: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (packed(idx(IMAGES)[:-1]), r"the header states 12 x 3 x 2 bytes, 71 follow; the file is truncated"),
-        (packed(idx(IMAGES) + b"\0"), r"12 x 3 x 2 bytes, 73 follow"),
+        (packed(idx(IMAGES)[:-1]), r"the header promises 12 x 3 x 2 bytes, but 71 follow; the file is truncated"),
+        (packed(idx(IMAGES) + b"\0"), r"12 x 3 x 2 bytes, but 73 follow"),
         (packed(idx(IMAGES)[:10]), r"10 bytes; an idx file has a header of 16 bytes"),
-        (packed(header(2**31, 2**31, 4)), r"the header states 2147483648 x 2147483648 x 4 bytes, 0 follow"),
-        (packed(header(0, 28, 28)), r"the header states 0 x 28 x 28 bytes, which is none"),
-        (packed(idx(IMAGES[:, :0])), r"the header states 12 x 0 x 2 bytes, which is none"),
+        (packed(header(2**31, 2**31, 4)), r"the header promises 2147483648 x 2147483648 x 4 bytes, but 0 follow"),
+        (packed(header(0, 28, 28)), r"the header promises 0 x 28 x 28 bytes, so no data at all"),
+        (packed(idx(IMAGES[:, :0])), r"the header promises 12 x 0 x 2 bytes, so no data at all"),
         (packed(idx(LABELS) * 3), r"magic number 0x00000801, expected 0x00000803"),
         (packed(idx(IMAGES))[:-20], r"truncated or damaged gzip file"),
         (idx(IMAGES), r"truncated or damaged gzip file"),

@@ -109,7 +109,7 @@ def test_pipes_devices_and_impossible_paths_are_refused(tmp_path: Path) -> None:
     for path, message in [
         (str(tmp_path / "fifo"), "named pipe"),
         ("/dev/zero", "device"),
-        ("a\0b.wav", "not a possible file name"),
+        ("a\0b.wav", "not a valid file name"),
         ("x" * 5000, "File name too long|no such audio file"),
     ]:
         for call in (

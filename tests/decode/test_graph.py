@@ -76,7 +76,7 @@ def silent(*pairs: tuple[int, int]) -> Fst:
     "pairs", [[(0, 0)], [(0, 1), (1, 0)], [(3, 0), (0, 2), (2, 1), (1, 3)], [(0, 9), (9, 8), (8, 7), (7, 9)]]
 )
 def test_a_cycle_of_arcs_without_input_is_refused(pairs: list[tuple[int, int]]) -> None:
-    with pytest.raises(UserError, match="a cycle of arcs without input|a loop without input"):
+    with pytest.raises(UserError, match="a cycle of input-epsilon arcs|an input-epsilon self-loop"):
         search_graph(silent(*pairs))
 
 
@@ -91,7 +91,7 @@ def test_a_cycle_is_found_exactly_where_there_is_no_topological_order(seed: int)
     try:
         sorter.prepare()
     except graphlib.CycleError:
-        with pytest.raises(UserError, match="without input"):
+        with pytest.raises(UserError, match="input-epsilon"):
             search_graph(silent(*map(tuple, pairs)))
     else:
         search_graph(silent(*map(tuple, pairs)))
@@ -110,7 +110,7 @@ def test_a_graph_made_to_block_the_search_is_given_up() -> None:
     columns = [np.array(column) for column in zip(*arcs, strict=True)]
     graph = search_graph(Fst.from_arcs(0, np.zeros(81, np.float32), *columns))
     decoder = Decoder(graph, SearchOptions(beam=1e30))
-    with pytest.raises(UserError, match="allow too many paths"):
+    with pytest.raises(UserError, match="too many input-epsilon paths"):
         decoder.decode(np.zeros((3, 1), np.float32))
 
 

@@ -75,7 +75,7 @@ def test_silence_columns_are_no_phones_and_the_file_beside_them_is_read(tmp_path
 
 def test_mfa_dictionaries_may_have_columns_on_some_lines_only(tmp_path: Path) -> None:
     text = "GO\t0.99\t0.12\t1.04\t0.98\tG OW\nOH\tOW\nNO\t0.5\tN OW\n"
-    with pytest.raises(UserError, match=r"l:2: 'OH OW': expected 4 number\(s\).*as line 1 has.*--lexicon-format"):
+    with pytest.raises(UserError, match=r"l:2: 'OH OW': expected 4 number\(s\).*since line 1 has.*--lexicon-format"):
         read(tmp_path, text)
     assert read(tmp_path, text, "mfa").weights == {
         "GO": (Weights(0.99, 0.12, 1.04, 0.98),),

@@ -49,7 +49,7 @@ def test_only_the_listed_utterances_are_learnt_from(command: list[str], tmp_path
     ("options", "message"),
     [
         (["--set", "epohcs=3"], "unknown key 'epohcs'; did you mean 'epochs'"),
-        (["--set", "net.kind=rnn"], "'rnn' is none of 'dnn', 'tdnn'"),
+        (["--set", "net.kind=rnn"], "expected one of 'dnn', 'tdnn'; found 'rnn'"),
         (["--set", "learning_rate=fast"], "learning_rate: expected a number"),
         (["--device", "tpu9"], "--device tpu9"),
         (["--feats", "absent"], "absent"),

@@ -388,7 +388,7 @@ def _fail(task: str, slot: int) -> None:
 @pytest.mark.parametrize(
     ("task", "kind", "message"),
     [
-        ("killed", UserError, "b: its process was killed by signal 9, most often for lack of memory"),
+        ("killed", UserError, "b: its process was killed by signal 9, probably because memory ran out"),
         ("x", KeyError, "x"),
     ],
 )
