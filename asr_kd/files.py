@@ -72,6 +72,12 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
     A pipe that the shell opened for this command (``<(...)``) is allowed.
     """
+    descriptor, _ = open_descriptor(path)
+    return os.fdopen(descriptor, "rb")
+
+
+def open_descriptor(path: str | Path) -> tuple[int, os.stat_result]:
+    """As ``open_regular``, but a bare descriptor, which the caller closes, and its status: faster for many files."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not block here
     except ValueError as error:  # a NUL in the path
@@ -83,13 +89,14 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
             raise UserError(f"{path}: is a folder; expected a file")
-        if not stat.S_ISREG(mode) and not str(path).startswith(_GIVEN_STREAMS):
-            raise UserError(f"{path}: is a device or a named pipe; expected a regular file")
-        os.set_blocking(descriptor, True)
-        return os.fdopen(descriptor, "rb")
+        if not stat.S_ISREG(status.st_mode):
+            if not str(path).startswith(_GIVEN_STREAMS):
+                raise UserError(f"{path}: is a device or a named pipe; expected a regular file")
+            os.set_blocking(descriptor, True)
+        return descriptor, status
     except BaseException:
         os.close(descriptor)
         raise

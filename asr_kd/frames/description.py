@@ -120,9 +120,34 @@ class Description:
         )
 
     @functools.cached_property
-    def plain(self) -> dict[str, Any]:
-        """``to_json``, made once."""
-        return self.to_json()
+    def opening(self) -> str:
+        """How the metadata of each shard of the store begins."""
+        return f'{{"store":{json.dumps(self.to_json(), separators=(",", ":"))},'
+
+    def layout(self, frames: int) -> str:
+        """The safetensors entries of the tensors in a shard of ``frames``, as JSON; they lie one after the other."""
+        template, factors = self._layout
+        return template % tuple([frames * factor for factor in factors])
+
+    @functools.cached_property
+    def spans(self) -> list[tuple[str, int, int]]:
+        """Each tensor's name, first byte and end in the data of one frame; large items first keep all aligned."""
+        spans, end = [], 0
+        for name in sorted(self.tensors, key=lambda name: (-np.dtype(self.tensors[name].dtype).itemsize, name)):
+            start, end = end, end + self.tensors[name].bytes_per_frame
+            spans.append((name, start, end))
+        return spans
+
+    @functools.cached_property
+    def _layout(self) -> tuple[str, list[int]]:
+        """A template for ``layout``, and what the number of frames is multiplied by for each of its places."""
+        entries, factors = [], []
+        for name, start, end in self.spans:
+            code, shape = CODES[self.tensors[name].dtype], "".join(f",{size}" for size in self.tensors[name].shape)
+            key = json.dumps(name).replace("%", "%%")
+            entries.append(f'{key}:{{"dtype":"{code}","shape":[%d{shape}],"data_offsets":[%d,%d]}}')
+            factors += [1, start, end]
+        return ",".join(entries), factors
 
     @property
     def identity(self) -> str:

@@ -132,7 +132,7 @@ def check_order(headers: Sequence[ShardHeader]) -> None:
 
 def check_place(header: ShardHeader, number: int, description: Description) -> None:
     """``UserError`` if a shard is not number ``number`` of the store ``description``."""
-    if header.description != description:
+    if header.description is not description and header.description != description:
         difference = "; ".join(header.description.differences(description)) or "another version of the project"
         raise UserError(f"{header.path}: a shard of another store ({difference}); put the right one back or delete it")
     if header.number != number:

@@ -177,22 +177,32 @@ def _read_text_floats(stream: IO[bytes]) -> np.ndarray:
     line = _after_bracket(stream)
     while True:
         inside, closed, after = line.partition(b"]")
-        for row in _ascii(inside).split(";"):
+        for row in inside.split(b";"):
             if fields := row.split():
-                _extend(numbers, fields)
-                if width not in (-1, len(fields)):
-                    raise Malformed(f"rows of {width} and {len(fields)} columns")
-                width, rows = len(fields), rows + 1
-        ended_rows += inside.count(b"\n") + inside.count(b";")
+                try:
+                    numbers.fromlist([*map(float, fields)])
+                except ValueError as error:
+                    raise Malformed(str(error)[:80]) from None
+                if len(fields) != width:
+                    if rows:
+                        raise Malformed(f"rows of {width} and {len(fields)} columns")
+                    width = len(fields)
+                rows += 1
+        if b"_" in inside:  # Python takes 1_0 for a number
+            raise Malformed(f"{inside[:40]!r} holds something that is not a number")
+        if 4 * len(numbers) > ARCHIVE_OBJECT_BYTES:
+            raise Malformed(f"a matrix of more than {ARCHIVE_OBJECT_BYTES:,} bytes")
         if closed:
             break
+        ended_rows += 1
         line = _line(stream)
         if not line:
             raise Malformed("the file ends before the closing bracket")
     if after.strip():
         raise Malformed(f"{after.strip()[:40]!r} after the closing bracket")
     values = np.frombuffer(numbers, np.float32) if numbers else np.empty(0, np.float32)
-    return values.reshape(rows, max(width, 0)) if ended_rows else values
+    is_matrix = ended_rows or b";" in inside
+    return values.reshape(rows, max(width, 0)) if is_matrix else values
 
 
 def _after_bracket(stream: IO[bytes]) -> bytes:
@@ -204,18 +214,3 @@ def _after_bracket(stream: IO[bytes]) -> bytes:
     if opening.strip() or not bracket:
         raise Malformed(f"{line.strip()[:40]!r} where an opening bracket or a binary object was expected")
     return rest
-
-
-def _ascii(row: bytes) -> str:
-    if b"_" in row or not row.isascii():  # Python takes 1_0 for a number
-        raise Malformed(f"{row[:40]!r} holds something that is not a number")
-    return row.decode("ascii")
-
-
-def _extend(numbers: "array.array[float]", fields: list[str]) -> None:
-    if 4 * (len(numbers) + len(fields)) > ARCHIVE_OBJECT_BYTES:
-        raise Malformed(f"a matrix of more than {ARCHIVE_OBJECT_BYTES:,} bytes")
-    try:
-        numbers.fromlist(list(map(float, fields)))
-    except ValueError as error:
-        raise Malformed(str(error)[:80]) from None

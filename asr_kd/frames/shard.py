@@ -19,17 +19,21 @@ import numpy as np
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import atomic_write, open_regular, parse_json
-from asr_kd.frames.checked import LARGEST, Damaged, count, counts, digits, members, texts
-from asr_kd.frames.description import CODES, SCHEMA, Description
+from asr_kd.files import atomic_write, open_descriptor, parse_json
+from asr_kd.frames.checked import LARGEST, Damaged, count, digits, members, texts
+from asr_kd.frames.description import SCHEMA, Description
 from asr_kd.frames.mapping import map_file
 from asr_kd.frames.plan import problem_of_ids
 from asr_kd.limits import STORE_JSON_BYTES
 
-_DTYPES = {code: dtype for dtype, code in CODES.items()}
 _OPENING = b'{"__metadata__":{"sha256":"'
 _NO_HASH = b"0" * 64
 _HASH_AT = 8 + len(_OPENING)  # after the header's length
+_AFTER_HASH = '","asr_kd":'
+_METADATA_AT = len(_OPENING) + 64 + len(_AFTER_HASH)
+_MEMBERS = {"number": int, "utterances": list, "offsets": list, "skipped": dict}  # of the metadata, beside "store"
+_DECODER = json.JSONDecoder()
+_USUAL_HEADER = 1 << 14  # bytes read at once; more only for a shard of many utterances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Shard:
 class ShardHeader:
     """A shard's metadata, checked against its description and the size of its file.
 
-    ``offsets`` ``[utterances + 1]`` int64; ``skipped`` ``{utterance: reason}``; ``starts`` ``{tensor: first byte}``.
+    ``offsets`` ``[utterances + 1]`` int64; ``skipped`` ``{utterance: reason}``; the tensors begin at byte
+    ``data``.
     """
 
     path: Path
@@ -59,7 +64,7 @@ class ShardHeader:
     skipped: dict[str, str]
     sha256: str
     bytes: int
-    starts: dict[str, int]
+    data: int
 
     @property
     def frames(self) -> int:
@@ -81,15 +86,10 @@ def write_shard(path: Path, description: Description, number: int, skipped: Mapp
         "offsets": shard.offsets.tolist(),
         "skipped": dict(skipped),
     }
-    # Large items first keep every tensor aligned.
-    names = sorted(shard.tensors, key=lambda name: (-shard.tensors[name].itemsize, name))
-    arrays = [np.ascontiguousarray(shard.tensors[name]) for name in names]
-    header: dict[str, Any] = {"__metadata__": {"sha256": _NO_HASH.decode(), "asr_kd": _compact(about)}}
-    end = 0
-    for name, array in zip(names, arrays, strict=True):
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": CODES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
-    text = _compact(header).encode()
+    arrays = [np.ascontiguousarray(shard.tensors[name]) for name, _, _ in description.spans]
+    metadata = json.dumps(json.dumps(about, separators=(",", ":")))
+    layout = description.layout(int(shard.offsets[-1]))
+    text = b"".join((_OPENING, _NO_HASH, f"{_AFTER_HASH}{metadata}}},{layout}}}".encode()))
     text += b" " * (-len(text) % 8)
     if len(text) > STORE_JSON_BYTES:
         raise UserError(f"{path}: {len(shard.utterances):,} utterances are too many for one shard; use smaller shards")
@@ -110,41 +110,69 @@ def read_header(path: Path, known: Description | None = None) -> ShardHeader:
     ``known``: the description that its store most likely has, which then is not checked again.
     """
     try:
-        stream = open_regular(path)
+        descriptor, found = open_descriptor(path)
     except UserError:
         if path.exists():
             raise
         raise UserError(f"{path}: this shard is missing; run the command that wrote the store again") from None
-    with stream:
-        size = os.fstat(stream.fileno()).st_size
-        length = int.from_bytes(stream.read(8), "little")
-        text = stream.read(min(length, size, STORE_JSON_BYTES))
+    try:
+        size = found.st_size
+        text = os.read(descriptor, _USUAL_HEADER)
+        length = int.from_bytes(text[:8], "little")
+        missing = min(8 + length, size, STORE_JSON_BYTES) - len(text)
+        text = text[8 : 8 + length] + (_read_all(descriptor, missing) if missing > 0 else b"")
+    finally:
+        os.close(descriptor)
     if len(text) < length or not text.startswith(_OPENING):
         raise UserError(f"{path}: not a shard of a frame store, or cut to {size:,} bytes; delete it and run again")
     try:
-        return _checked_header(path, parse_json(text, str(path)), 8 + length, size, known)
+        return _checked_header(path, text, size, known)
     except Damaged as error:
         raise UserError(f"{path}: its header is damaged ({error}); delete it and run again") from None
 
 
-def _checked_header(path: Path, header: Any, data: int, size: int, known: Description | None) -> ShardHeader:
-    """The header of a file of ``size`` bytes whose tensors begin at byte ``data``; ``Damaged`` if they do not fit."""
-    if type(header) is not dict:
-        raise Damaged("it is no object")
-    hashed, text = members(header.pop("__metadata__", None), "__metadata__", {"sha256": str, "asr_kd": str})
-    about = {"store": dict, "number": int, "utterances": list, "offsets": list, "skipped": dict}
-    store, number, utterances, offsets, skipped = members(parse_json(text, str(path)), "its metadata", about)
-    check_schema(path, store)
-    description = known if known is not None and known.plain == store else Description.from_json(store)
+def _checked_header(path: Path, text: bytes, size: int, known: Description | None) -> ShardHeader:
+    """The header ``text`` of a file of ``size`` bytes; ``Damaged`` unless it is as ``write_shard`` writes it."""
+    sha256, metadata, rest = _parts(text)
+    if known is not None and metadata.startswith(known.opening):  # nearly always: it is not parsed again
+        description, metadata = known, "{" + metadata[len(known.opening) :]
+        number, utterances, offsets, skipped = members(parse_json(metadata, str(path)), "its metadata", _MEMBERS)
+    else:
+        values = parse_json(metadata, str(path))
+        store, number, utterances, offsets, skipped = members(values, "its metadata", {"store": dict, **_MEMBERS})
+        check_schema(path, store)
+        description = Description.from_json(store)
     _check_utterances(utterances)
     rows = _checked_offsets(offsets, len(utterances))
-    starts, end = _checked_layout(header, description, int(rows[-1]), data)
-    if end != size:
+    frames, data = offsets[-1], 8 + len(text)
+    if rest != (layout := f"}},{description.layout(frames)}}}"):
+        raise Damaged(f"its tensors are {rest[2:-1][:400]!r}, expected {layout[2:-1][:400]}")
+    if data % 8:
+        raise Damaged(f"its tensors begin at byte {data:,}, expected a multiple of 8")
+    if (end := data + frames * description.bytes_per_frame) != size:
         raise UserError(f"{path}: {size:,} bytes, expected {end:,}: the shard is cut; delete it and run again")
-    skipped = texts(skipped, "skipped")
-    sha256 = digits(hashed, "sha256")
-    number = count(number, "number")
-    return ShardHeader(path, description, number, tuple(utterances), rows, skipped, sha256, size, starts)
+    number, skipped = count(number, "number"), texts(skipped, "skipped")
+    return ShardHeader(path, description, number, tuple(utterances), rows, skipped, sha256, size, data)
+
+
+def _parts(text: bytes) -> tuple[str, str, str]:
+    """The checksum, the JSON text of the metadata, and what follows it."""
+    try:
+        header = text.decode("ascii")
+        metadata, end = _DECODER.raw_decode(header, _METADATA_AT)
+    except ValueError as error:
+        raise Damaged(str(error)) from None
+    if header[_METADATA_AT - len(_AFTER_HASH) : _METADATA_AT + 1] != f'{_AFTER_HASH}"':
+        raise Damaged(f"{shown(header[len(_OPENING) + 64 : _METADATA_AT + 1])}, expected {_AFTER_HASH}")
+    return digits(header[len(_OPENING) : len(_OPENING) + 64], "sha256"), metadata, header[end:].rstrip(" ")
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := os.read(descriptor, size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
 
 
 def check_schema(path: Path, values: Any) -> None:
@@ -166,39 +194,13 @@ def _checked_offsets(offsets: list[Any], utterances: int) -> np.ndarray:
     """int64 ``[utterances + 1]``, from 0 on, each larger than the one before."""
     if len(offsets) != utterances + 1 or set(map(type, offsets)) != {int}:
         raise Damaged(f"expected {utterances + 1} whole numbers as offsets of {utterances} utterances")
-    if offsets[0] != 0 or max(offsets) > LARGEST or min(offsets) < 0:
+    if not all(map(operator.lt, offsets, offsets[1:])):
+        raise Damaged("its offsets do not ascend")
+    if offsets[0] != 0 or offsets[-1] > LARGEST:
         raise Damaged("its offsets do not begin at 0, or leave the range of numbers of frames")
     rows = np.array(offsets, np.int64)
-    if not (np.diff(rows) > 0).all():
-        raise Damaged("its offsets do not ascend")
     rows.flags.writeable = False
     return rows
-
-
-def _checked_layout(
-    entries: dict[str, Any], description: Description, frames: int, data: int
-) -> tuple[dict[str, int], int]:
-    """The first byte of each tensor, and the end of the last; they lie one after the other, without a gap."""
-    if entries.keys() != description.tensors.keys():
-        raise Damaged(f"tensors {shown(sorted(entries))}, expected {shown(sorted(description.tensors))}")
-    places = []
-    for name, entry in entries.items():
-        spec, what = description.tensors[name], f"tensor {name[:80]!r}"
-        dtype, shape, place = members(entry, what, {"dtype": str, "shape": list, "data_offsets": list})
-        if _DTYPES.get(dtype) != spec.dtype or counts(shape, f"{what}: shape") != (frames, *spec.shape):
-            raise Damaged(f"{what}: {shown(dtype)} {shown(shape)}, expected {spec.dtype} {[frames, *spec.shape]}")
-        span = counts(place, f"{what}: data_offsets")
-        if len(span) != 2 or span[1] - span[0] != frames * spec.bytes_per_frame:
-            raise Damaged(f"{what}: data_offsets {shown(place)}, expected {frames * spec.bytes_per_frame:,} bytes")
-        if (data + span[0]) % np.dtype(spec.dtype).itemsize:
-            raise Damaged(f"{what} begins at byte {data + span[0]:,}, which is not a multiple of its item size")
-        places.append((*span, name))
-    end = 0
-    for start, stop, name in sorted(places):
-        if start != end:
-            raise Damaged(f"tensor {shown(name)} begins at byte {start:,} of the data, expected {end:,}")
-        end = stop
-    return {name: data + start for start, _, name in places}, data + end
 
 
 def checksum(path: Path) -> str:
@@ -232,17 +234,15 @@ def map_shard(header: ShardHeader) -> Shard:
         raise type(error)(error.errno, error.strerror, str(header.path)) from error
     finally:
         os.close(descriptor)
-    if content[_HASH_AT : _HASH_AT + 64].tobytes() != header.sha256.encode():
+    if bytes(content[_HASH_AT : _HASH_AT + 64]) != header.sha256.encode():
         raise UserError(f"{header.path}: it has another checksum than when it was opened: {gone}")
     tensors = {}
-    for name, spec in header.description.tensors.items():
-        start, shape = header.starts[name], (header.frames, *spec.shape)
-        tensors[name] = content[start : start + header.frames * spec.bytes_per_frame].view(spec.dtype).reshape(shape)
+    frames = header.frames
+    for name, start, end in header.description.spans:
+        spec = header.description.tensors[name]
+        part = content[header.data + frames * start : header.data + frames * end]
+        tensors[name] = part.view(spec.dtype).reshape(frames, *spec.shape)
     return Shard(header.utterances, header.offsets, tensors)
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _bytes_of(array: np.ndarray) -> memoryview:

@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, open_joined, write_arrays, write_store
+from asr_kd.frames import (
+    FrameStore, StoreContent, TensorSpec, WriteOptions, mapping, open_joined, write_arrays, write_store,
+)  # fmt: skip
 from asr_kd.frames.index import publish_index
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_arrays, make_states
 
@@ -89,7 +91,11 @@ def test_reading_maps_the_file_and_takes_no_memory(tmp_path: Path) -> None:
     assert _anonymous_memory() - before < 8_000_000
 
 
-def test_views_of_more_shards_than_files_may_be_open_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [-1, 1 << 16])
+def test_views_of_more_shards_than_files_may_be_open_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(mapping, "SMALL", small)
     arrays = {f"u{i:03d}": {"state": np.full(2, i)} for i in range(150)}
     store = write_arrays(tmp_path / "s", StoreContent("states", STATES), arrays, WriteOptions(shard_frames=2))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -104,7 +110,9 @@ def test_views_of_more_shards_than_files_may_be_open_are_kept(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
-def test_a_shard_is_unmapped_with_its_last_view(store: FrameStore) -> None:
+def test_a_shard_is_unmapped_with_its_last_view(store: FrameStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapping, "SMALL", -1)
+
     def mapped() -> int:
         return Path("/proc/self/maps").read_text().count(str(store.path))
 
