@@ -84,9 +84,10 @@ def read_kaldi(source: str | Path, integers: bool = False) -> Iterator[tuple[str
 
 @contextlib.contextmanager
 def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
-    """An archive that can be read in any order: ``source``, or a decompressed temporary copy beside ``out``.
+    """An archive that can be read in any order: ``source``, or a decompressed temporary copy in the folder of ``out``.
 
-    An ``.ark.gz`` must be read from its beginning, and an import reads its objects in sorted order.
+    An ``.ark.gz`` must be read from its beginning, and an import reads its objects in sorted order. On Linux the copy
+    has no name, so that nothing is left behind if the process is killed.
     """
     form, name = _parse(str(source))
     if not name.endswith(".gz"):
@@ -96,7 +97,9 @@ def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
         raise UserError(f"{source}: a compressed .scp; decompress it first (gunzip)")
     folder = local_folder(out).absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix=f".{Path(name).stem}.", suffix=".ark", dir=folder) as plain:
+    nameless = Path("/proc/self/fd").is_dir()
+    with tempfile.TemporaryFile(dir=folder) if nameless else tempfile.NamedTemporaryFile(dir=folder) as plain:
+        copy = f"/proc/{os.getpid()}/fd/{plain.fileno()}" if nameless else plain.name
         with open_compressed(name, EXPANSION_OF_LABELS) as packed:
             try:
                 shutil.copyfileobj(packed, plain, 1 << 20)
@@ -104,9 +107,9 @@ def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
             except OSError as error:
                 raise UserError(f"{name}: cannot be decompressed to {folder}: {error.strerror}") from None
         try:
-            yield f"ark:{plain.name}"
+            yield f"ark:{copy}"
         except UserError as error:
-            raise UserError(str(error).replace(f"ark:{plain.name}", name).replace(plain.name, name)) from None
+            raise UserError(str(error).replace(f"ark:{copy}", name).replace(copy, name)) from None
 
 
 def survey(source: str, integers: bool, skip_bad: bool, columns: int | None = None) -> ArchiveSurvey:

@@ -1,19 +1,15 @@
 """Kaldi's alignments as a store of states."""
 
-import contextlib
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from asr_kd.compressed import open_compressed
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
-from asr_kd.frames.kaldi_archives import read_kaldi
-from asr_kd.limits import EXPANSION_OF_LABELS, STATES
+from asr_kd.frames.kaldi_archives import read_kaldi, unpacked
+from asr_kd.limits import STATES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +40,7 @@ def import_alignment(
     states: dict[str, np.ndarray] = {}
     left_out: dict[str, str] = {}
     for archive in source.archives:
-        for utt, labels in _read_archive(archive):
+        for utt, labels in _read_archive(archive, out):
             if utt in states or utt in left_out:
                 raise UserError(f"{archive}: utterance {utt} occurs twice")
             if problem := _mismatch(utt, len(labels), features):
@@ -95,12 +91,6 @@ def _pdfs(labels: np.ndarray, transitions: np.ndarray | None, where: str) -> np.
     return transitions[labels]
 
 
-def _read_archive(source: str | Path) -> Iterator[tuple[str, np.ndarray]]:
-    with contextlib.ExitStack() as stack:
-        if str(source).endswith(".gz"):
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            unpacked = Path(folder) / f"{Path(source).stem}.ark"
-            with open_compressed(source, EXPANSION_OF_LABELS) as packed, unpacked.open("wb") as stream:
-                shutil.copyfileobj(packed, stream)
-            source = unpacked
-        yield from read_kaldi(source, integers=True)
+def _read_archive(source: str | Path, out: str | Path) -> Iterator[tuple[str, np.ndarray]]:
+    with unpacked(source, out) as archive:
+        yield from read_kaldi(archive, integers=True)

@@ -80,7 +80,7 @@ class TrainingData:
     @property
     def num_states(self) -> int:
         """The number of states that the labels were made with, as their store records it; 0 if it does not."""
-        return int(self.states.config.get("num_states", 0)) if self.states else 0
+        return (self.states.num_states or 0) if self.states else 0
 
     @property
     def labelled(self) -> bool:

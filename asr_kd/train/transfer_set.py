@@ -177,9 +177,9 @@ def _teacher_prior(data: TrainingData, teacher: AcousticModel | Ensemble | None)
 
 def _mean_posterior(store: FrameStore, pieces: Iterable[Shard], num_states: int) -> np.ndarray:
     """The log of a teacher's mean posterior at T = 1, from ``pieces`` of its stored soft targets: ``[states]``."""
-    if "log_prob" not in store.tensors or store.config.get("num_states") != num_states:
+    if "log_prob" not in store.tensors or store.num_states != num_states:
         raise UserError(
-            f"{store.path}: {store.config.get('form')} targets of {store.config.get('num_states')} states; priors come"
+            f"{store.path}: {store.config.get('form')} targets of {store.num_states} states; priors come"
             f" from dense or top-k targets of {num_states} states"
         )
     mass = np.zeros(num_states)

@@ -12,8 +12,15 @@ from safetensors.numpy import load_file
 
 from asr_kd.errors import UserError
 from asr_kd.frames import (
-    FrameStore, StoreContent, TensorSpec, WriteOptions, mapping, open_joined, write_arrays, write_store,
-)  # fmt: skip
+    FrameStore,
+    StoreContent,
+    TensorSpec,
+    WriteOptions,
+    mapping,
+    open_joined,
+    write_arrays,
+    write_store,
+)
 from asr_kd.frames.index import publish_index
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_arrays, make_states
 

@@ -157,3 +157,12 @@ def test_a_flipped_byte_of_packed_alignments_is_refused(tmp_path: Path) -> None:
         content[place] ^= 0x41
         with pytest.raises(UserError, match=r"ali\.1\.gz"):
             import_alignment(KaldiAlignments([tmp_path / "ali.1.gz"]), tmp_path / "states")
+
+
+def test_a_cut_object_in_packed_alignments_is_named_by_its_archive_and_no_copy_stays(tmp_path: Path) -> None:
+    ark = write_ark(tmp_path / "ark", ALIGNMENTS)
+    (tmp_path / "ali.1.gz").write_bytes(gzip.compress(ark.read_bytes()[:-3]))
+    ark.unlink()
+    with pytest.raises(UserError, match=r"^\S*/ali\.1\.gz: utterance u3: not a whole Kaldi integer vector"):
+        import_alignment(KaldiAlignments([tmp_path / "ali.1.gz"]), tmp_path / "states")
+    assert [path.name for path in tmp_path.iterdir()] == ["ali.1.gz"]

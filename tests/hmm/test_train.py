@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 
 from asr_kd.cli import main
 from asr_kd.corpus.datadir import read_data_dir
-from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, mapping, write_arrays
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.lexicon import SilenceProbabilities, Weights
 from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
@@ -336,3 +337,26 @@ def test_a_network_and_an_ensemble_align(
     capsys.readouterr()
     assert align(root, tmp_path / "states_both", "--network", str(tmp_path / "both")) == 0
     assert "as before" in capsys.readouterr().out
+
+
+def test_features_in_more_shards_than_files_may_be_open(
+    corpus: tuple[Path, Boundaries], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(2)
+    text = {f"u{number:03d}": ["one", "two", "three", "four"] for number in range(70)}
+    arrays = {utt: {"mfcc": speak(words, rng)[0]} for utt, words in text.items()}
+    write_corpus(tmp_path, text, {utt: array["mfcc"] for utt, array in arrays.items()})
+    content = StoreContent("features", {"mfcc": TensorSpec("float32", (3,))})
+    store = write_arrays(tmp_path / "feats", content, arrays, WriteOptions(shard_frames=1, force=True))
+    assert len(store.headers) == 70
+    for name in ("lexicon.txt", "hmm.yaml"):
+        (tmp_path / name).write_text((corpus[0] / name).read_text())
+    monkeypatch.setattr(mapping, "SMALL", -1)  # map each, however small
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        assert train(tmp_path, tmp_path / "out", "--jobs", "1") == 0
+        assert align(tmp_path, tmp_path / "states", "--jobs", "1") == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert FrameStore(tmp_path / "states").frame_counts == store.frame_counts
