@@ -1,18 +1,18 @@
 # make demo    built-in corpus to WER table        make lint     style and types
 # make test    lint, then the tests                make clean    remove .venv and caches
 # make soak    the tests that take minutes, then the fuzzer: make soak SECONDS=1800 KILLS=1000
-# The first call creates .venv and installs into it. It can be interrupted: the next call starts the installation again.
+# The first call creates .venv and installs into it. If it is interrupted, the next call starts the installation again.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 SECONDS ?= 1800
 KILLS ?= 1000
-# Modules are compiled here once: where PYTHONDONTWRITEBYTECODE is set, every command would compile them again.
+# Modules are compiled once, at installation: with PYTHONDONTWRITEBYTECODE, every command would compile them again.
 # The file's name holds a checksum: a changed dependency or a moved checkout starts a new installation.
 INSTALLED := .venv/installed-$(shell (pwd; cat pyproject.toml constraints.txt) | cksum | cut -d' ' -f1)
 VERSION_CHECK := import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit( \
 	"make: $(PYTHON) is Python " + sys.version.split()[0] + " but asr_kd needs 3.11 to 3.13." \
-	" Name another one: make test PYTHON=python3.12")
+	" Choose another one: make test PYTHON=python3.12")
 
 .PHONY: demo test soak lint install clean
 
@@ -46,7 +46,7 @@ $(INSTALLED):
 	@rm -f .venv/installing .venv/installed-*
 	@touch $@
 
-# The tests of language models compare with kenlm, which has no wheel. Where it cannot be built, they are skipped.
+# Some tests of language models compare with kenlm, which has no wheel. If it cannot be built, they are skipped.
 .venv/kenlm: | install
 	@echo "Building kenlm, once (about a minute)."
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt kenlm || \

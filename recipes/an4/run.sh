@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # AN4 (CMU "census", 42 minutes of spelled words and numbers): from audio to the paper's tables, with word error rates.
 # GMM systems align the states. An ensemble of networks teaches students of two sizes (table 1) and students trained on
-# 3 % of the speech (table 5); the latter again with language model, tree and priors of these 3 %. Specialists for
-# confusable states join one of the teachers (tables 3 and 4) and are distilled back. About four hours on 2 cores, 2 GB of
-# disk.
+# 3 % of the speech (table 5). The latter are trained again with language model, tree and priors from these 3 % alone.
+# Specialists for confusable states join one of the teachers (tables 3 and 4), and their ensemble is distilled. Takes
+# about four hours on 2 cores and 2 GB of disk.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir, the official release is downloaded)
+# --seeds lists the seeds of the students, --members is the number of teachers, --temperatures lists those of the
+# students. --speeds are perturbed copies of all the speech, --copies those of the 3 % (options of corpus perturb).
+# --fractions adds points to table 5: PERCENT:EPOCHS:TRAINING_SET. --parts selects experiments: tables (1 and 5), own
+# (table 5 from the 3 % alone), specialists. --specialists is their number, --specialist-states the states of each.
 corpus_dir="" seeds="1 2 3" members=4 temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
 copies="--speeds 0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 --shifts 0,0.25,0.5,0.75"   # of the 3 %
 specialists=12 specialist_states=80

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Speed and memory: each row is measured against a peer or a physical limit in the same run, on the parts of a finished
-# AN4 system. Run it on an otherwise idle machine. About 15 minutes on 2 cores.
+# Speed and memory: each row compares asr_kd with a peer or a physical limit, measured in the same run, on the files of a
+# finished AN4 system. Run it on an otherwise idle machine. Takes about 15 minutes on 2 cores.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 #   recipes/bench/run.sh --libri-dir CORPORA/LibriSpeech
-# --exp-dir and --large-dir are the --work folders of the first two. Without --libri-dir, the rows on Opus are left out;
-# without --large-dir, those on a large vocabulary.
+# --exp-dir and --large-dir are the --work folders of the first two commands. Without --libri-dir, the rows on Opus files
+# are left out; without --large-dir, the rows on a large vocabulary.
 exp_dir="" libri_dir="" large_dir="" options="exp_dir libri_dir large_dir" quickly=""
 source "$(dirname "$0")/../lib.sh"
 exp_dir=$root/recipes/an4/exp large_dir=$root/recipes/mini_librispeech/exp

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The built-in corpus: digit strings and commands from a speech synthesiser, with noise and reverberation; train, dev and
 # test have different voices. From audio to the paper's two tables: an ensemble teaches students of two sizes, and
-# students trained on 3 % of the speech. Needs no data and no internet access. `make demo` runs --small, about 5 minutes
+# students trained on 3 % of the speech. Needs no data and no internet access. `make demo` runs --small in about 5 minutes
 # on 2 cores; the whole recipe takes about half an hour.
 #   recipes/digits/run.sh --hours 2 --seeds "1 2 3"
+# --hours is the duration of the training set, --seeds lists the seeds of the students, --members is the number of teachers.
 hours=2 seeds="1 2 3" members=4 options="hours seeds members" quickly="hours=0.5 seeds=1 members=2"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"

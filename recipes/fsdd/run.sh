@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # FSDD (Free Spoken Digit Dataset: 3000 isolated digits of 6 speakers, 8 kHz): from audio to a word error rate. The
-# official test part has the same speakers as training; dev is taken from training. About 5 minutes on 2 cores.
+# official test part has the same speakers as training; dev is taken from training. Takes 5 minutes on 2 cores.
 #   recipes/fsdd/run.sh --corpus-dir CORPORA/fsdd     (without --corpus-dir, the release is downloaded)
 corpus_dir="" seeds="1 2 3" options="seeds"
 source "$(dirname "$0")/../lib.sh"

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # mini_librispeech: five hours of read books (train-clean-5), 20,000 words; 6 speakers of test-clean are dev, the others
 # test. GMM systems align the states. An ensemble of factored TDNNs teaches students of two sizes (table 1) and students
-# trained on 3 % of the speech (table 5); the latter again with tree and priors of these 3 %. Specialists for confusable
-# states join one of the teachers (tables 3 and 4) and are distilled back. About four hours on 2 cores, 15 GB of disk.
+# trained on 3 % of the speech (table 5). The latter are trained again with tree and priors from these 3 % alone.
+# Specialists for confusable states join one of the teachers (tables 3 and 4), and their ensemble is distilled. Takes
+# about four hours on 2 cores and 15 GB of disk.
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 # --lm-dir holds lexicon.txt and a *.arpa.gz. Without it, or without --corpus-dir, the official files are downloaded.
+# --seeds lists the seeds of the students, --members is the number of teachers, --temperatures lists those of the
+# students. --parts selects experiments: tables (1 and 5), own (table 5 from the 3 % alone), specialists. --specialists
+# is their number, --specialist-states the states of each.
 corpus_dir="" lm_dir="" seeds="1 2 3" members=3 temperatures="1 2 5 10"
 specialists=8 specialist_states=200 options="lm_dir seeds members temperatures parts specialists specialist_states"
 source "$(dirname "$0")/../lib.sh"
