@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def hash_audio(entry: str) -> str:
         return sha256(path)
     digest = hashlib.sha256()
     with open_regular(path) as stream:
-        source = Source(stream.fileno(), entry, begin)
+        source = Source(stream.fileno(), os.fstat(stream.fileno()), entry, begin)
         for part in find_parts(source):
             digest.update(part.header)
             for offset in range(part.begin, part.end, 1 << 20):

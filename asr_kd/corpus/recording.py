@@ -3,10 +3,10 @@
 import contextlib
 import functools
 import os
-import shutil
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -15,8 +15,8 @@ import numpy as np
 from asr_kd.corpus.containers import Part, Source, View, find_parts
 from asr_kd.corpus.datadir import is_pipe, split_archive
 from asr_kd.errors import UserError
-from asr_kd.files import open_regular
-from asr_kd.limits import AUDIO_CHANNELS, AUDIO_RATES
+from asr_kd.files import open_descriptor
+from asr_kd.limits import AUDIO_CHANNELS, AUDIO_RATES, PIPED_AUDIO_BYTES
 
 if TYPE_CHECKING:
     import soundfile
@@ -107,22 +107,21 @@ def open_recording(entry: str, pipes: bool = False, folder: Path | None = None) 
     """
     import soundfile
 
-    stream, begin = _open_stream(entry, pipes, folder)
-    with stream:
-        source = Source(stream.fileno(), entry, begin)
-        pieces: list[soundfile.SoundFile] = []
-        try:
-            parts = find_parts(source)
-            # The bare descriptor has no name: by its name, libsndfile would take x.raw for raw samples.
-            files: list[View | int] = [View(source, part) for part in parts]
-            for file in files or [source.descriptor]:
-                pieces.append(_decoder()(file, closefd=False))
-            yield Recording(source, pieces, parts)
-        except soundfile.LibsndfileError as error:
-            raise UserError(_unreadable(source, error)) from None
-        finally:
-            for piece in pieces:
-                piece.close()
+    source = _open_source(entry, pipes, folder)
+    pieces: list[soundfile.SoundFile] = []
+    try:
+        parts = find_parts(source)
+        # The bare descriptor has no name: by its name, libsndfile would take x.raw for raw samples.
+        files: list[View | int] = [View(source, part) for part in parts] or [source.descriptor]
+        for file in files:
+            pieces.append(_decoder()(file, closefd=False))
+        yield Recording(source, pieces, parts)
+    except soundfile.LibsndfileError as error:
+        raise UserError(_unreadable(source, error)) from None
+    finally:
+        for piece in pieces:
+            piece.close()
+        os.close(source.descriptor)
 
 
 @functools.cache
@@ -161,48 +160,68 @@ def _check_size(source: Source, audio: "soundfile.SoundFile") -> None:
     raise source.fault(f"{audio.format_info}: the length of such a file cannot be checked; convert it to {_FORMATS}")
 
 
-def _open_stream(entry: str, pipes: bool, folder: Path | None) -> tuple[IO[bytes], int]:
-    """The open file and where in it the audio begins."""
+def _open_source(entry: str, pipes: bool, folder: Path | None) -> Source:
+    """The open file, whose descriptor the caller closes."""
     if pipes and is_pipe(entry):
-        return _run(entry), 0
+        descriptor = _run(entry)
+        return Source(descriptor, os.fstat(descriptor), entry)
     path, begin = (entry, 0) if folder is None else split_archive(entry)
     try:
-        stream = open_regular(path)
+        descriptor, status = open_descriptor(path)
     except UserError:
         if "\0" in path or os.path.lexists(path):
             raise  # it is there, but it is no file, or may not be read
         raise UserError(f"{entry}: no such audio file{_place(path, folder)}") from None
-    if begin and begin >= (size := os.fstat(stream.fileno()).st_size):
-        stream.close()
-        raise UserError(f"{entry}: byte {begin:,} is past the end of the archive ({size:,} bytes)")
-    if not stream.seekable():  # a pipe that the shell opened: <(command)
-        with stream:
-            return _spooled(lambda output: shutil.copyfileobj(stream, output)), 0
-    return stream, begin
+    if not stat.S_ISREG(status.st_mode):  # a pipe that the shell opened: <(command)
+        with os.fdopen(descriptor, "rb") as stream:
+            descriptor = _spooled(stream, entry)
+        return Source(descriptor, os.fstat(descriptor), entry)
+    if begin and begin >= status.st_size:
+        os.close(descriptor)
+        raise UserError(f"{entry}: byte {begin:,} is past the end of the archive ({status.st_size:,} bytes)")
+    return Source(descriptor, status, entry, begin)
 
 
-def _run(command: str) -> IO[bytes]:
-    """The output of a shell command in ``wav.scp``."""
-
-    def run(output: IO[bytes]) -> None:
-        status = subprocess.run(command.strip("| "), shell=True, stdout=output, check=False).returncode
-        if status:
-            raise UserError(f"wav.scp: the command {command!r} failed with status {status}")
-
-    return _spooled(run)
-
-
-def _spooled(write: Callable[[IO[bytes]], None]) -> IO[bytes]:
-    """A temporary file, rewound, with what ``write`` has written into it."""
-    output = tempfile.TemporaryFile()  # noqa: SIM115
+def _run(command: str) -> int:
+    """The output of a shell command in ``wav.scp``, as ``_spooled`` gives it."""
+    process = subprocess.Popen(command.strip("| "), shell=True, stdout=subprocess.PIPE)
     try:
-        write(output)
-        output.flush()
-        os.lseek(output.fileno(), 0, os.SEEK_SET)
-    except BaseException:
-        output.close()
+        assert process.stdout is not None
+        with process.stdout as stream:
+            descriptor = _spooled(stream, command)
+    except BaseException:  # whatever still writes to the pipe, which is closed, ends with it
+        process.kill()
+        process.wait()
         raise
-    return output
+    if status := process.wait():
+        os.close(descriptor)
+        raise UserError(f"wav.scp: the command {command!r} failed with status {status}")
+    return descriptor
+
+
+def _spooled(stream: IO[bytes], name: str) -> int:
+    """The descriptor of a temporary file that holds all of ``stream``; ``UserError`` if that is too much."""
+    with tempfile.TemporaryFile(buffering=0) as output:
+        size = 0
+        while block := stream.read(_BLOCK):
+            size += len(block)
+            if size > PIPED_AUDIO_BYTES:
+                raise UserError(
+                    f"{name}: more than {PIPED_AUDIO_BYTES:,} bytes of output, the most that is read from a command; "
+                    "write it to a file, or correct the command"
+                )
+            _store(output, block, name)
+        output.seek(0)  # libsndfile begins where the descriptor stands
+        return os.dup(output.fileno())
+
+
+def _store(output: IO[bytes], block: bytes, name: str) -> None:
+    try:
+        while block:
+            block = block[output.write(block) :]
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise UserError(f"{name}: its output cannot be stored in {where}: {error.strerror}; set TMPDIR") from None
 
 
 def _place(path: str, folder: Path | None) -> str:

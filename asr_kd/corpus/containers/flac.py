@@ -3,7 +3,7 @@
 A stream written to a pipe states 0 samples. A stated length that is too small would end the reading early.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 from asr_kd.corpus.containers.source import LARGEST_HEADER, Part, Source
 
@@ -14,8 +14,7 @@ _INFO = 42  # bytes to the end of STREAMINFO
 _TOTAL = (1 << 36) - 1
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stream:
+class _Stream(NamedTuple):
     """What STREAMINFO and the first frame's header say; ``begin``, ``frames`` (the first one) and ``end`` are bytes."""
 
     begin: int
@@ -85,11 +84,12 @@ def _read_stream(source: Source, begin: int, end: int) -> _Stream | None:
     first = source.at(offset, _LONGEST_HEADER)
     if len(first) < 6 or offset >= end:
         return None
-    block_size = int.from_bytes(head[10:12], "big")
-    bits = (int.from_bytes(head[18:26], "big") >> 36) & 0xFFF
-    plain = block_size * ((bits >> 9 & 7) + 1) * ((bits >> 4 & 31) + 1 + 8) // 8 + 1024
-    largest = int.from_bytes(head[15:18], "big") or plain
-    return _Stream(begin, offset, end, stated_total(head), block_size, largest, first)
+    block_size, largest, coded = int.from_bytes(head[10:12], "big"), int.from_bytes(head[15:18], "big"), head[18:26]
+    number = int.from_bytes(coded, "big")
+    if not largest:
+        channels, width = (number >> 41 & 7) + 1, (number >> 36 & 31) + 1
+        largest = block_size * channels * (width + 8) // 8 + 1024
+    return _Stream(begin, offset, end, number & _TOTAL, block_size, largest, first)
 
 
 def _is_single(source: Source, stream: _Stream, length: int) -> bool:
@@ -99,16 +99,17 @@ def _is_single(source: Source, stream: _Stream, length: int) -> bool:
     the frames there can fill. Where that does not show it, the file is searched.
     """
     middle = (stream.frames + stream.end) // 2
-    content = source.read(middle, min(stream.largest + _LONGEST_HEADER, _LARGEST_BLOCK))
-    for place in _places(content, stream.first[:2], len(content)):
+    content, mark = source.read(middle, min(stream.largest + _LONGEST_HEADER, _LARGEST_BLOCK)), stream.first[:2]
+    place = content.find(mark)
+    while place >= 0:
         found = _frame(content[place : place + _LONGEST_HEADER], stream)
-        if found is None or found[0] >= length:
-            continue
-        offset = middle + place
-        before, after = (-(-samples // max(1, stream.block_size)) for samples in (found[0], length - found[0]))
-        if offset - stream.frames <= before * stream.largest and stream.end - offset <= after * stream.largest:
-            return True
-        break
+        if found is not None and found[0] < length:
+            offset, block_size = middle + place, max(1, stream.block_size)
+            before, after = -(-found[0] // block_size), -((found[0] - length) // block_size)
+            if offset - stream.frames <= before * stream.largest and stream.end - offset <= after * stream.largest:
+                return True
+            break
+        place = content.find(mark, place + 1)
     return not _further_streams(source, stream.frames)
 
 
@@ -136,15 +137,16 @@ def _length(source: Source, stream: _Stream) -> int | None:
     """
     following: list[tuple[int, int]] = []  # what later headers say: first sample, samples
     end = stream.end
-    size = min(stream.largest + _TAG, _LARGEST_BLOCK)
+    size, mark = min(stream.largest + _TAG, _LARGEST_BLOCK), stream.first[:2]
     while end > stream.frames:
         begin = max(stream.frames, end - size)
         content = source.read(begin, min(end + _LONGEST_HEADER, stream.end) - begin)
-        for place in reversed(_places(content, stream.first[:2], end - begin)):
+        place = end - begin
+        while (place := content.rfind(mark, 0, place + 1)) >= 0:  # those that begin before the last one
             found = _frame(content[place : place + _LONGEST_HEADER], stream)
             if found is None:
                 continue
-            length = sum(found)
+            length = found[0] + found[1]
             if length == stream.total or (begin + place == stream.frames and not following):
                 return length
             confirmed = [sum(later) for later in following if later[0] == length]
@@ -153,15 +155,6 @@ def _length(source: Source, stream: _Stream) -> int | None:
             following.append(found)
         end, size = begin, _LARGEST_BLOCK
     return None
-
-
-def _places(content: bytes, mark: bytes, end: int) -> list[int]:
-    """Where ``mark`` begins in ``content`` before ``end``."""
-    places, place = [], content.find(mark)
-    while 0 <= place < end:
-        places.append(place)
-        place = content.find(mark, place + 1)
-    return places
 
 
 def _frame(head: bytes, stream: _Stream) -> tuple[int, int] | None:

@@ -14,12 +14,12 @@ LARGEST_HEADER = 1 << 20  # bytes before the samples that are copied in order to
 class Source:
     """Random access to the bytes of an open file; ``name`` opens its error messages."""
 
-    def __init__(self, descriptor: int, name: str, begin: int = 0) -> None:
+    def __init__(self, descriptor: int, status: os.stat_result, name: str, begin: int = 0) -> None:
         self.descriptor = descriptor
+        self.status = status
         self.name = name
         self.begin = begin  # offset 0 of the audio: an archive holds several files
-        self.status = os.fstat(descriptor)
-        self.size = self.status.st_size - begin
+        self.size = status.st_size - begin
         self._window, self._start, self._amount = b"", 0, _FIRST_READ
 
     def at(self, offset: int, count: int) -> bytes:
