@@ -78,7 +78,10 @@ def load_audio_and_rate(datadir: DataDir, utt: str, sample_rate: int) -> tuple[n
 
 def num_samples(datadir: DataDir, utt: str, sample_rate: int) -> int:
     """The length of ``load_audio(datadir, utt, sample_rate)``, without decoding."""
-    return utterance_info(datadir, utt, sample_rate).samples
+    entry, _ = _locate(datadir, utt)
+    with open_recording(entry, pipes=True, folder=datadir.path) as recording:
+        begin, end = _span(datadir, utt, recording)
+        return _resampled_length(end - begin, recording.sample_rate, sample_rate)
 
 
 def utterance_info(datadir: DataDir, utt: str, sample_rate: int) -> UtteranceInfo:

@@ -250,6 +250,8 @@ def split_archive(entry: str) -> tuple[str, int]:
 
     An existing file whose own name ends like that is a plain path. Raises ``UserError`` for an impossible offset.
     """
+    if not entry[-1:].isdecimal():  # nearly all entries, of which there may be millions
+        return entry, 0
     found = re.fullmatch(r"(.+):(-?[0-9]+)", entry, re.S)
     if found is None or os.path.lexists(entry.replace("\0", "")):
         return entry, 0

@@ -131,8 +131,13 @@ def _decoder() -> "type[soundfile.SoundFile]":
     class Sequential(soundfile.SoundFile):
         """Reads without a seek after each block; libsndfile would search a FLAC file for its own position."""
 
+        __setattr__ = object.__setattr__  # no tags are written, which is what the slower one is for
+
         def seekable(self) -> bool:
             return False
+
+        def flush(self) -> None:
+            """Nothing is written."""
 
     return Sequential
 

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 
 from asr_kd.corpus import audio as audio_module
+from asr_kd.corpus import recording as recording_module
 from asr_kd.corpus.audio import audio_info, hash_audio, load_audio, num_samples, read_audio, utterance_info
 from asr_kd.corpus.datadir import AudioSegment, DataDir
 from asr_kd.errors import UserError
@@ -156,3 +158,31 @@ def test_the_parts_of_a_large_file_are_found_again_when_it_changes(tmp_path: Pat
         content[40:44] = bytes(4)  # as a program that writes to a pipe
         path.write_bytes(content)
         assert [len(read_audio(path, 16000)) for _ in range(2)] == [samples, samples]
+
+
+def test_a_command_that_writes_without_end_is_stopped(
+    tmp_path: Path, tone: Tone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_module, "PIPED_AUDIO_BYTES", 1 << 20)
+    for command in ("yes |", "yes | cat |", "| cat /dev/zero"):
+        with pytest.raises(UserError, match=r"more than 1,048,576 bytes of output, .* correct the command"):
+            load_audio(datadir(command), "rec", 16000)
+    soundfile.write(tmp_path / "a.wav", tone(0.5), 16000)
+    assert num_samples(datadir(f"cat {tmp_path}/a.wav |"), "rec", 16000) == 8000
+    read, write = os.pipe()
+    with open("/dev/zero", "rb") as zeros, subprocess.Popen(["cat"], stdin=zeros, stdout=write) as process:
+        os.close(write)
+        try:
+            with pytest.raises(UserError, match="more than 1,048,576 bytes"):
+                read_audio(f"/dev/fd/{read}", 16000)
+        finally:
+            os.close(read)
+            process.kill()
+
+
+def test_the_output_of_a_command_that_a_full_disk_does_not_hold_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb", buffering=0))  # noqa: SIM115
+    with pytest.raises(UserError, match=r"its output cannot be stored in .*: No space left on device; set TMPDIR"):
+        load_audio(datadir("echo audio |"), "rec", 16000)

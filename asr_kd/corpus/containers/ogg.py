@@ -1,7 +1,9 @@
 """Ogg (RFC 3533): pages of one stream, or of several streams one after the other ("chained")."""
 
 import dataclasses
+import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from asr_kd.corpus.containers import flac
 from asr_kd.corpus.containers.source import Part, Source
@@ -9,11 +11,12 @@ from asr_kd.corpus.containers.tags import is_padding, skip_tags
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4  # flags of a page
 _NO_PACKET = (1 << 64) - 1  # the position of a page on which no packet ends
+_HEAD = struct.Struct("<4sxBQ4sI4xB")  # mark, flags, position, serial number, page number, number of segments
+_LONGEST_HEAD = 27 + 255
 _FLAC = b"\x7fFLAC"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Page:
+class _Page(NamedTuple):
     begin: int
     body: int
     end: int
@@ -82,19 +85,18 @@ def _follow(source: Source, link: _Link, page: _Page) -> None:
 def _pages(source: Source) -> Iterator[_Page]:
     offset = 0
     while offset < source.size:
-        head = source.at(offset, 27)
-        if head[:4] != b"OggS" or len(head) < 27:
+        head = source.at(offset, _LONGEST_HEAD)
+        if head[:4] != b"OggS" or len(head) < _HEAD.size:
             end = skip_tags(source, offset)
             if end < source.size and not is_padding(source, end):
                 raise source.fault(f"truncated or damaged: no Ogg page at byte {end:,}")
             return
-        body = offset + 27 + head[26]
-        lengths = source.at(offset + 27, head[26])
-        end = body + sum(lengths)
-        if end > source.size or len(lengths) < head[26]:
+        _, flags, position, serial, number, segments = _HEAD.unpack_from(head)
+        body = offset + _HEAD.size + segments
+        end = body + sum(head[_HEAD.size : _HEAD.size + segments])
+        if end > source.size:
             raise source.fault(f"truncated: the Ogg page at byte {offset:,} is not whole")
-        position, number = (int.from_bytes(head[i:j], "little") for i, j in ((6, 14), (18, 22)))
-        yield _Page(offset, body, end, head[5], position, head[14:18], number)
+        yield _Page(offset, body, end, flags, position, serial, number)
         offset = end
 
 
