@@ -11,7 +11,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Frame stores hold numbers for each frame (features, states, soft targets) in checksummed shards.\n"
         "Look into them, check them, copy a part, and exchange them with Kaldi."
     )
-    parser.epilog = "example: asr-kd frames info exp/feats/train\nEach action has its own: asr-kd frames ACTION --help"
+    parser.epilog = (
+        "example: asr-kd frames info exp/feats/train\nFor the options of an action: asr-kd frames ACTION --help"
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def add(
@@ -28,7 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     verify = add("verify", _verify, "read every byte and compare checksums", "exp/feats/train")
     verify.add_argument("store")
-    verify.add_argument("--rebuild", action="store_true", help="make index.json anew from the shards, once verified")
+    verify.add_argument(
+        "--rebuild", action="store_true", help="rewrite index.json from the shards after verifying them"
+    )
 
     copy = add("copy", _copy, "copy a store, or a part of it", "exp/feats/train exp/part --utterances part.txt")
     copy.add_argument("store")
@@ -40,14 +44,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     export = add("export", _export, "write a Kaldi archive and, beside it, its .scp", "exp/feats/train feats.ark")
     export.add_argument("store")
     export.add_argument("ark", metavar="OUT.ark")
-    export.add_argument("--tensor", help="which tensor, where a store has several")
+    export.add_argument("--tensor", help="which tensor to export, if the store has several")
 
     take = add("import", _import, "read a Kaldi archive, .ark or .scp", "ali.ark exp/ali --kind states")
     take.add_argument("archive", metavar="ARK_OR_SCP")
     take.add_argument("store")
     take.add_argument("--kind", choices=("features", "states", "targets"), required=True)
     take.add_argument("--tensor", help="name of the tensor (default: fbank, state or log_prob)")
-    take.add_argument("--skip-bad", action="store_true", help="leave out, count and list utterances with NaN")
+    take.add_argument(
+        "--skip-bad", action="store_true", help="leave out utterances that cannot be imported, and list them"
+    )
     take.add_argument("--force", action="store_true", help="replace another store at STORE")
 
 
@@ -84,7 +90,7 @@ def _verify(options: argparse.Namespace) -> None:
     with Progress(store.total_bytes, f"verifying {options.store}", "bytes") as bar:
         for size in store.verify():
             bar.advance(size)
-    print(f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: every checksum is right")
+    print(f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: all checksums match")
 
 
 def _copy(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""``asr-kd targets``: what a teacher says of each frame, in frame stores."""
+"""``asr-kd targets``: the soft targets of a teacher, in frame stores."""
 
 import argparse
 import json
@@ -10,15 +10,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Soft targets: the distribution over states that a network or an ensemble gives to each frame of a transfer\n"
         "set, which needs no transcripts. Three forms: dense (every state), topk (the k best, and the mass of all\n"
-        "others at each temperature asked for), sampled (k states drawn at one temperature, with weights, unbiased)."
+        "others at each requested temperature), sampled (k states drawn at one temperature, with weights, unbiased)."
     )
     parser.epilog = (
         "example:\n  asr-kd targets write --teacher exp/ensemble --feats exp/feats/train exp/targets/top20 --k 20\n"
-        "Each action has its own: asr-kd targets ACTION --help"
+        "For the options of an action: asr-kd targets ACTION --help"
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _configure_write(_action(actions, "write", _write, "teacher and features -> soft targets", _WRITE))
-    _configure_compare(_action(actions, "compare", _compare, "what each form and k tells of a teacher", _COMPARE))
+    _configure_compare(
+        _action(actions, "compare", _compare, "how well each form and k approximates the teacher", _COMPARE)
+    )
     _configure_import(_action(actions, "import", _import, "another toolkit's outputs -> soft targets", _IMPORT))
     info = _action(actions, "info", _info, "form, temperatures, sizes, provenance", "exp/targets/top20")
     info.add_argument("store")
@@ -66,22 +68,24 @@ def _add_transfer_set(action: argparse.ArgumentParser) -> None:
     action.add_argument("--teacher", metavar="MODEL", required=True, help="folder of a network or an ensemble")
     action.add_argument("--feats", metavar="STORE", required=True, help="features of the transfer set")
     action.add_argument("--utterances", metavar="LIST", help="only the ids in this file or data directory")
-    action.add_argument("--states", metavar="STORE", help="labels, where there are any: they judge the teacher")
+    action.add_argument(
+        "--states", metavar="STORE", help="labels, if there are any, to measure the teacher's frame accuracy"
+    )
 
 
 def _configure_write(write: argparse.ArgumentParser) -> None:
     write.set_defaults(resumes=True)
     write.description = (
-        "Write what the teacher says of each frame. Killed or interrupted, the same command goes on; several\n"
-        "processes or machines may share the work (--part, or torchrun); the store has the same bytes. Before the\n"
-        "first byte it prints the teacher's frame accuracy on the transfer set (with --states), size, free space, time."
+        "Write the teacher's soft targets of each frame. After a kill or an interrupt, the same command resumes.\n"
+        "Several processes or machines may share the work (--part, or torchrun); the store has the same bytes. Before\n"
+        "writing, it prints the teacher's frame accuracy on the transfer set (with --states), size, free space, time."
     )
     write.add_argument("out", metavar="OUT", help="the target store to write")
     _add_transfer_set(write)
     _add_form(write)
     precision = "of the teacher's products; auto: bf16 where the processor has it, else fp32 (default: fp32)"
     write.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help=precision)
-    device = "cpu, cuda, cuda:1, ...; with cuda each process of torchrun takes a GPU of its own (default: cpu)"
+    device = "cpu, cuda, cuda:1, ...; with cuda, each torchrun process takes its own GPU (default: cpu)"
     write.add_argument("--device", default="cpu", help=device)
     write.add_argument("--part", metavar="I/N", help="the I-th of N parts only (default under torchrun: the rank's)")
     write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")
@@ -91,26 +95,24 @@ def _add_form(action: argparse.ArgumentParser) -> None:
     action.add_argument("--form", default="topk", choices=("dense", "topk", "sampled"), help="(default: topk)")
     k = "states kept of each frame, topk and sampled (default: 20, or all if there are fewer)"
     action.add_argument("--k", type=int, help=k)
-    temperatures = "of topk, those at which students may learn; of sampled, the one of the draws (default: 1,2,5,10; 2)"
+    temperatures = "topk: those at which students may train; sampled: the one to draw at (default: 1,2,5,10; 2)"
     action.add_argument("--temperatures", metavar="T,T,...", help=temperatures)
     action.add_argument("--seed", type=int, default=0, help="of the draws")
     action.add_argument("--jobs", type=int, default=1, metavar="J", help="processes of one thread each")
-    action.add_argument("--skip-bad", action="store_true", help="leave out utterances that cannot be done; list them")
+    action.add_argument("--skip-bad", action="store_true", help="leave out bad utterances, and list them")
     action.add_argument("--force", action="store_true", help="replace another store at OUT")
 
 
 def _configure_import(take: argparse.ArgumentParser) -> None:
     take.description = (
         "Write the matrices of a Kaldi archive, [frames, states] of any other toolkit's network, as soft targets.\n"
-        "Killed or interrupted, the same command goes on."
+        "After a kill or an interrupt, the same command resumes."
     )
     take.add_argument("archive", metavar="ARK_OR_SCP", help="float matrices, one for each utterance")
     take.add_argument("out", metavar="OUT", help="the target store to write")
     values = "what the numbers are: unnormalised, natural logs of probabilities, or probabilities (default: logits)"
     take.add_argument("--values", default="logits", choices=("logits", "log-prob", "prob"), help=values)
-    take.add_argument(
-        "--feats", metavar="STORE", help="the features it heard: frame counts are compared, and students'"
-    )
+    take.add_argument("--feats", metavar="STORE", help="the network's input features: their frame counts must match")
     take.add_argument("--num-states", type=int, metavar="N", help="columns to expect (default: those of the first)")
     _add_form(take)
     take.set_defaults(precision="fp32")
@@ -118,8 +120,8 @@ def _configure_import(take: argparse.ArgumentParser) -> None:
 
 def _configure_compare(compare: argparse.ArgumentParser) -> None:
     compare.description = (
-        "Measure on a sample of the transfer set what dense, topk and sampled targets tell of the teacher at a\n"
-        "temperature, what they lose, and what they cost."
+        "Measure on a sample of the transfer set how well dense, topk and sampled targets approximate the\n"
+        "teacher at a temperature, and how large they are."
     )
     _add_transfer_set(compare)
     compare.add_argument("--temperature", type=float, default=2.0, metavar="T", help="the student's (default: 2)")
@@ -149,7 +151,7 @@ def _write(options: argparse.Namespace) -> None:
     try:
         store = write_targets(teacher, options.out, config, chosen, how)
     except Unfinished as others:
-        print(f"{others}; the part that finishes last makes the store whole")
+        print(f"{others}; the part that finishes last completes the store")
         return
     _print_written(options.out, store.store)
 
@@ -185,7 +187,7 @@ def describe_estimate(expected, config) -> str:  # type: ignore[no-untyped-def]
     from asr_kd.progress import duration
 
     what = f"{expected.networks} networks" if expected.networks > 1 else "1 network"
-    judged = "no labels to judge it by (--states)"
+    judged = "no labels to measure its accuracy (--states)"
     if expected.accuracy is not None:
         judged = f"frame accuracy {expected.accuracy:.1%} on {expected.judged:,} frames of the transfer set"
     size = expected.bytes_per_frame * expected.frames
@@ -240,8 +242,8 @@ def describe_comparison(comparison) -> str:  # type: ignore[no-untyped-def]
     notes = [
         f"{comparison.frames:,} frames of {comparison.states:,} states, {comparison.labelled:,} with labels,"
         f" at temperature {comparison.temperature:g}; each further temperature adds 2 bytes to topk.",
-        "KL of the teacher from what the form tells, the tail of topk spread evenly; none of a draw, which has zeros.",
-        "Variation: of topk an error, of sampled the noise of one draw, which has no error in the mean.",
+        "KL(teacher || form), with the tail of topk spread evenly; infinite for sampled, and not shown.",
+        "Variation: total variation distance; bias for topk, noise that averages out for sampled.",
     ]
     return render([dataclasses.asdict(row) for row in comparison.rows], columns, notes)
 
@@ -260,7 +262,7 @@ def _part(text: str | None) -> tuple[int, int]:
 
 
 def _device(name: str) -> str:
-    """The device ``name``; of the processes that torchrun started each takes a GPU of its own."""
+    """The device ``name``; under torchrun each process takes its own GPU."""
     import os
 
     from asr_kd.cli import torch_device
@@ -310,5 +312,5 @@ def _verify(options: argparse.Namespace) -> None:
             bar.advance(size)
     check_values(targets)
     print(
-        f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: checksums and values are right"
+        f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: checksums and values are valid"
     )

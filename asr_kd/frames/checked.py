@@ -7,8 +7,8 @@ from typing import Any
 
 from asr_kd.config import shown
 
-LARGEST = 1 << 53  # no number of frames or bytes is larger, and all below are exact in JSON of any other program
-_DEPTH = 16  # of a configuration; the project's own have 3
+LARGEST = 1 << 53  # larger than any number of frames or bytes, and exact in every JSON reader
+_DEPTH = 16  # of a configuration; those of this project need 3
 
 
 class Damaged(Exception):

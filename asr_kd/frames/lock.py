@@ -1,4 +1,4 @@
-"""Who writes to the folder of a store: any number of writers of the same content at once, or one of other content."""
+"""A lock on the folder of a store: any number of processes may write the same content, but not different content."""
 
 import contextlib
 import fcntl
@@ -13,10 +13,10 @@ _LOCK = ".writing"
 
 @contextlib.contextmanager
 def writing(folder: Path, identity: str, alone: Callable[[], None], force: bool) -> Iterator[None]:
-    """Within, no process of this machine writes other content than ``identity`` to ``folder``, nor deletes it.
+    """While held, no other process on this machine writes content other than ``identity`` to ``folder``, or deletes it.
 
     ``alone`` runs first if no other process writes there: then it may delete what killed writers left. The lock is a
-    file in the folder that exists only meanwhile; the kernel releases it however the process ends. Raises ``UserError``
+    temporary file in the folder; the kernel releases it however the process ends. Raises ``UserError``
     if another process writes other content there, or, with ``force``, if any does. On a file system without locks
     nothing is checked, and ``alone`` runs only with ``force``.
     """
@@ -34,10 +34,10 @@ def writing(folder: Path, identity: str, alone: Callable[[], None], force: bool)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, identity.encode(), 0)
         elif force:
-            raise UserError(f"{folder}: another process writes this store; wait for its end before --force")
+            raise UserError(f"{folder}: another process is writing this store; wait until it ends before using --force")
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if os.pread(descriptor, 1 << 12, 0) != identity.encode():
-            raise UserError(f"{folder}: another process writes other content to this store; choose another folder")
+            raise UserError(f"{folder}: another process is writing other content to this store; choose another folder")
         yield
     finally:
         with contextlib.suppress(OSError):  # the last one out deletes the file

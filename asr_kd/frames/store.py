@@ -18,7 +18,7 @@ from asr_kd.frames.remote import download, is_url
 from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
 from asr_kd.limits import STATES
 
-RUN_FRAMES = 10_000  # of utterances read together: enough to save time, and small to copy
+RUN_FRAMES = 10_000  # of utterances read together: enough to save time, and cheap to copy
 _MAPPED = 2  # shards that stay mapped: their pages count as memory of the process, and mapping one again is cheap
 
 
@@ -47,7 +47,9 @@ class FrameStore:
             header = read_header(self.path / entry.file, description)
             check_place(header, number, description)
             if entry_of(header) != entry:
-                raise UserError(f"{header.path}: not the shard that the index lists; asr-kd frames verify tells more")
+                raise UserError(
+                    f"{header.path}: not the shard that the index lists; run asr-kd frames verify for details"
+                )
             self.headers.append(header)
         check_order(self.headers)
         #: Every utterance, sorted.
@@ -58,7 +60,7 @@ class FrameStore:
 
     @property
     def num_states(self) -> int | None:
-        """How many states its labels or targets are of, where that is recorded; ``UserError`` for no such number."""
+        """The number of states of its labels or targets, None if not recorded; ``UserError`` if it is no such number."""
         value = self.config.get("num_states")
         if value is None or (type(value) is int and 0 < value <= STATES):
             return value
@@ -114,7 +116,7 @@ class FrameStore:
         rank = self._ranks.get(utterance)
         if rank is None:
             reason = self.skipped.get(utterance)
-            known = f"it has {len(self):,} others, {', '.join(self.utterances[:1])} among them"
+            known = f"it has {len(self):,} others, such as {', '.join(self.utterances[:1])}"
             why = f"it was skipped: {reason}" if reason else known
             raise UserError(f"{self.path}: no utterance {utterance}; {why}")
         number = bisect.bisect_right(self._firsts, rank) - 1

@@ -26,7 +26,7 @@ ComputeShard = Callable[[Sequence[str]], Iterator[tuple[str, Arrays | UserError]
 
 
 class Unfinished(Exception):
-    """A part of a store is written, and shards of other parts are missing yet."""
+    """A part of a store is written, and shards of other parts are still missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class WriteOptions:
     """How a store is written.
 
     - ``jobs``: processes, which take a shard each; ``shard_frames``: frames of a shard, at most.
-    - ``skip_bad``: leave out an utterance that is bad, and list it, in place of an error.
+    - ``skip_bad``: leave out an utterance that is bad, and list it, instead of raising an error.
     - ``force``: first delete another store at the same path.
     - ``part``: ``(i, n)`` writes every n-th shard from the i-th on, so that n processes or machines share the work. The
       last to finish completes the store; the others raise ``Unfinished``.
@@ -109,8 +109,8 @@ def one_by_one(
 ) -> Iterator[tuple[str, Computed | UserError]]:
     """The result of ``compute`` for each utterance, or its ``UserError``, as ``write_store`` takes them.
 
-    Any other exception becomes a ``UserError`` too, so that one utterance whose data no reader foresaw does not end a
-    run over millions; not so ``MemoryError``, which says nothing about the utterance.
+    Any other exception becomes a ``UserError`` too, so that one unreadable utterance does not end a run over millions.
+    ``MemoryError`` is raised: it says nothing about the utterance.
     """
     for utterance in utterances:
         try:
@@ -144,9 +144,9 @@ def write_arrays(
 
 
 def find_store(path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> FrameStore | None:
-    """The store at ``path`` if it is whole, of this ``kind`` and ``config``, and made from ``inputs``.
+    """The store at ``path`` if it is complete, of this ``kind`` and ``config``, and made from ``inputs``.
 
-    None for a URL: whether all of it is there, only writing finds out.
+    None for a URL: only writing can check that it is complete.
     """
     if is_url(path):
         return None
@@ -197,7 +197,7 @@ class _ShardWriter:
         bad = dict.fromkeys(planned.utterances, "missing: nothing was computed for it")
         for utterance, arrays in self.compute(planned.utterances):
             if utterance not in position:
-                raise ValueError(f"compute gave utterance {utterance}, which shard {planned.number} does not hold")
+                raise ValueError(f"compute gave utterance {utterance}, which is not in shard {planned.number}")
             start, end = starts[position[utterance]], starts[position[utterance] + 1]
             try:
                 if isinstance(arrays, UserError):
@@ -234,7 +234,7 @@ def _is_finished(path: Path, description: Description, number: int) -> bool:
         return False
     try:
         header = read_header(path)
-    except UserError:  # cut or damaged: it is written anew
+    except UserError:  # cut or damaged: it is rewritten
         return False
     return header.description == description and header.number == number and checksum(path) == header.sha256
 
@@ -280,7 +280,7 @@ def _without(shard: Shard, bad: Mapping[str, str]) -> Shard:
 
 
 def _complete_store(folder: Path, wanted: Description) -> FrameStore | None:
-    """The store at ``folder`` if it is whole and the one wanted; ``None`` if there is work to do."""
+    """The store at ``folder`` if it is complete and matches ``wanted``; otherwise ``None``."""
     try:
         if read_index(folder).description.differences(wanted):
             return None
@@ -293,7 +293,7 @@ def _check_no_other_store(folder: Path, wanted: Description) -> None:
     for path in (folder / INDEX, *sorted(folder.glob("shard-*.safetensors"))):
         try:
             found = read_index(folder) if path.name == INDEX else read_header(path)
-        except UserError:  # missing or damaged: it tells nothing, and is written anew
+        except UserError:  # missing or damaged: it will be rewritten
             continue
         if differences := found.description.differences(wanted):
             raise UserError(
@@ -318,7 +318,7 @@ def _check_space(folder: Path, description: Description, plan: Sequence[PlannedS
 
 
 def _clear(folder: Path, force: bool) -> None:
-    """Delete what killed writers left half written and, with ``force``, the store; no other process writes it."""
+    """Delete partial files of killed writers and, with ``force``, the store; no other process writes it."""
     for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
     if force:
@@ -328,7 +328,7 @@ def _clear(folder: Path, force: bool) -> None:
 def _check_skipped(store: FrameStore, skip_bad: bool) -> None:
     if not len(store):
         utterance, reason = next(iter(store.skipped.items()))
-        raise UserError(f"{store.path}: no utterance is good; the first, {utterance}: {reason}")
+        raise UserError(f"{store.path}: no usable utterance; the first, {utterance}: {reason}")
     bad = [utterance for utterance in store.skipped if utterance not in store.description.left_out]
     if bad and not skip_bad:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What is stored of the teachers' distribution."""
+"""Which form of the teacher's distribution is stored."""
 
 import dataclasses
 import math

@@ -12,12 +12,12 @@ from asr_kd.errors import UserError
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.forms import LEAST, sample, top_k
 
-BLOCK = 1 << 22  # log-probabilities worked on at once: 16 MB in float32, and several times that beside it
+BLOCK = 1 << 22  # log-probabilities per block: 16 MB in float32, plus several times that for intermediate results
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, torch computes by one thread: more would add up in another order, and give other bytes."""
+    """Run torch on one thread: more threads would add in another order and change the bytes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -39,18 +39,18 @@ def encode(log_prob: Tensor, config: TargetConfig, random: np.random.Generator) 
 
 
 def draws_of(utterance: str, seed: int) -> np.random.Generator:
-    """The random numbers of one utterance: whoever computes it, in whatever order, draws the same."""
+    """The random numbers of one utterance, the same in any process and order."""
     return np.random.default_rng([seed, *hashlib.sha256(utterance.encode()).digest()[:16]])
 
 
 def check_finite(log_prob: Tensor) -> None:
-    """``UserError`` naming the first frame of ``[frames, states]`` with a NaN, or without a state that is possible."""
-    best = log_prob.amax(1)  # NaN where any is
+    """``UserError`` naming the first frame of ``[frames, states]`` with a NaN, or with no possible state."""
+    best = log_prob.amax(1)  # NaN if any value is NaN
     if not torch.isfinite(best).all():
         frame = int((~torch.isfinite(best)).nonzero()[0, 0])
         raise UserError(
-            f"the teacher's log-probabilities of frame {frame} are not finite (the greatest is {float(best[frame])});"
-            " look at the features, or at the teacher's weights"
+            f"the teacher's log-probabilities of frame {frame} are not finite (the largest is {float(best[frame])});"
+            " check the features and the teacher's weights"
         )
 
 

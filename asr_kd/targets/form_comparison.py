@@ -1,20 +1,20 @@
-"""What each form of soft targets tells of a teacher, and what it costs, measured on a transfer set.
+"""How well each form of soft targets approximates the teacher, and its size, measured on a transfer set.
 
-p is the teachers' distribution at the student's temperature T, in double precision, and r what a form tells of it after
-``encode``: in float16, as a student reads it. r spreads the tail of ``topk`` evenly over the states that are not kept,
-which is all that a student can know of them; r of ``sampled`` is one draw of weights. Means over frames:
+p is the teacher's distribution at the student's temperature T, in double precision. r is its approximation after
+``encode``: in float16, as a student reads it. For ``topk``, r spreads the tail evenly over the states that are not
+kept; for ``sampled``, r is one draw of weights. Means over frames:
 
-- ``lost_mass``: p's mass on states of which the form says only their sum (``topk``). ``sampled`` loses none: each state
-  has its chance to be drawn.
-- ``divergence``: KL(p || r) in nats. Of a draw it is infinite, since r is 0 where p is not; None there.
-- ``variation``: the total variation sum |p - r| / 2, which all forms have: how far the target of one frame is from p.
-  That of ``topk`` is an error which stays; that of ``sampled`` is noise, which the mean over frames takes away.
+- ``lost_mass``: p's mass on states for which the form stores only the sum (``topk``). ``sampled`` loses none: every
+  state can be drawn.
+- ``divergence``: KL(p || r) in nats. None for ``sampled``, where it is infinite: r is 0 where p is not.
+- ``variation``: the total variation distance, sum |p - r| / 2. For ``topk`` this is bias; for ``sampled`` it is noise
+  that averages out over frames.
 - ``entropy`` of r in nats.
 - ``frame_accuracy``: the share of labelled frames whose label is r's best state at T = 1.
 - ``calibration_error``: expected calibration error at T = 1 (Guo et al. 2017), of that state's probability:
   frames sorted by it, in 15 bins of equal numbers, sum of n_bin / n |mean probability - share right|.
 
-A ``sampled`` store tells one temperature; for the last two the draw is at T = 1.
+A ``sampled`` store has one temperature; for the last two measures the draw is at T = 1.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from asr_kd.targets.teacher import Teacher
 
 KS = (5, 10, 20, 50)
 BINS = 15
-BLOCK = 1 << 20  # probabilities worked on at once: 8 MB in float64, and several times that beside it
+BLOCK = 1 << 20  # probabilities per block: 8 MB in float64, plus several times that for intermediate results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def compare_forms(
 
 
 def log_distribution(soft: SoftTargets, num_states: int, temperature: float) -> Tensor:
-    """Natural log of what ``soft`` tells of the distribution at ``temperature``: float64 ``[frames, num_states]``."""
+    """Log of the distribution that ``soft`` describes at ``temperature``: float64 ``[frames, num_states]``."""
     if isinstance(soft, Dense):
         return (soft.log_prob.double() / temperature).log_softmax(1)
     rows, kept = soft.state.shape

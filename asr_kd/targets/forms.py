@@ -1,7 +1,7 @@
-"""The three forms of soft targets: what each stores of the teachers' distribution, and how it is made.
+"""The three forms of soft targets: what each stores of the teacher's distribution, and how it is computed.
 
 - ``Dense``: the log-probability of every state.
-- ``TopK``: those of the k most probable states, and the mass of all others at each temperature that is asked for.
+- ``TopK``: those of the k most probable states, and the total mass of all others at each requested temperature.
 - ``Sampled``: states and weights, drawn at one temperature so that the mean over draws is the distribution.
 """
 
@@ -20,7 +20,7 @@ LEAST = -60_000.0  # a log-probability of -inf in float16, which stores hold fin
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """``log_prob`` ``[frames, states]``: natural log of the teachers' probabilities at T = 1."""
+    """``log_prob`` ``[frames, states]``: natural log of the teacher's probabilities at T = 1."""
 
     log_prob: Tensor
 
@@ -40,18 +40,18 @@ class TopK:
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """``state`` and ``weight`` ``[frames, draws]``: states drawn at the temperature of the objective; a state may come
-    twice. The weights of a frame add up to 1 in the mean."""
+    """``state`` and ``weight`` ``[frames, draws]``: states drawn at the temperature of the objective; a state may occur
+    twice. The weights of a frame add up to 1 on average."""
 
     state: Tensor
     weight: Tensor
 
 
 SoftTargets = Dense | TopK | Sampled
-GROUP = 16  # states whose greatest is found by one vector instruction or two
-HALVINGS = 20  # at most, of the span in which the least of the best must be
-PIECE = 1024  # states whose powers are added up at once
-MOST_PRODUCTS = 64  # the greatest power that is made of products; each adds half a unit in the last place
+GROUP = 16  # states whose maximum takes one or two vector instructions
+HALVINGS = 20  # at most, in the bisection for the smallest of the k best
+PIECE = 1024  # states whose powers are summed at once
+MOST_PRODUCTS = 64  # the largest power computed by products; each product adds half a unit in the last place
 
 
 def top_k(log_prob: Tensor, k: int, temperatures: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +70,7 @@ def top_k(log_prob: Tensor, k: int, temperatures: Sequence[float]) -> tuple[Tens
 
 
 def _finite(peak: Tensor) -> Tensor:
-    """The greatest log-probability outside, which others are relative to; -inf less itself is no number."""
+    """The largest log-probability outside the k best, finite: -inf minus itself would be NaN."""
     return peak.clamp(min=torch.finfo(peak.dtype).min)
 
 
@@ -84,10 +84,10 @@ def _best_and_sums_by_torch(log_prob: Tensor, k: int, temperatures: Sequence[flo
 
 
 def _best_and_sums(log_prob: Tensor, k: int, temperatures: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``_best_and_sums_by_torch``, in a fifth of its time; of equal states the first ones.
+    """As ``_best_and_sums_by_torch``, in a fifth of its time; among equal states, the first ones win.
 
-    Exponentials at temperatures that divide the highest one are powers of those at that one, products of one another:
-    a tenth of the time of other exponentials.
+    Exponentials at temperatures that divide the highest one are powers of the exponentials at the highest, computed
+    as products in a tenth of the time.
     """
     rows, held = log_prob.contiguous().numpy(), min(k + 1, log_prob.shape[1])
     best, order = np.empty((len(rows), held), np.float32), np.empty((len(rows), held), np.int64)
@@ -120,7 +120,7 @@ def _of_rows(rows, k, temperatures, places, products, best, order, sums):  # typ
     for i in range(len(rows)):
         _select(rows[i], best[i], order[i], maxima, candidates)
         peak = best[i, -1]
-        if peak == -np.inf:  # nothing outside is possible, and -inf less itself is no number
+        if peak == -np.inf:  # no other state is possible, and -inf minus itself is NaN
             sums[i] = 0
             continue
         for e in range(len(places)):
@@ -175,7 +175,7 @@ def _select(row, best, order, maxima, candidates):  # type: ignore[no-untyped-de
 
 @inlined(fastmath={"nnan", "nsz"})
 def _bound(maxima, k):  # type: ignore[no-untyped-def]
-    """A number that at least ``k`` of ``maxima`` reach, and as a rule few more."""
+    """A number that at least ``k`` of ``maxima`` reach, and usually few more."""
     nothing = np.float32(-np.inf)
     if len(maxima) < k:
         return nothing
@@ -212,7 +212,7 @@ def _reaching(maxima, bound):  # type: ignore[no-untyped-def]
 
 @inlined()
 def _insert(value, state, best, order, held):  # type: ignore[no-untyped-def]
-    """Put a value, if it is among the greatest, where it belongs in ``best``; the number that is held now."""
+    """Insert a value into the sorted ``best`` if it is among the largest; returns how many are held."""
     k = len(best)
     if held == k and not value > best[k - 1]:
         return held

@@ -51,7 +51,7 @@ class TargetStore:
                 f" {features.content_hash[:12]}); write targets for these, or give the teacher's features"
             )
         if match == "logits" and self.config.form != "dense":
-            raise UserError(f"{self.path}: {self.config.form} targets have no logits to match; --form dense has")
+            raise UserError(f"{self.path}: {self.config.form} targets have no logits to match; use --form dense")
         if self.config.form == "dense":
             return
         if temperature not in self.config.temperatures:

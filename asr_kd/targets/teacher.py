@@ -1,4 +1,4 @@
-"""A network or an ensemble as a teacher: its distribution over states for the frames of a transfer set."""
+"""A network or an ensemble as a teacher: its distribution over states for each frame of a transfer set."""
 
 import dataclasses
 import functools
@@ -58,8 +58,8 @@ class Teacher:
         for group in alike(utterances, self.features.frame_counts, TOGETHER):
             read = [self._features(utterance) for utterance in group]
             good = [features for features in read if isinstance(features, np.ndarray)]
-            said = iter(self._log_prob(np.stack(good))) if good else iter(())
-            yield from (features if isinstance(features, UserError) else next(said) for features in read)
+            outputs = iter(self._log_prob(np.stack(good))) if good else iter(())
+            yield from (features if isinstance(features, UserError) else next(outputs) for features in read)
 
     def _features(self, utterance: str) -> np.ndarray | UserError:
         try:
@@ -125,8 +125,7 @@ def check_features(features: FrameStore, bins: int, network: str) -> None:
     (found,) = next(iter(features.tensors.values())).shape
     if found != bins:
         raise UserError(
-            f"{features.path}: {found} bins, but {network} expects {bins}; give features computed like those of its"
-            " training"
+            f"{features.path}: {found} bins, but {network} expects {bins}; give features computed as in its training"
         )
 
 

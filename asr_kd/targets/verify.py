@@ -1,4 +1,4 @@
-"""Whether the values of a target store are distributions."""
+"""Check that the values of a target store are distributions."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ TOLERANCE = 0.02  # float16 keeps a log-probability of -8 to 0.004
 
 
 def check_values(targets: TargetStore) -> None:
-    """Read every frame; ``UserError`` naming the utterance and frame whose values are no distribution over states."""
+    """Read every frame; ``UserError`` names an utterance and frame whose values are not a distribution over states."""
     for shard in targets.store.shards():
         for number, utterance in enumerate(shard.utterances):
             rows = slice(shard.offsets[number], shard.offsets[number + 1])
@@ -31,7 +31,7 @@ def _judge(shard: Shard, rows: slice, config: TargetConfig, num_states: int) -> 
         state = np.sort(tensors["target_state"].astype(np.int64), axis=1)
         good = (state[:, 0] >= 0) & (state[:, -1] < num_states) & (np.diff(state, axis=1) > 0).all(axis=1)
         if not good.all():
-            return good, f"a state that is not below {num_states}, or is there twice"
+            return good, f"a state that is not below {num_states}, or a state that occurs twice"
     if config.form == "sampled":
         mass = tensors["weight"].astype(np.float64).sum(1)
         return np.abs(mass - 1) < TOLERANCE, "its weights do not add up to 1"

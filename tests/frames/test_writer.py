@@ -288,7 +288,7 @@ def test_a_store_without_a_good_utterance_is_an_error(tmp_path: Path) -> None:
     def compute(utterances):  # type: ignore[no-untyped-def]
         return ((u, UserError("silent")) for u in utterances)
 
-    with pytest.raises(UserError, match="no utterance is good; the first, a: silent"):
+    with pytest.raises(UserError, match="no usable utterance; the first, a: silent"):
         write_store(tmp_path / "s", StoreContent("states", STATES), {"a": 3}, compute, WriteOptions(skip_bad=True))
 
 

@@ -46,7 +46,7 @@ def test_write_estimates_first_and_goes_on(
     assert TargetStore(out).config == TargetConfig(k=3)
     before = files_of(out)
     assert main(["targets", "write", *command, str(out)]) == 0
-    assert "no labels to judge it by (--states)" in capsys.readouterr().err
+    assert "no labels to measure its accuracy (--states)" in capsys.readouterr().err
     assert files_of(out) == before
 
 
@@ -81,7 +81,7 @@ def test_parts_share_the_work(
 
     monkeypatch.setattr("asr_kd.targets.write_targets", small)
     assert main(["targets", "write", *command, str(out), "--part", "2/2"]) == 0
-    assert "shards are there; the part that finishes last makes the store whole" in capsys.readouterr().out
+    assert "shards are there; the part that finishes last completes the store" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["targets", "write", *command, str(out)]) == 0
@@ -145,7 +145,7 @@ def test_info_says_what_a_store_holds(
 def test_verify_reads_every_byte(command: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["targets", "write", *command, str(out)])
     assert main(["targets", "verify", str(out)]) == 0
-    assert "checksums and values are right" in capsys.readouterr().out
+    assert "checksums and values are valid" in capsys.readouterr().out
     shard = out / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x7f")
     assert main(["targets", "verify", str(out)]) == 1
