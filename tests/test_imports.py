@@ -93,5 +93,5 @@ assert main(["train", "--evaluate", "dnn", *stores, "--device", "cpu", "--thread
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "every checksum is right" in done.stdout
+    assert "all checksums match" in done.stdout
     assert "frame accuracy" in done.stdout.splitlines()[-1]

@@ -26,7 +26,7 @@ def local_folder(path: str | Path) -> Path:
 
 
 def download(url: str | Path) -> Path:
-    """Download the store at ``url`` to its local folder, skipping shards already there; ``UserError`` if there is none."""
+    """Download what is missing of the store at ``url`` to its local folder; ``UserError`` if there is none."""
     files, root = _file_system(url)
     folder = local_folder(url)
     try:

@@ -60,7 +60,7 @@ class FrameStore:
 
     @property
     def num_states(self) -> int | None:
-        """The number of states of its labels or targets, None if not recorded; ``UserError`` if it is no such number."""
+        """Number of states of its labels or targets, None if not recorded; ``UserError`` if invalid."""
         value = self.config.get("num_states")
         if value is None or (type(value) is int and 0 < value <= STATES):
             return value
