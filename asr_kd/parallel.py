@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -67,8 +68,11 @@ class Workers:
                 yield from map(function, tasks)
                 return
             with _interrupt_blocked():  # processes are started as tasks are submitted
-                results = self._pool.map(function, tasks)
-            yield from results
+                futures = deque(self._pool.submit(function, task) for task in tasks)
+            # Not the pool's own map: when closed, it cancels tasks while the pool's thread marks them as failed, which
+            # then prints a traceback.
+            while futures:
+                yield futures.popleft().result()
         except BrokenProcessPool:
             raise _killed_worker() from None
 

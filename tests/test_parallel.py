@@ -1,16 +1,18 @@
 """Tasks in several processes: the results of one process, clear errors, and no process that outlives its parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.parallel import in_processes, parallel_map
+from asr_kd.parallel import Workers, in_processes, parallel_map
 
 _offset = 0
 
@@ -61,6 +63,26 @@ def test_a_task_that_fails_raises_here() -> None:
 def test_a_killed_process_is_a_clear_error() -> None:
     with pytest.raises(UserError, match="try fewer --jobs"):
         list(parallel_map(_killed, range(4), 2))
+
+
+def _pause(task: int) -> int:
+    time.sleep(0.01 if task == 0 else 5)
+    return task
+
+
+def test_workers_killed_by_an_interrupt_leave_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
+        results = workers.map(_pause, range(20))
+        assert next(results) == 0
+        results.close()  # as an interrupt does, which kills the workers too
+        for process in multiprocessing.active_children():
+            process.terminate()
+            process.join()
+        time.sleep(0.3)  # the pool notices
+        raise KeyboardInterrupt
+    assert not failed
 
 
 def _note_and_sleep(folder: str, _: int = 0) -> None:
