@@ -28,11 +28,13 @@ class _Page(NamedTuple):
 
 @dataclasses.dataclass
 class _Link:
-    """One stream of a chain; ``position`` is that of its last page."""
+    """One stream of a chain: its first page, and of its last page the flags, number, position and end."""
 
     first: _Page
-    last: _Page
+    flags: int
+    number: int
     position: int
+    end: int
 
 
 def find_parts(source: Source) -> tuple[Part, ...]:
@@ -42,17 +44,27 @@ def find_parts(source: Source) -> tuple[Part, ...]:
     """
     links: list[_Link] = []
     for page in _pages(source):
-        if page.flags & _FIRST:
-            if links and not links[-1].last.flags & _LAST:
-                side_by_side = links[-1].last.flags & _FIRST
-                raise source.fault(_MULTIPLEXED if side_by_side else _unended(page.begin))
-            links.append(_Link(page, page, 0))
+        begin, _, end, flags, position, serial, number = page
+        if flags & _FIRST:
+            if links and not links[-1].flags & _LAST:
+                raise source.fault(_MULTIPLEXED if links[-1].flags & _FIRST else _unended(begin))
+            links.append(_Link(_Page(*page), flags, number, 0, end))
             continue
         if not links:
             raise source.fault("not readable as audio, or truncated: the Ogg stream lacks its first page")
-        _follow(source, links[-1], page)
-    if not links or not links[-1].last.flags & _LAST:
+        link = links[-1]
+        if serial != link.first.serial or number != link.number + 1 or link.flags & _LAST:
+            _check_order(source, link, _Page(*page))
+        if position != _NO_PACKET:
+            if position < link.position:
+                raise source.fault(f"damaged: the Ogg page at byte {begin:,} goes back in time")
+            link.position = position
+        link.flags, link.number, link.end = flags, number, end
+    if not links or not links[-1].flags & _LAST:
         raise source.fault("truncated: the Ogg stream has no last page")
+    first = links[0].first
+    if len(links) == 1 and first.begin == 0 and source.read(first.body, len(_FLAC)) != _FLAC:
+        return ()
     parts = tuple(_part(source, link) for link in links)
     whole = len(parts) == 1 and not parts[0].header and parts[0].begin == 0
     return () if whole else parts
@@ -67,22 +79,18 @@ def _unended(offset: int) -> str:
     return f"truncated: another Ogg stream begins at byte {offset:,}, before the one in front of it has ended"
 
 
-def _follow(source: Source, link: _Link, page: _Page) -> None:
-    """Append ``page`` to ``link``."""
+def _check_order(source: Source, link: _Link, page: _Page) -> None:
+    """Raise ``UserError`` unless ``page`` follows the last one of ``link``, whose number may have wrapped around."""
     if page.serial != link.first.serial:
         raise source.fault(_MULTIPLEXED)
-    if link.last.flags & _LAST:
+    if link.flags & _LAST:
         raise source.fault(f"damaged: byte {page.begin:,} goes on with an Ogg stream that has ended")
-    if page.number != (link.last.number + 1) & 0xFFFFFFFF:
-        raise source.fault(f"damaged: page {page.number:,} of the Ogg stream follows page {link.last.number:,}")
-    link.last = page
-    if page.position != _NO_PACKET:
-        if page.position < link.position:
-            raise source.fault(f"damaged: the Ogg page at byte {page.begin:,} goes back in time")
-        link.position = page.position
+    if page.number != (link.number + 1) & 0xFFFFFFFF:
+        raise source.fault(f"damaged: page {page.number:,} of the Ogg stream follows page {link.number:,}")
 
 
-def _pages(source: Source) -> Iterator[_Page]:
+def _pages(source: Source) -> Iterator[tuple[int, int, int, int, int, bytes, int]]:
+    """The fields of each ``_Page``."""
     offset = 0
     while offset < source.size:
         head = source.at(offset, _LONGEST_HEAD)
@@ -96,7 +104,7 @@ def _pages(source: Source) -> Iterator[_Page]:
         end = body + sum(head[_HEAD.size : _HEAD.size + segments])
         if end > source.size:
             raise source.fault(f"truncated: the Ogg page at byte {offset:,} is not whole")
-        yield _Page(offset, body, end, flags, position, serial, number)
+        yield offset, body, end, flags, position, serial, number
         offset = end
 
 
@@ -105,17 +113,17 @@ def _part(source: Source, link: _Link) -> Part:
     first = link.first
     packet = source.read(first.body, first.end - first.body)
     if packet[:5] != _FLAC or packet[9:13] != b"fLaC" or len(packet) < 9 + 42:
-        return Part(b"", first.begin, link.last.end)
+        return Part(b"", first.begin, link.end)
     stated = flac.stated_total(packet[9:])
     if stated == link.position or not link.position:
-        return Part(b"", first.begin, link.last.end)
+        return Part(b"", first.begin, link.end)
     if stated > link.position:
         raise source.fault(f"truncated: {link.position:,} samples where the header says {stated:,}")
     head = bytearray(source.read(first.begin, first.body - first.begin) + packet[:9])
     head += flac.with_total(packet[9:], link.position)
     head[22:26] = bytes(4)
     head[22:26] = _crc32(head).to_bytes(4, "little")
-    return Part(bytes(head), first.end, link.last.end, link.position)
+    return Part(bytes(head), first.end, link.end, link.position)
 
 
 def _crc32(content: bytes | bytearray) -> int:
