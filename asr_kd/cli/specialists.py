@@ -21,9 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``cluster``, ``prepare``, ``join`` and ``compare``."""
     parser.description = (
         "Specialists (section 5 of the paper). cluster: find the states that a network, the generalist, confuses.\n"
-        "prepare: write the labels of one cluster's specialist, and the network that its training begins with.\n"
-        "join: after asr-kd train, make an ensemble of the generalist and its specialists, which can be evaluated,\n"
-        "decoded with and used as a teacher like any other. compare: measure what the specialists add."
+        "prepare: write the labels of one cluster's specialist, and the network that its training starts from.\n"
+        "join: after asr-kd train, make an ensemble of the generalist and its specialists. It can be evaluated, used\n"
+        "for decoding, or used as a teacher, like any ensemble. compare: measure what the specialists add."
     )
     parser.epilog = (
         "example:\n"
@@ -35,29 +35,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd specialists join exp/joint exp/special/* --network exp/dnn\n"
         "  asr-kd specialists compare exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk"
     )
-    verbs = parser.add_subparsers(metavar="cluster|prepare|join|compare", required=True)
+    verbs = parser.add_subparsers(metavar="ACTION", required=True)
     cluster = add_action(
         verbs,
         "specialists",
         "cluster",
-        "a generalist's predictions -> clusters of states that it confuses",
+        "find clusters of states that a generalist confuses, from its predictions",
         "exp/clusters --network exp/dnn --feats feats/train --k 10 --states-dir gmm/lda",
     )
     cluster.add_argument("out", metavar="OUT", help="folder to write")
     cluster.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
+    cluster.add_argument("--feats", metavar="STORE", required=True, help="features to predict on; no labels are needed")
     cluster.add_argument(
-        "--feats", metavar="STORE", required=True, help="features that it predicts on; no labels are needed"
+        "--frames",
+        type=int,
+        default=500_000,
+        metavar="N",
+        help="number of frames, from utterances drawn at random (default: 500,000)",
     )
     cluster.add_argument(
-        "--frames", type=int, default=500_000, help="number of frames, in utterances drawn at random (500000)"
+        "--k", type=int, required=True, metavar="K", help="number of clusters, one for each specialist"
     )
-    cluster.add_argument("--k", type=int, required=True, help="number of clusters, one for each specialist")
     size = "states of each specialist: the N most correlated with its cluster; specialists may then share states"
     cluster.add_argument("--size", type=int, metavar="N", help=f"{size} (default: the clusters themselves)")
-    cluster.add_argument("--seed", type=int, default=0, help="seed of k-means and of the choice of utterances (0)")
+    cluster.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of k-means and of the choice of utterances (default: 0)"
+    )
     scale = (
-        "none: k-means over the covariance, as in the paper; correlation: over correlations, so that frequent states"
-        " have no more weight than others; spectral: cut the graph of correlations (default)"
+        "none: k-means on the covariance, as in the paper; correlation: k-means on correlations, so that frequent"
+        " states have no more weight than others; spectral: spectral clustering of correlations (default)"
     )
     cluster.add_argument("--scale", choices=("none", "correlation", "spectral"), default="spectral", help=scale)
     cluster.add_argument(
@@ -74,23 +80,25 @@ def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         verbs,
         "specialists",
         "prepare",
-        "one cluster -> labels, and a network to begin with",
+        "write the labels and the initial network of one cluster's specialist",
         "exp/special/3 --clusters exp/clusters --number 3 --network exp/dnn --states states/train "
         "--dev-states states/dev",
     )
     prepare.add_argument("out", metavar="OUT", help="folder to write: begin, states, dev")
-    prepare.add_argument("--clusters", metavar="DIR", required=True, help="folder of specialists cluster")
-    prepare.add_argument("--number", type=int, required=True, help="number of the cluster, from 0")
+    prepare.add_argument("--clusters", metavar="DIR", required=True, help="folder written by specialists cluster")
+    prepare.add_argument("--number", type=int, required=True, metavar="N", help="number of the cluster, from 0")
     prepare.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
     prepare.add_argument("--states", metavar="STORE", required=True, help="states of the training speech")
-    dev = "states of the dev set; not with --whole, which is evaluated on the dev states as they are"
+    dev = "states of the dev set; not with --whole, whose training uses the dev states unchanged"
     prepare.add_argument("--dev-states", metavar="STORE", help=dev)
     whole = (
         "no dustbin, but soft targets for all other states (section 6.1): write labels of the cluster's states only,"
         " for asr-kd train --begin NET --teacher NET --set temperature=1"
     )
     prepare.add_argument("--whole", action="store_true", help=whole)
-    prepare.add_argument("--seed", type=int, default=0, help="seed of the choice of frames of other states (0)")
+    prepare.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the choice of frames of other states (default: 0)"
+    )
     prepare.add_argument("--force", action="store_true", help="replace other labels at OUT")
     prepare.set_defaults(run=_prepare)
 
@@ -100,15 +108,18 @@ def _configure_join(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]"
         verbs,
         "specialists",
         "join",
-        "generalist and trained specialists -> an ensemble",
+        "make an ensemble of a generalist and trained specialists",
         "exp/joint exp/special/0 exp/special/1 --network exp/dnn",
     )
-    join.add_argument("out", metavar="OUT", help="the ensemble's folder")
+    join.add_argument("out", metavar="OUT", help="folder to write")
     join.add_argument(
-        "specialists", metavar="SPECIALIST", nargs="+", help="folders of prepare, each with a trained net"
+        "specialists",
+        metavar="SPECIALIST",
+        nargs="+",
+        help="folders written by specialists prepare, each with a trained net",
     )
     join.add_argument("--network", metavar="MODEL", required=True, help="the generalist")
-    active = "use the specialists that own one of the N most probable states of a frame (1)"
+    active = "use the specialists that own one of the N most probable states of a frame (default: 1)"
     join.add_argument("--active", type=int, default=1, metavar="N", help=active)
     join.set_defaults(run=_join)
 
@@ -118,19 +129,21 @@ def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         verbs,
         "specialists",
         "compare",
-        "a joint ensemble -> what the specialists add, and for which states (tables 3 and 4 of the paper)",
+        "measure what the specialists add, and for which states (tables 3 and 4 of the paper)",
         "exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk",
     )
-    compare.add_argument("joint", metavar="JOINT", help="an ensemble of join")
+    compare.add_argument("joint", metavar="JOINT", help="ensemble written by specialists join")
     compare.add_argument("--feats", metavar="STORE", required=True, help="features to evaluate on")
     compare.add_argument("--states", metavar="STORE", required=True, help="their labels")
-    unit = "speakers, the unit of intervals and tests (default: the utterance)"
+    unit = "speakers, the unit of intervals and tests (default: utterances)"
     compare.add_argument("--utt2spk", metavar="FILE", help=unit)
     compare.add_argument("--rows", metavar="FILE", help="also write the table for asr-kd report --rows")
     compare.add_argument(
         "--picture", metavar="FILE", help="also draw the gain against the number of specialists of a state (PNG)"
     )
-    compare.add_argument("--title", default="What specialists add", help="title of the table and the picture")
+    compare.add_argument(
+        "--title", default="What specialists add", metavar="TEXT", help="title of the table and the picture"
+    )
     compare.set_defaults(run=_compare)
 
 
@@ -217,7 +230,10 @@ def _prepare(options: argparse.Namespace) -> None:
     own = np.array(states.config["own"])
     if unseen := np.setdiff1d(asked, own).tolist():
         names = ", ".join(map(str, unseen))
-        print(f"{out}: no frame of states {names}; the specialist has the other {len(own)}", file=sys.stderr)
+        print(
+            f"{out}: the training set has no frames of states {names}; the specialist gets the other {len(own)}",
+            file=sys.stderr,
+        )
     if dev is None:
         print(f"{out}: labels of {len(own)} states")
         return
@@ -252,7 +268,7 @@ def _compare(options: argparse.Namespace) -> None:
     data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
     model = open_model(options.joint)
     if not isinstance(model, Ensemble):
-        raise UserError(f"{options.joint}: a network; expected a generalist and its specialists (specialists join)")
+        raise UserError(f"{options.joint}: a single network; expected an ensemble of asr-kd specialists join")
     speakers = read_speakers(options.utt2spk) if options.utt2spk else None
     records = cover_records(count_by_cover(model, data), speakers)
     columns = (
@@ -279,5 +295,7 @@ def _read_clusters(folder: str, network: str) -> "Clusters":
     path = Path(folder) / CLUSTERS
     found = load_config(Clusters, path)
     if found.network != model_hash(network):
-        raise UserError(f"{path}: clusters of another network than {network}; give that one, or cluster again")
+        raise UserError(
+            f"{path}: these are clusters of another network than {network}; give that network, or cluster again"
+        )
     return found

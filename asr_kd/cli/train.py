@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Train an acoustic network to predict the tied HMM state of each frame: from labels (--states), or as a\n"
     "student of a network or ensemble, from its stored soft targets (--targets) or from soft targets computed for\n"
-    "every batch (--teacher). A student may have labels too, which count with the weight hard_weight (0.5).\n"
+    "every batch (--teacher). A student may also use labels, with the weight hard_weight (0.5).\n"
     "\n"
     "A student needs no labels. Without them hard_weight is 0, and the priors that decoding divides by are those\n"
     "of the teacher: its mean posterior over the stored targets, or the priors of the live teacher. They are\n"
     "stored with the network.\n"
     "\n"
     "The same command resumes after a kill or an interruption; once training is done, it prints the result again.\n"
-    "The folder --out holds the network and its curves. The log has a line for each evaluation, with a star where\n"
-    "the weights are kept. With --members N the folder is an ensemble of N networks, trained side by side from\n"
+    "The folder --out holds the network and its curves. The log has a line for each evaluation, with a star if its\n"
+    "weights are kept. With --members N the folder is an ensemble of N networks, trained side by side from\n"
     "different seeds; if one fails, the others checkpoint and stop. Under torchrun, N processes train one\n"
     "network, data-parallel, with the result of a single process; each takes its own GPU if there are any.\n"
     "With --evaluate MODEL, measure trained networks or ensembles instead."
@@ -41,7 +41,7 @@ EXAMPLES = (
     "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
     "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states \\\n"
     "    --utt2spk data/test/utt2spk --out frames_test\n"
-    "every key of a configuration, with its default: asr-kd train --print-config"
+    "all configuration keys and their defaults: asr-kd train --print-config"
 )
 
 
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``asr-kd train``."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
     parser.add_argument("--feats", metavar="STORE", help="features to train on (or to evaluate on)")
-    parser.add_argument("--states", metavar="STORE", help="their states, from `asr-kd hmm align`")
+    parser.add_argument("--states", metavar="STORE", help="their labels, from `asr-kd hmm align`")
     parser.add_argument("--targets", metavar="STORE", help="soft targets, from `asr-kd targets write`")
     parser.add_argument(
         "--teacher", metavar="MODEL", help="network or ensemble that computes soft targets for each batch"
@@ -59,17 +59,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " frequencies of the labels; without labels, the teacher's)"
     )
     parser.add_argument("--priors", metavar="STORE|MODEL", help=priors)
-    begin = "start from the weights of this network, which has the same shape (default: random weights)"
+    begin = "start from the weights of this network of the same shape (default: random weights)"
     parser.add_argument("--begin", metavar="MODEL", help=begin)
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
-    parser.add_argument("--dev-feats", metavar="STORE", help="features that decide which epoch is kept")
-    parser.add_argument("--dev-states", metavar="STORE", help="their states")
-    out = "experiment folder, such as exp/dnn; with --evaluate a folder inside that of each MODEL, for frames.json"
+    parser.add_argument(
+        "--dev-feats", metavar="STORE", help="features of the dev set, which decides which epoch is kept"
+    )
+    parser.add_argument("--dev-states", metavar="STORE", help="their labels")
+    out = "experiment folder, such as exp/dnn; with --evaluate, the folder inside each MODEL to write frames.json to"
     parser.add_argument("--out", metavar="DIR", help=out)
-    config = "configuration; missing keys have their defaults; repeatable: members take the files in turn"
-    parser.add_argument("--config", metavar="YAML", action="append", default=[], help=config)
+    config = "configuration (YAML); missing keys have their defaults; repeatable: members take the files in turn"
+    parser.add_argument("--config", metavar="FILE", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
-    parser.add_argument("--seed", type=int, help="the same as --set seed=SEED")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same as --set seed=N")
     _configure_members(parser)
     _configure_evaluate(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -79,17 +81,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _configure_members(parser: argparse.ArgumentParser) -> None:
     members = (
-        "train N networks with consecutive seeds, from --seed (or the configuration's, or 1) on, into DIR/seedSEED, and"
-        " average them"
+        "train N networks with consecutive seeds, starting at --seed (default: the configuration's, or 1), in"
+        " DIR/seed1, DIR/seed2, ..., and average them"
     )
     parser.add_argument("--members", type=int, metavar="N", help=members)
     mean = "how the ensemble averages its members' distributions (default: arithmetic)"
     parser.add_argument("--mean", choices=("arithmetic", "geometric"), help=mean)
     device = "cpu, cuda, cuda:1, ... (default: a GPU if there is one); with cuda each GPU trains one member at a time"
-    parser.add_argument("--device", default="auto", help=device)
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help=device)
     threads = (
-        "CPU threads (default: OMP_NUM_THREADS, else all cores); T threads train up to T members at once,"
-        " each with the memory of a training run of its own"
+        "number of CPU threads (default: OMP_NUM_THREADS, else all cores); T threads train up to T members at"
+        " once, each of which needs the memory of a whole training run"
     )
     parser.add_argument("--threads", type=int, metavar="T", help=threads)
 
@@ -97,7 +99,7 @@ def _configure_members(parser: argparse.ArgumentParser) -> None:
 def _configure_evaluate(parser: argparse.ArgumentParser) -> None:
     evaluated = "print frame accuracy and cross-entropy of these models"
     parser.add_argument("--evaluate", metavar="MODEL", nargs="+", help=evaluated)
-    speakers = "with --evaluate: speakers, the unit of intervals and tests (default: the utterance)"
+    speakers = "with --evaluate: speakers, the unit of intervals and tests (default: utterances)"
     parser.add_argument("--utt2spk", metavar="FILE", help=speakers)
 
 
@@ -150,11 +152,11 @@ def _configs(options: argparse.Namespace) -> "list[TrainConfig]":
 
     overrides = [*options.set, *([] if options.seed is None else [f"seed={options.seed}"])]
     if options.members is not None and options.begin:
-        raise UserError("--members differ in their random weights; --begin is for a single network")
+        raise UserError("--members start from different random weights; --begin is for a single network")
     if options.members is not None:
         return member_configs(options.members, options.config, overrides)
     if len(options.config) > 1 or options.mean:
-        raise UserError("several --config, or --mean, are for the members of an ensemble; give --members N too")
+        raise UserError("several --config, and --mean, are for ensembles; give --members N too")
     return [load_config(TrainConfig, options.config[0] if options.config else None, overrides)]
 
 

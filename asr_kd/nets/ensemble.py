@@ -45,12 +45,12 @@ class EnsembleConfig:
 
     def __post_init__(self) -> None:
         if not self.members:
-            raise UserError("an ensemble without members; name at least one trained network")
+            raise UserError("the ensemble has no members; give at least one trained network")
         if len(self.members) > MEMBERS:
             raise UserError(f"an ensemble of {len(self.members):,} members; at most {MEMBERS:,} are possible")
         for member in self.members:
             if not 0 < len(member) <= PATH_LENGTH or "\0" in member:
-                raise UserError(f"member {shown(member)} of an ensemble; the path of a folder was expected")
+                raise UserError(f"ensemble member {shown(member)}; expected the path of a folder")
         if len(self.weights) not in (0, len(self.members)):
             raise UserError(f"{len(self.weights)} weights for {len(self.members)} members; give one for each, or none")
         if self.weights and not (min(self.weights) >= 0 < sum(self.weights) < math.inf):
@@ -66,7 +66,7 @@ class EnsembleConfig:
                 " generalist's most probable states, to choose among them"
             )
         if self.mean != "joint" and (self.own or self.whole):
-            raise UserError(f"specialists' states are for mean: joint, not {self.mean}")
+            raise UserError(f"states of specialists are only for mean: joint, not for {self.mean}")
 
     @property
     def shares(self) -> list[float]:

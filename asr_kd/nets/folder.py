@@ -44,14 +44,14 @@ def load_model(folder: str | Path) -> AcousticModel:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such model folder")
     if is_ensemble(folder):
-        raise UserError(f"{folder}: an ensemble; a single network was expected: name one of its members")
+        raise UserError(f"{folder}: this is an ensemble; expected a single network: give one of its members")
     config = load_config(NetConfig, folder / CONFIG)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} should hold {CONFIG} and {WEIGHTS}: finish its training")
     if path.stat().st_size < 2 * config.num_weights > LARGE:  # a weight takes at least 2 bytes
         raise UserError(
-            f"{path}: {path.stat().st_size:,} bytes, too few for the {config.num_weights:,} weights of {CONFIG} beside"
-            " it; the file is cut short or belongs to another network"
+            f"{path}: {path.stat().st_size:,} bytes, too few for the {config.num_weights:,} weights in {CONFIG};"
+            " the file is truncated or belongs to another network"
         )
     with _Uninitialised():
         model = AcousticModel(config)
@@ -167,8 +167,8 @@ def model_files(folder: str | Path) -> tuple[str, ...]:
     for member in members:
         if not (Path(folder) / member).resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(
-                f"{Path(folder) / ENSEMBLE}: member {member} lies outside of {folder}; expected all members inside of"
-                " it: build the model again"
+                f"{Path(folder) / ENSEMBLE}: member {member} is outside {folder}; expected all members inside it:"
+                " build the model again"
             )
     return ENSEMBLE, *(f"{member}/{name}" for member in members for name in (CONFIG, WEIGHTS))
 

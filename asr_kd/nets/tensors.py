@@ -27,11 +27,11 @@ def read_tensors(path: str | Path, expected: Mapping[str, Tensor], by: str) -> d
             _check_header(path, stream, expected, by)
             tensors = {name: stream.get_tensor(name) for name in expected}
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file, or cut short: {error}") from None
+        raise UserError(f"{path}: not a safetensors file, or truncated: {error}") from None
     for name, tensor in tensors.items():
         # The sum is one fast pass; it also overflows if finite numbers are huge.
         if not (tensor.sum().isfinite() or tensor.isfinite().all()):
-            raise UserError(f"{path}: tensor {name!r} has a number that is NaN or infinite; the file is of no use")
+            raise UserError(f"{path}: tensor {name!r} has a number that is NaN or infinite; the file cannot be used")
     return tensors
 
 
@@ -42,7 +42,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safetensors.safe_open(path, "pt") as stream:
             return stream.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file, or cut short: {error}") from None
+        raise UserError(f"{path}: not a safetensors file, or truncated: {error}") from None
 
 
 def _check_header(path: str | Path, stream: safetensors.safe_open, expected: Mapping[str, Tensor], by: str) -> None:

@@ -58,7 +58,7 @@ class Confusion:
             raise UserError(f"predictions of shape {list(prob.shape)}; expected [frames, {states}]")
         if not np.isfinite(prob.sum(0, dtype=np.float64)).all():
             frame = int(np.argmin(np.isfinite(prob).all(1)))
-            raise UserError(f"the predictions of frame {frame} are not finite; probabilities were expected")
+            raise UserError(f"the predictions of frame {frame} are not finite; expected probabilities")
         if not self.frames:
             width = prob.shape[1]
             self._waiting, self._sum, self._products = (
@@ -181,7 +181,7 @@ def _rows(covariance: np.ndarray, scale: str) -> np.ndarray:
         raise UserError(f"a covariance of shape {list(covariance.shape)}; expected [states, states]")
     if not np.isfinite(covariance).all():
         state = int(np.argmin(np.isfinite(covariance).all(1)))
-        raise UserError(f"the covariance of state {state} is not finite; give that of finite predictions")
+        raise UserError(f"the covariance of state {state} is not finite; use finite predictions")
     if scale == "none":
         return covariance.astype(np.float64)
     deviation = np.sqrt(covariance.diagonal().clip(min=0))

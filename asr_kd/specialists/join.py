@@ -24,7 +24,7 @@ def join_specialists(out: str | Path, network: str, folders: Sequence[str], acti
     """
     generalist = load_generalist(network)
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
-        raise UserError(f"{' '.join(folders)}: one of them is given twice; name each specialist once")
+        raise UserError(f"{' '.join(folders)}: a folder is given twice; give each specialist once")
     stores = [_labels(Path(folder) / "states", network) for folder in folders]
     if len(kinds := {labels.config["whole"] for labels in stores}) > 1:
         raise UserError(f"{' '.join(folders)}: some were prepared with --whole and some without; join only one kind")
@@ -44,9 +44,11 @@ def _labels(path: Path, network: str) -> FrameStore:
     """The labels of a specialist of the generalist in the folder ``network``."""
     labels = FrameStore(path)
     if not {"own", "whole", KEPT, KNOWN} <= labels.config.keys():
-        raise UserError(f"{path}: not the labels of a specialist, which asr-kd specialists prepare writes")
+        raise UserError(f"{path}: not the labels of a specialist, from asr-kd specialists prepare")
     if labels.inputs.get("generalist") != model_hash(network):
-        raise UserError(f"{path}: labels of a specialist of another generalist than {network}; give that one")
+        raise UserError(
+            f"{path}: this specialist was prepared from another generalist than {network}; give that generalist"
+        )
     own, whole, kept, known = (labels.config[key] for key in ("own", "whole", KEPT, KNOWN))
     if not isinstance(own, list) or not own or not all(type(state) is int for state in own):
         raise UserError(f"{path}: own is {shown(own)}; expected the numbers of states: prepare the specialist again")
@@ -74,15 +76,15 @@ def _corrected(net: Path, labels: FrameStore) -> AcousticModel:
         raise UserError(f"{record}: train is {shown(data)}; expected the record of a training run")
     if (data.get("states"), data.get("frames")) != (labels.content_hash, labels.total_frames):
         raise UserError(
-            f"{record}: trained on other frames or labels than those of {labels.path}, in which its states are counted;"
-            " train it on all of these, or prepare labels of those frames alone"
+            f"{record}: trained on other frames or labels than those of {labels.path}, whose state counts are needed;"
+            " train it on all of these, or prepare labels for the frames that were used"
         )
     if not labels.config["whole"]:
         correct_dustbin(network, labels.config[KEPT])
         return network
     share = own_share(labels)
     if not share:
-        raise UserError(f"{labels.path}: no frame of its own states; prepare the specialist from other labels")
+        raise UserError(f"{labels.path}: no frames of its own states; prepare the specialist from other labels")
     correct_own(network, np.array(labels.config["own"]), *_weights(record, training), share)
     return network
 

@@ -39,7 +39,7 @@ class Specialist:
     def __post_init__(self) -> None:
         if not len(self.own) or self.own.min() < 0 or self.own.max() >= self.num_states:
             raise UserError(
-                f"states {shown(self.own.tolist())} of a specialist; the generalist has states 0 to"
+                f"the specialist has states {shown(self.own.tolist())}, but the generalist has states 0 to"
                 f" {self.num_states - 1}"
             )
 
@@ -64,8 +64,9 @@ def write_labels(
         asked, own = own, own[counts[own] > 0]
         if len(own) < 2:
             raise UserError(
-                f"{states.path}: frames of {len(own)} of the specialist's {len(asked)} states"
-                f" ({shown(asked.tolist())}); expected at least 2: give more data, or cluster again without rare states"
+                f"{states.path}: only {len(own)} of the specialist's {len(asked)} states"
+                f" ({shown(asked.tolist())}) have frames; expected at least 2: give more data, or cluster again without"
+                " rare states"
             )
     ours, known = int(counts[own].sum()), int(counts.sum())
     kept = min(1.0, ours / max(known - ours, 1)) if balanced else 1.0
@@ -132,8 +133,8 @@ def begin_specialist(generalist: AcousticModel, own: np.ndarray) -> AcousticMode
     """
     if generalist.config.states <= len(own):
         raise UserError(
-            f"a specialist for {len(own)} states of a network with {generalist.config.states}: no state is left for"
-            " the dustbin; give it fewer states"
+            f"a specialist for {len(own)} of the generalist's {generalist.config.states} states leaves none for the"
+            " dustbin; give it fewer states"
         )
     config = dataclasses.replace(generalist.config, states=len(own) + 1)
     model = AcousticModel(config)

@@ -56,7 +56,7 @@ def _moved(features: Tensor, most: int) -> Tensor:
     examples, frames, bins = features.shape
     side = math.isqrt(bins)
     if side**2 != bins:
-        raise UserError(f"jitter is for square images, and frames of {bins} numbers are not square: set jitter=0")
+        raise UserError(f"jitter needs square images, but {bins} numbers per frame are not a square: set jitter=0")
     padded = functional.pad(features.view(examples, frames, side, side), (most, most, most, most))
     first = torch.randint(2 * most + 1, (2, examples, 1), device=features.device)
     rows, columns = first + torch.arange(side, device=features.device)  # [examples, side] each

@@ -33,8 +33,8 @@ def teacher_shift(
     check_classes(classes, student.num_states)
     if teacher.num_states != student.num_states:
         raise UserError(
-            f"the teacher: {teacher.num_states} states, but the student has {student.num_states}; give a teacher of the"
-            " same states"
+            f"the teacher has {teacher.num_states} states, but the student has {student.num_states}; give a teacher"
+            " with the same states"
         )
     wanted = np.exp(np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(teacher, data)]))
     given = np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(student, data)])
@@ -90,7 +90,9 @@ def check_classes(classes: Sequence[int], num_states: int) -> None:
     if not classes or len(set(classes)) != len(classes) or not all(0 <= index < num_states for index in classes):
         raise UserError(f"classes {list(classes)}: expected distinct numbers from 0 to {num_states - 1}")
     if len(classes) == num_states:
-        raise UserError(f"classes {list(classes)}: these are all states; a shift of every logit changes nothing")
+        raise UserError(
+            f"classes {list(classes)}: these are all states, and shifting every logit changes nothing; leave some out"
+        )
 
 
 def _check_belief(mean: np.ndarray, data: TrainingData, classes: Sequence[int]) -> None:
@@ -126,7 +128,7 @@ def _check_found(student: np.ndarray, teacher: np.ndarray, data: TrainingData, c
 def _check_examples(data: TrainingData, classes: Sequence[int], num_states: int) -> None:
     """Raise ``UserError`` if ``data`` has no labels, or none of a class."""
     if data.states is None:
-        raise UserError(f"{data.features.path}: no labels to count errors with; give the states")
+        raise UserError(f"{data.features.path}: no labels to count errors with; give --states")
     counts = data.state_counts(num_states)
     missing = [index for index in classes if not counts[index]]
     if missing:

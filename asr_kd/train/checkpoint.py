@@ -59,7 +59,7 @@ def load_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Opt
     try:
         metadata = read_metadata(path)
         if "position" not in metadata:
-            raise UserError(f"{path}: it does not say where training stood")
+            raise UserError(f"{path}: it does not record the position in training")
         position = from_dict(Position, _object(metadata["position"]), "position")
         _check_position(position, epochs)
         tensors = read_tensors(path, _expected(model), "the network to train")

@@ -86,7 +86,7 @@ class Experiment:
         summary = read_json(path)
         for key in ("dev_accuracy", "epoch", "parameters"):
             if not isinstance(summary, dict) or not isinstance(summary.get(key), int | float):
-                raise UserError(f"{path}: has no number {key!r}; the file is damaged: delete it and train again")
+                raise UserError(f"{path}: lacks the number {key!r}; the file is damaged: delete it and train again")
         return dict(summary)
 
     def record(self, history: list[dict[str, Any]]) -> None:
@@ -125,8 +125,7 @@ def _lock(descriptor: int, folder: Path) -> bool:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise UserError(
-                    f"{folder}: another process is training in this folder; wait until it has ended, or choose another"
-                    " folder"
+                    f"{folder}: another process is training in this folder; wait for it, or choose another folder"
                 ) from None
             time.sleep(0.1)
         except OSError:
@@ -155,7 +154,7 @@ def _identity(data: TrainingData) -> dict[str, Any]:
 def _check_same(record: Path, identity: dict[str, Any]) -> None:
     """Raise ``UserError`` unless the training run of ``identity`` is the one recorded in ``train.yaml``."""
     if not record.exists():
-        raise UserError(f"{record.parent}: holds a model that was not trained here; choose another folder")
+        raise UserError(f"{record.parent}: holds a model from elsewhere; choose another folder")
     # A key that an earlier version did not know had the effect that its default has now.
     found = _flat(to_dict(TrainConfig())) | _flat(read_mapping(record))
     asked = _flat(identity)

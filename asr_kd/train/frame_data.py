@@ -65,7 +65,7 @@ class TrainingData:
     ) -> None:
         for store, kind in ((features, "features"), (states, "states")):
             if store is not None and store.kind != kind:
-                raise UserError(f"{store.path}: holds {store.kind}; a store of {kind} was expected here")
+                raise UserError(f"{store.path}: holds {store.kind}; expected {kind}")
         self.features, self.states, self.targets = features, states, targets
         stores = [features, states, targets.store if targets else None]
         self.joined = open_joined([store for store in stores if store is not None], utterances)
@@ -196,5 +196,5 @@ def read_utterance_list(path: str | Path) -> list[str]:
     path = path / "utt2spk" if path.is_dir() else path
     utterances = [line.split()[0] for line in read_lines(path) if line.strip()]
     if not utterances:
-        raise UserError(f"{path}: lists no utterance; expected one utterance id on each line")
+        raise UserError(f"{path}: lists no utterances; expected one id per line")
     return utterances

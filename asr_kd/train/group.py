@@ -86,7 +86,7 @@ class Group:
         if asked.index:
             raise UserError(f"--device {asked}: each of {self.world} ranks takes a GPU of its own; give --device cuda")
         if local >= gpus:
-            raise UserError(f"no GPU for rank {local} of this machine, which has {gpus}; start {gpus} processes")
+            raise UserError(f"no GPU for local rank {local}; this machine has {gpus}: start {gpus} processes")
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
 
@@ -160,7 +160,7 @@ def _final_error(error: BaseException, store: distributed.Store) -> BaseExceptio
         return SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1)
     if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return UserError(
-            "one of the ranks that train together died without an error message (killed, or out of memory?); run the"
+            "one of the ranks died without an error message (killed, or out of memory?); run the"
             " same command again to resume from the last checkpoint"
         )
     return error

@@ -293,7 +293,7 @@ def begin_with(model: AcousticModel, folder: str | Path) -> None:
         if name not in weights or weights[name].shape != own.shape:
             found = tuple(weights[name].shape) if name in weights else "nothing"
             raise UserError(
-                f"{folder}: {name} is {found} there and {tuple(own.shape)} in the network to train; configure the same"
+                f"{folder}: {name} is {found} here but {tuple(own.shape)} in the network to train; configure the same"
                 f" shape as {Path(folder) / 'config.yaml'} (--config, --set net.KEY=VALUE)"
             )
     model.load_state_dict(weights)

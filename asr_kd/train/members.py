@@ -83,7 +83,9 @@ def member_configs(count: int, paths: Sequence[str | Path] = (), overrides: Sequ
     configs = [load_config(_FirstSeedOne, path, overrides) for path in (paths or (None,))]
     seeds = sorted({config.seed for config in configs})
     if len(seeds) > 1:
-        raise UserError(f"the configurations have the seeds {', '.join(map(str, seeds))}; give the first with --seed")
+        raise UserError(
+            f"the configurations have different seeds, {', '.join(map(str, seeds))}; give the first one with --seed"
+        )
     return [TrainConfig(**{**vars(configs[i % len(configs)]), "seed": seeds[0] + i}) for i in range(count)]
 
 

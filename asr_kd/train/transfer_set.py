@@ -135,7 +135,7 @@ def fit_to_data(
         raise UserError(f"net.bins is {bins}, but {data.features.path} has {data.bins} bins")
     if not states:
         place = data.states.path if data.states else data.features.path
-        raise UserError(f"{place}: does not record how many states there are; give --set net.states=NUMBER")
+        raise UserError(f"{place}: does not record the number of states; give --set net.states=NUMBER")
     for place, number in known[1:]:
         if number != states:
             raise UserError(f"{place}: {number} states, but the student's labels or configuration have {states}")
@@ -153,7 +153,7 @@ def read_priors(place: str | Path, num_states: int) -> tuple[np.ndarray, str]:
         if store.kind == "targets":
             return _mean_posterior(store, store.shards(), num_states), store.content_hash
         if store.kind != "states":
-            raise UserError(f"{place}: holds {store.kind}; priors come from states, soft targets or a model")
+            raise UserError(f"{place}: holds {store.kind}; expected states, soft targets or a model for priors")
         return prior_of(count_states(store, store.utterances, num_states)), store.content_hash
     log_prior = open_model(place).log_prior.numpy()
     if len(log_prior) != num_states:
@@ -211,7 +211,7 @@ def _check_soft(config: TrainConfig, data: TrainingData, labelled: bool) -> None
 def _check_splices(config: TrainConfig, *, live: bool) -> None:
     if config.splices and (not live or config.hard_weight):
         raise UserError(
-            f"splices is {config.splices}, but labels and stored targets do not follow when examples are cut and"
+            f"splices is {config.splices}, but labels and stored targets do not match examples that are cut and"
             " joined; set splices=0, or train on a live teacher (--teacher) with hard_weight=0"
         )
 

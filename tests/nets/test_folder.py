@@ -54,7 +54,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_cut_file_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         load_model(folder)
 
 

@@ -131,7 +131,7 @@ def test_other_models_and_missing_labels_are_refused(
     assert main(["specialists", "compare", f"{tmp_path}/mean", *stores]) == 1
     assert "an ensemble by arithmetic mean" in capsys.readouterr().err
     assert main(["specialists", "compare", f"{tmp_path}/net0", *stores]) == 1
-    assert "net0: a network; expected a generalist" in capsys.readouterr().err
+    assert "net0: a single network; expected an ensemble" in capsys.readouterr().err
     with pytest.raises(UserError, match="has no speaker"):
         cover_records(count_by_cover(model, data), {"u0": "s"})
 

@@ -100,7 +100,9 @@ def test_states_without_a_frame_are_left_to_the_generalist(tmp_path: Path) -> No
         assert before.config["own"] == [1, 2]
     dev = write(store, np.array([1, 4]), STATES, tmp_path / "dev", balanced=False)  # judged on what it was trained for
     assert dev.config["own"] == [1, 4]
-    with pytest.raises(UserError, match=r"frames of 1 of the specialist's 2 states \(\[1, 4\]\); expected at least 2"):
+    with pytest.raises(
+        UserError, match=r"only 1 of the specialist's 2 states \(\[1, 4\]\) have frames; expected at least 2"
+    ):
         write(store, OWN, STATES, tmp_path / "out")
     with pytest.raises(UserError, match=r"states \[1, 6\] of a specialist; the generalist has states 0 to 5"):
         write(store, np.array([1, 6]), STATES, tmp_path / "out")
@@ -122,7 +124,7 @@ def test_it_begins_as_the_generalist() -> None:
     whole.network.output.bias.data[:] = 0.5  # all logits are equal
     even = begin_specialist(whole, OWN)(features).softmax(-1)
     torch.testing.assert_close(even[..., 2], torch.full_like(even[..., 2], 4 / 6))
-    with pytest.raises(UserError, match="6 states of a network with 6: no state is left"):
+    with pytest.raises(UserError, match="6 of the generalist's 6 states leaves none"):
         begin_specialist(generalist(), np.arange(6))
 
 
@@ -237,8 +239,8 @@ def test_from_clusters_to_an_ensemble_that_scores(
         assert not (tmp_path / "fresh").exists()
 
     refused("active is 3 for 2 specialists; expected 1 to 2", *folders, *given, "--active", "3")
-    refused("one of them is given twice", folders[0], folders[0], *given)
-    refused("specialist of another generalist than .*0/net", *folders, "--network", f"{folders[0]}/net")
+    refused("a folder is given twice", folders[0], folders[0], *given)
+    refused("prepared from another generalist than .*0/net", *folders, "--network", f"{folders[0]}/net")
     write_states(tmp_path / "plain" / "states", speech([100], 0)[1])
     refused("plain/states: not the labels of a specialist", f"{tmp_path}/plain", *given)
     part = TrainingData(stores["train"][0], FrameStore(Path(folders[1]) / "states"), ["u0", "u1"])
@@ -302,7 +304,7 @@ def test_states_that_the_speech_never_shows_are_named_and_left_out(
     write_states(tmp_path / "rare", rare)
     assert main([*command, "--states", f"{tmp_path}/rare"]) == 0
     before = capsys.readouterr()
-    assert f"/s: no frame of states {own[1]}; the specialist has the other {len(own) - 1}" in before.err
+    assert f"/s: no frame of states {own[1]}; the specialist gets the other {len(own) - 1}" in before.err
     assert FrameStore(tmp_path / "s" / "states").config["own"] == own[:1] + own[2:]
     assert load_model(tmp_path / "s" / "begin").num_states == len(own)
 

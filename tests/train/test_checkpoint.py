@@ -101,7 +101,7 @@ def test_a_position_that_is_no_object_is_refused(path: Path, text: str) -> None:
     with pytest.raises(UserError, match="not a checkpoint of this network"):
         load(path)
     save_file(load_file(path), path)
-    with pytest.raises(UserError, match="does not say where training stood"):
+    with pytest.raises(UserError, match="does not record the position in training"):
         load(path)
 
 

@@ -41,7 +41,7 @@ def test_a_list_is_the_first_column_of_a_file_or_of_a_data_directory(tmp_path: P
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("\n")
-    with pytest.raises(UserError, match="lists no utterance"):
+    with pytest.raises(UserError, match="lists no utterances"):
         read_utterance_list(tmp_path / "list")
 
 

@@ -205,7 +205,7 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UserError, match="--device cuda:1: each of 4 ranks takes a GPU of its own"):
         pair.device(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="no GPU for rank 1 of this machine, which has 1"):
+    with pytest.raises(UserError, match="no GPU for local rank 1; this machine has 1"):
         pair.device(torch.device("cuda"))
 
 

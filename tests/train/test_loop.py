@@ -228,7 +228,7 @@ def test_a_network_begins_with_the_weights_of_another(tmp_path: Path, corpus: Co
     with pytest.raises(UserError, match=r"begin is .* and None now"):
         train(still, *corpus, tmp_path / "second")
     wide = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, width=17))
-    message = r"first: network.hidden.0.0.weight is \(16, 20\) there and \(17, 20\) .*first/config.yaml \(--config"
+    message = r"first: network.hidden.0.0.weight is \(16, 20\) here but \(17, 20\) .*first/config.yaml \(--config"
     with pytest.raises(UserError, match=message):
         train(wide, *corpus, tmp_path / "third", sources=Sources(begin=tmp_path / "first"))
 
@@ -303,7 +303,7 @@ def test_a_failed_first_attempt_does_not_claim_the_folder(tmp_path: Path, corpus
 def test_a_model_from_elsewhere_is_not_overwritten(tmp_path: Path, corpus: Corpus) -> None:
     train(CONFIG, *corpus, tmp_path)
     (tmp_path / "train.yaml").unlink()
-    with pytest.raises(UserError, match="not trained here"):
+    with pytest.raises(UserError, match="a model from elsewhere"):
         train(CONFIG, *corpus, tmp_path)
 
 

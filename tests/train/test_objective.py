@@ -80,7 +80,7 @@ def test_images_are_moved_whole_and_alike_in_all_frames_of_an_example() -> None:
         assert len(found) == 1
         places |= set(found)
     assert len(places) == 25  # every place, from two pixels up and left to two down and right
-    with pytest.raises(UserError, match="frames of 10 numbers are none"):
+    with pytest.raises(UserError, match="10 numbers per frame are not a square"):
         augment(torch.zeros(2, 1, 10), torch.zeros(10), dataclasses.replace(CONFIG, jitter=1))
 
 

@@ -126,7 +126,7 @@ def test_stored_targets_of_other_features_than_the_student_sees_are_refused(scho
 def test_spliced_examples_are_for_a_live_teacher_alone(school: School) -> None:
     config = dataclasses.replace(CONFIG, splices=1)
     for hard_weight, teacher in ((0.0, None), (0.5, school.teacher)):
-        with pytest.raises(UserError, match="splices is 1, but labels and stored targets do not follow"):
+        with pytest.raises(UserError, match="splices is 1, but labels and stored targets do not match"):
             TrainingTask.plan(dataclasses.replace(config, hard_weight=hard_weight), school.data, Sources(teacher))
     assert (
         TrainingTask.plan(
