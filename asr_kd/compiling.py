@@ -43,7 +43,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 def inlined(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """A decorator for what only compiled code calls: it becomes a part of each caller.
 
-    As a function of its own it would be optimised alone and once more with its caller. The process that compiles would
+    As a separate function it would be optimised alone and once more with its caller. The process that compiles would
     run one version and those that load from the cache the other: sums in another order, with other last bits.
     """
     decorator: Callable[[Callable[..., Any]], Any] = numba.njit(forceinline=True, nogil=True, **options)

@@ -134,7 +134,7 @@ def _set_threads(threads: int) -> None:
 def in_processes(
     function: Callable[[Task, int], Result], tasks: Mapping[str, Task], at_once: int, threads: int = 1
 ) -> dict[str, Result]:
-    """``function(task, slot)`` for each named task, each in a process of its own with ``threads`` threads, ``at_once``
+    """``function(task, slot)`` for each named task, each in its own process with ``threads`` threads, ``at_once``
     of them at a time.
 
     ``slot``, from 0 to below ``at_once``, differs between tasks that run at the same time. The task's name begins each

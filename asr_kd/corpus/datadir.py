@@ -142,7 +142,7 @@ def write_data_dir(
 
 
 def check_apart(out: str | Path, datadirs: Iterable[DataDir]) -> None:
-    """Raise ``UserError`` if ``out`` is one of its own inputs, which it would overwrite."""
+    """Raise ``UserError`` if ``out`` is also an input, which would be overwritten."""
     for datadir in datadirs:
         if Path(out).resolve() == datadir.path.resolve():
             raise UserError(f"{out}: is both an input and the output; choose another output folder")

@@ -107,5 +107,5 @@ def write_decode_dir(
 
 
 def utterance_id(name: str) -> str:
-    """``name`` with an underscore in place of each white space, which separates fields."""
+    """``name`` with each white space replaced by an underscore, since white space separates fields."""
     return re.sub(r"\s", "_", name)

@@ -50,7 +50,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A loaded model folder. ``words``: word id -> word; ``aligner`` is None where there is no lexicon."""
+    """A loaded model folder. ``words``: word id -> word; ``aligner`` is None without a lexicon."""
 
     path: Path
     config: ModelConfig

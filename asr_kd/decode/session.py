@@ -22,7 +22,7 @@ class Session:
     jobs: int = 1
 
     def decode(self, sources: Sequence[Source], journal: Journal | None = None) -> Generator[Result, None, None]:
-        """The results of every source, those in the ``journal`` first, the others as they are completed."""
+        """The results of every source: first those in the ``journal``, then the others as they complete."""
         waiting = list(sources)
         prints: list[str] = []
         if journal is not None:
@@ -44,7 +44,7 @@ class Session:
                 yield from results
 
     def _run(self, sources: Sequence[Source], meter: "_Meter") -> Iterator[tuple[int, list[Result]]]:
-        """The number and results of each source as it is completed."""
+        """The number and results of each source as it completes."""
         if self.jobs > 1 and len(sources) > 1:
             arguments = (str(self.model.path), self.search, self.outputs)
             with Workers(min(self.jobs, len(sources)), _start, arguments) as workers:

@@ -126,7 +126,7 @@ class InputOptions:
 
 
 def open_inputs(inputs: Sequence[str], config: FeatureConfig, options: InputOptions) -> list[list[Source]]:
-    """The tasks of each input: an audio file or a data directory, or the feature store where there are no inputs.
+    """The tasks of each input: an audio file or a data directory, or the feature store if there are no inputs.
 
     Raises ``UserError`` for a folder that is not a data directory, and for what the functions below refuse.
     """

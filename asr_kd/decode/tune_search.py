@@ -147,7 +147,7 @@ def _beams(search: SearchOptions, evaluate: Evaluate, last: Point) -> tuple[tupl
 
 
 def _edges(best: Point, rounds: Sequence[Sequence[Point]]) -> tuple[str, ...]:
-    """Which of scale and penalty are, in ``best``, the least or the greatest of all settings in ``rounds``."""
+    """Which of scale and penalty in ``best`` are at the edge of all settings in ``rounds``."""
     found = []
     for name in ("acoustic_scale", "word_penalty"):
         values = [getattr(point, name) for points in rounds for point in points]
@@ -159,7 +159,7 @@ def _edges(best: Point, rounds: Sequence[Sequence[Point]]) -> tuple[str, ...]:
 def _smoothed(points: Sequence[Point]) -> np.ndarray:
     """Word errors ``[points]`` of a full grid, each averaged with those of the settings around it.
 
-    The fewest errors of a noisy surface are mostly luck, which does not carry over to another set; the middle of a
+    The minimum of a noisy surface is mostly luck and does not carry over to another set; the middle of a
     valley does.
     """
     scales, rows = np.unique([point.acoustic_scale for point in points], return_inverse=True)

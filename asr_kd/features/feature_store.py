@@ -143,7 +143,7 @@ class _RawFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class _SubtractSpeakerMeans:
-    """Frames of the store ``raw`` -> the same frames less their speaker's mean."""
+    """Frames of the store ``raw`` -> the same frames minus their speaker's mean."""
 
     raw: Path
     utt2spk: dict[str, str]

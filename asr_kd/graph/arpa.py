@@ -56,7 +56,7 @@ class Arpa:
         return len(self.grams)
 
     def find(self, words: np.ndarray) -> np.ndarray:
-        """The row of each n-gram ``words`` ``[n, k]`` among the n-grams of order k; -1 where there is none."""
+        """The row of each n-gram ``words`` ``[n, k]`` among the n-grams of order k; -1 if it is absent."""
         row = words[:, 0].astype(np.int64)
         for k in range(1, words.shape[1]):
             keys = self._keys[k]

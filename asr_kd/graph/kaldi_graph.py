@@ -19,7 +19,7 @@ def import_graph(graph: str | Path, words: str | Path, out: str | Path, transiti
     """Write the folder ``out`` with Kaldi's ``HCLG.fst`` and ``words.txt``; its input labels become state + 1.
 
     ``transitions`` ``[transition-ids + 1]`` (``asr_kd.hmm.kaldi_transitions.read_transitions``) is the pdf of each
-    transition-id; without it, the labels are pdf-ids + 1 already. Costs stay as they are.
+    transition-id; without it, the labels are pdf-ids + 1 already. Costs stay unchanged.
     Raises ``UserError`` for a graph that is damaged or empty, and for labels that the transitions or ``words`` lack.
     """
     fst = Fst.read(graph)
@@ -36,7 +36,7 @@ def import_graph(graph: str | Path, words: str | Path, out: str | Path, transiti
 
 
 def _highest_id(path: str | Path) -> int:
-    """The highest id of ``words.txt``; ``UserError`` by line for anything but a word and an id of its own."""
+    """The highest id of ``words.txt``; ``UserError`` by line for anything but a word and a unique id."""
     ids: set[int] = set()
     for number, line in enumerate(read_lines(path), 1):
         fields = line.split()

@@ -19,7 +19,7 @@ _FEWEST_IDS = 10  # lines; the first words of fewer are easily different from ea
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
-    """A model's score on text. ``words`` counts all words, ``oov`` of which are outside the vocabulary.
+    """A model's score on text. ``words`` counts all words, ``oov`` those outside the vocabulary.
 
     ``log10_prob`` is that of the other words and of the sentence ends; ``log10_prob_oov`` that of the words outside
     as ``<unk>``, None where the model has no ``<unk>``.

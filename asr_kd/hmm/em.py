@@ -84,7 +84,7 @@ def update(gmm: Gmm, statistics: GaussianSums, floor: np.ndarray) -> Gmm:
     share = np.maximum(occupancy, 1e-10)[:, None]
     shift = statistics.first / share
     means = np.where(seen[:, None], gmm.means + shift, gmm.means)
-    few = occupancy < _MIN_OCCUPANCY  # too few frames for a variance of its own
+    few = occupancy < _MIN_OCCUPANCY  # too few frames to estimate a variance
     variances = np.where(few[:, None], gmm.variances, np.maximum(statistics.second / share - shift**2, floor))
     kept = np.where(keep, np.maximum(occupancy, 1e-10), 0)
     weights = kept / np.bincount(state, kept)[state]

@@ -141,7 +141,7 @@ def _is_sound(gmm: Gmm) -> bool:
 
 @compiled(fastmath=True)
 def _subtract_greatest(scores, constants, bounds, tops):  # type: ignore[no-untyped-def]
-    """``scores`` ``[gaussians, frames]`` plus constants, less the greatest of the state, which goes to ``tops``."""
+    """``scores`` ``[gaussians, frames]`` plus constants, minus the state's maximum, which goes to ``tops``."""
     frames = scores.shape[1]
     for state in range(len(bounds) - 1):
         tops[state] = np.float32(-1e30)

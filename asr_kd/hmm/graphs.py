@@ -63,7 +63,7 @@ class UtteranceGraphs:
         return space.table[self.left, self.phone, self.right, self.position]
 
     def shortest(self) -> np.ndarray:
-        """The fewest frames in which each utterance's words can be said, ``[utterances]``."""
+        """The minimum number of frames for each utterance's words, ``[utterances]``."""
         return _shortest(self.bounds, self.preds, self.pred_bounds, self.final)
 
 

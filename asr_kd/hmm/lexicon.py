@@ -113,7 +113,7 @@ def with_unknown(lexicon: Lexicon) -> Lexicon:
 
 
 def with_silence_probability(lexicon: Lexicon, probability: float) -> Lexicon:
-    """The lexicon with one ``probability`` of silence between any two words, in place of those that it has."""
+    """The lexicon with one ``probability`` of silence between any two words, instead of its own."""
     weights = {word: tuple(Weights(w.probability) for w in variants) for word, variants in lexicon.weights.items()}
     return Lexicon(lexicon.entries, weights, SilenceProbabilities.constant(probability))
 

@@ -1,4 +1,4 @@
-"""The state space that training starts from: every phone a chain of states of its own, whatever its neighbours."""
+"""The state space that training starts from: each phone has its own chain of states, independent of context."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ def monophone_space(
 ) -> StateSpace:
     """A context-independent space over the lexicon's phones and silence; silence and noise have longer chains.
 
-    ``phone_positions`` and ``silence_positions`` are also the fewest frames that such a phone can last; ``loop`` is
+    ``phone_positions`` and ``silence_positions`` are also the minimum duration of such a phone in frames; ``loop`` is
     the self-loop probability that every state begins with.
     """
     phones = (SILENCE, *(phone for phone in lexicon.phones if phone != SILENCE))

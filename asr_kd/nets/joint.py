@@ -41,7 +41,7 @@ from asr_kd.errors import UserError
 
 BLOCK = 1 << 20  # log-probabilities worked on at once: 8 MB in float64
 LEAST = math.exp(-690)
-NEAR = 3.0  # the greatest relative distance from a target at which the bar falls
+NEAR = 3.0  # the largest relative distance from a target at which the bar falls
 EXACT = 1e-10  # ... and at which the search ends
 ROUGH, NOTHING = 1e-6, 1e-16  # relative and absolute differences of products that may be left after all steps
 STEPS = 200  # Newton's; 5 to 20 are usual, and some 60 where weights are near LEAST
@@ -293,7 +293,7 @@ def _sum_outside(primal, outside):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _distance(primal, dual, target):  # type: ignore[no-untyped-def]
-    """How far the products are from their targets: the greatest relative difference."""
+    """The largest relative difference between the products and their targets."""
     far = 0.0
     for i in range(len(target)):
         far = max(far, abs(primal[i] * dual[i] / target[i] - 1))

@@ -179,7 +179,7 @@ def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) 
         )
     if a.normaliser != b.normaliser:
         raise UserError(
-            f"{folder_b}: normaliser {b.normaliser!r}, but {folder_a} has {a.normaliser!r}; score both alike"
+            f"{folder_b}: normaliser {b.normaliser!r}, but {folder_a} has {a.normaliser!r}; score both with one"
         )
     if (different := np.flatnonzero(a.counts[:, WORDS] != b.counts[:, WORDS])).size:
         row = different[0]

@@ -17,7 +17,7 @@ from asr_kd.score.table import Record
 from asr_kd.train import TrainingData, outputs
 from asr_kd.train.evaluate import check_fits
 
-ALL, CONDITIONAL = -2, -1  # in place of a number of specialists
+ALL, CONDITIONAL = -2, -1  # instead of a number of specialists
 RARE = 0.01  # from the first group with a smaller share of the frames on, groups are merged
 
 

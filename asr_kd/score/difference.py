@@ -1,4 +1,4 @@
-"""Differences between the systems of a table and one of them, with intervals over seeds and over speakers."""
+"""Differences of the systems of a table from a base system, with intervals over seeds and over speakers."""
 
 import dataclasses
 import math

@@ -106,7 +106,7 @@ def summarise(entries: Sequence[ReportEntry]) -> list[Record]:
     """One record for each system and set: the mean over seeds of every number, and the 95 % interval of that mean.
 
     With several seeds, ``KEY_spread`` is the half-width of Student's t interval over them (n - 1 degrees of freedom)
-    and ``KEY_range`` their least and greatest value; text is kept only from a single row. For scored entries,
+    and ``KEY_range`` their minimum and maximum; text is kept only from a single row. For scored entries,
     ``wer_low`` and ``wer_high`` (of frames ``accuracy_low`` and ``accuracy_high``) bound the mean's bootstrap interval
     over speakers. ``p`` is that of the paired permutation test of errors, summed over seeds, against the first system
     on the same set.

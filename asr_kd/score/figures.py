@@ -190,7 +190,7 @@ def _horizontal(axes: "Axes", places: np.ndarray, log: bool, own_ticks: bool) ->
 
 
 def _legend(figure: "Figure", entries: Sequence[tuple[Any, str]]) -> None:
-    """Draw the legend below the panels, in one row where there is room."""
+    """Draw the legend below the panels, in one row if it fits."""
     handles, texts = zip(*entries, strict=True)
     widths = [len(text) + 8 for text in texts]  # in letters, with the handle
     room = int(14 * figure.get_figwidth())

@@ -107,7 +107,7 @@ def load_score(path: str | Path) -> Score:
 
 
 def score_in(folder: str | Path) -> Score:
-    """The score in a folder of results: of words, or else of frames. ``UserError`` where there is neither."""
+    """The score of words in a folder of results, else that of frames. ``UserError`` if there is neither."""
     for name in FILES.values():
         if (Path(folder) / name).is_file():
             return load_score(Path(folder) / name)
@@ -117,7 +117,7 @@ def score_in(folder: str | Path) -> Score:
 def read_decode_summary(folder: str | Path) -> dict[str, Any]:
     """What tables show of a decode folder's ``decode.json``: frame accuracies, parameters, real-time factor, tuning.
 
-    Empty where there is no such file. Raises ``UserError`` for a value of another type.
+    Empty if there is no such file. Raises ``UserError`` for a value of another type.
     """
     path = Path(folder) / "decode.json"
     content = _read_object(path) if path.exists() else {}

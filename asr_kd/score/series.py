@@ -21,7 +21,7 @@ _TRAIN, _DEV, _CROSS_ENTROPY = "train_accuracy", "dev_accuracy", "dev_cross_entr
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """A mean and the range around it, each ``[points]``; the range is NaN where there is none."""
+    """A mean and the range around it, each ``[points]``; the range is NaN for a single value."""
 
     mean: np.ndarray
     low: np.ndarray
@@ -30,7 +30,7 @@ class Band:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCurves:
-    """Evaluations during training: means over seeds, and their least and greatest; accuracies are fractions.
+    """Evaluations during training: means over seeds with their minimum and maximum; accuracies are fractions.
 
     ``x`` ``[points]`` is the ``axis`` (``step`` or ``epoch``). ``train_accuracy`` is None where training had no labels;
     ``dev_cross_entropy`` is in nats a frame.
@@ -63,7 +63,7 @@ def training_curves(name: str, folders: Sequence[str | Path], axis: str = "step"
     """The curves of experiment folders that differ in the seed, from their ``metrics.jsonl``.
 
     Only epochs that were evaluated in all folders count, so a mean is always over the same seeds. Raises ``UserError``
-    where there are none, and for a file that training did not write.
+    if there are none, and for a file that training did not write.
     """
     runs = [_read_metrics(Path(folder) / "metrics.jsonl") for folder in folders]
     epochs = sorted(set.intersection(*(set(run) for run in runs)))
@@ -130,7 +130,7 @@ def _summary(name: str, folders: Sequence[str | Path]) -> Record:
 
 
 def _extremes(values: np.ndarray) -> Band:
-    """Mean, least and greatest over seeds of ``[seeds, points]``."""
+    """Mean, minimum and maximum over seeds of ``[seeds, points]``."""
     return Band(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 

@@ -75,7 +75,7 @@ def percent_range(low: str, high: str, digits: int = 1) -> Callable[[Record], st
 
 
 def plain(key: str) -> Callable[[Record], str]:
-    """Show a value as it is: integers with thousands separators, other numbers with four significant digits."""
+    """Format a value: integers with thousands separators, other numbers with four significant digits."""
 
     def show(record: Record) -> str:
         value = record.get(key)

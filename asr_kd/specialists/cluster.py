@@ -15,7 +15,7 @@ from asr_kd.errors import UserError
 Scale = Literal["none", "correlation", "spectral"]
 ROWS = 512  # frames of one matrix product
 FAINT = 1e-4  # weight of the edge between two states that are never confused
-RESTARTS = 10  # runs of k-means, of which the best is kept
+RESTARTS = 10  # runs of k-means; the best one is kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def cluster_states(
       the state's variance. A few frequent states, such as those of silence, lie far from all others, and each becomes
       a cluster of its own; the many rare ones share a cluster near 0.
     - ``correlation`` divides by both states' standard deviations, so that a row says with which states a state is
-      confused, not how often. A state that is predicted alike in all frames has no correlations: its row is 0. With
+      confused, not how often. A state with the same prediction in all frames has no correlations: its row is 0. With
       many states most rows are about as far from each other as from 0, and k-means puts them into one cluster.
     - ``spectral`` cuts the graph whose edges are the positive correlations (normalised cut; k-means in the space of the
       Laplacian's first eigenvectors). Its clusters are of more even sizes.
@@ -170,7 +170,7 @@ def check_sizes(states: int, k: int, size: int | None = None) -> None:
 
 
 def _nearest(correlation: np.ndarray, clusters: list[np.ndarray], size: int) -> list[np.ndarray]:
-    """For each cluster the ``size`` states of the greatest mean correlation with its states."""
+    """For each cluster, the ``size`` states with the highest mean correlation with its states."""
     means = [correlation[own].mean(0) for own in clusters]
     return [np.sort(np.argsort(-mean, kind="stable")[:size]) for mean in means]
 

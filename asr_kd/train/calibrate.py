@@ -53,7 +53,7 @@ def teacher_shift(
 
 @torch.inference_mode()
 def oracle_shift(student: AcousticModel, data: TrainingData, classes: Sequence[int]) -> float:
-    """The one number that, added to the logits of all ``classes``, leaves the fewest errors on the labels of ``data``.
+    """The one number that, added to the logits of all ``classes``, gives the fewest errors on the labels of ``data``.
 
     This is the paper's correction, which it chose on the test set: an oracle. Raises ``UserError`` for unknown classes,
     if there are no labels, and for a class without any.

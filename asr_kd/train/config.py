@@ -23,7 +23,7 @@ class TrainConfig:
       zero as ``decay`` says. ``weight_decay`` leaves biases and normalisation alone. ``clip_norm``: the largest
       gradient norm. ``max_norm``: the largest norm of the weights into a hidden unit (0: no limit; Hinton et al. 2012).
     - ``standardise``: the network subtracts a mean and divides by a deviation: of each of the ``bins``, or of the
-      ``whole`` frame. The latter suits pixels, some of which are always empty.
+      ``whole`` frame. The latter suits pixels, since some are always empty.
     - ``precision``: ``bf16`` multiplies in bfloat16, with weights in fp32 (``torch.autocast``). ``auto`` takes it where
       the processor has such instructions, and ``fp32`` elsewhere.
     - ``label_smoothing``: the part of a hard target that is spread over all states.

@@ -146,11 +146,11 @@ def _objective(
 
 
 class _Exponentials:
-    """Of ``logits [rows, states]``, over T and at 1, but for the states ``inside [rows, k]`` (those of top-k targets).
+    """Exponentials of ``logits [rows, states]``, over T and at 1, but not the states ``inside [rows, k]`` (top k).
 
-    All is relative to the greatest logit outside, so that no digits go to a large constant, and the mass of the others
-    is a sum: as 1 minus the rest it would lose its digits where it is small. ``top [rows, 1]``: what all is relative
-    to, in logits over T. ``log_outside`` and ``log_outside_at_one`` ``[rows, 1]``: logs of sums of exponentials.
+    All values are relative to the largest logit outside, so that no digits are lost to a large constant. The mass of
+    the others is a sum: as 1 minus the rest it would lose its digits when small. ``top [rows, 1]``: that largest logit
+    over T. ``log_outside`` and ``log_outside_at_one`` ``[rows, 1]``: logs of sums of exponentials.
     ``relative``: the logits over T, relative to ``top``, -inf inside.
     """
 

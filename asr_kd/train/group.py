@@ -84,7 +84,7 @@ class Group:
             return asked
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if asked.index:
-            raise UserError(f"--device {asked}: each of {self.world} ranks takes a GPU of its own; give --device cuda")
+            raise UserError(f"--device {asked}: each of {self.world} ranks takes its own GPU; give --device cuda")
         if local >= gpus:
             raise UserError(f"no GPU for local rank {local}; this machine has {gpus}: start {gpus} processes")
         torch.cuda.set_device(local)

@@ -204,7 +204,7 @@ def test_an_ensemble_is_no_member_and_no_network(members: list[Path], tmp_path: 
         lambda: save_ensemble(tmp_path / "f", [members[0], tmp_path / "e"]),
         lambda: load_model(tmp_path / "e"),
     ):
-        with pytest.raises(UserError, match="e: an ensemble; a single network was expected"):
+        with pytest.raises(UserError, match="e: this is an ensemble; expected a single network"):
             use()
 
 

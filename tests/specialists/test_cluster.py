@@ -145,5 +145,5 @@ def test_mistakes_are_named() -> None:
     covariance[3, 2] = np.nan
     with pytest.raises(UserError, match="covariance of state 3 is not finite"):
         cluster_states(covariance, 2, 0)
-    with pytest.raises(UserError, match="3 clusters were asked for and only 2 came out"):
+    with pytest.raises(UserError, match="3 clusters were requested, but only 2 were found"):
         cluster_states(np.diag([0.0, 0, 0, 1, 1]) @ np.ones((5, 5)), 3, 0)

@@ -104,7 +104,7 @@ def test_states_without_a_frame_are_left_to_the_generalist(tmp_path: Path) -> No
         UserError, match=r"only 1 of the specialist's 2 states \(\[1, 4\]\) have frames; expected at least 2"
     ):
         write(store, OWN, STATES, tmp_path / "out")
-    with pytest.raises(UserError, match=r"states \[1, 6\] of a specialist; the generalist has states 0 to 5"):
+    with pytest.raises(UserError, match=r"the specialist has states \[1, 6\], but the generalist has states 0 to 5"):
         write(store, np.array([1, 6]), STATES, tmp_path / "out")
 
 
@@ -304,7 +304,10 @@ def test_states_that_the_speech_never_shows_are_named_and_left_out(
     write_states(tmp_path / "rare", rare)
     assert main([*command, "--states", f"{tmp_path}/rare"]) == 0
     before = capsys.readouterr()
-    assert f"/s: no frame of states {own[1]}; the specialist gets the other {len(own) - 1}" in before.err
+    assert (
+        f"/s: the training set has no frames of states {own[1]}; the specialist gets the other {len(own) - 1}"
+        in before.err
+    )
     assert FrameStore(tmp_path / "s" / "states").config["own"] == own[:1] + own[2:]
     assert load_model(tmp_path / "s" / "begin").num_states == len(own)
 

@@ -114,7 +114,7 @@ def test_the_oracle_needs_a_frame_of_each_class(make_data: MakeData) -> None:
     named = ", ".join(map(str, missing))
     with pytest.raises(UserError, match=rf"states: no frame of 4 utterances has class {named}; expected at least one"):
         oracle_shift(network(1), data, missing)
-    with pytest.raises(UserError, match=r"feats: no labels to count errors with; give the states"):
+    with pytest.raises(UserError, match=r"feats: no labels to count errors with; give --states"):
         oracle_shift(network(1), TrainingData(data.features), CLASSES)
 
 

@@ -202,7 +202,7 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     assert chosen == [1]
     assert pair.device(torch.device("cpu")) == torch.device("cpu")
     assert ALONE.device(torch.device("cuda:5")) == torch.device("cuda:5")
-    with pytest.raises(UserError, match="--device cuda:1: each of 4 ranks takes a GPU of its own"):
+    with pytest.raises(UserError, match="--device cuda:1: each of 4 ranks takes its own GPU"):
         pair.device(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="no GPU for local rank 1; this machine has 1"):

@@ -34,7 +34,7 @@ _known: dict[tuple[object, ...], tuple[Part, ...]] = {}
 
 
 def find_parts(source: Source) -> tuple[Part, ...]:
-    """The parts to decode one after the other; none where libsndfile reads all of the file as it is.
+    """The parts to decode one after the other; none if libsndfile reads the whole file correctly.
 
     The parts of a large file are remembered while it does not change: its segments are mostly read one after the
     other, and finding the parts of an MP3 takes a look at each of its frames. Raises ``UserError`` for a file that is

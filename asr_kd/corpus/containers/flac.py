@@ -131,7 +131,7 @@ def _further_streams(source: Source, offset: int) -> list[int]:
 
 
 def _length(source: Source, stream: _Stream) -> int | None:
-    """Samples up to the end of the last frame; None where there is no frame.
+    """Samples up to the end of the last frame; None if there is no frame.
 
     A header's CRC has only 8 bits, so that a length other than the stated one must be confirmed by the frame before.
     """

@@ -3,7 +3,7 @@
 from asr_kd.corpus.containers.source import Source
 from asr_kd.corpus.containers.tags import is_padding, skip_tags
 
-_NEAR = 1 << 16  # a program that cannot know a length writes the largest one, less its headers or rounded
+_NEAR = 1 << 16  # a program that cannot know a length writes the largest one, minus its headers or rounded
 _LARGEST = (0x7F000000, 1 << 31, 1 << 32, 1 << 63, 1 << 64)  # SoX's AIFF; signed and unsigned 32 and 64 bits
 STRAY_SECONDS = 0.025  # unexplained bytes after the audio that are ignored: less than one frame
 

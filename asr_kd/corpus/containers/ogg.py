@@ -84,7 +84,7 @@ def _check_order(source: Source, link: _Link, page: _Page) -> None:
     if page.serial != link.first.serial:
         raise source.fault(_MULTIPLEXED)
     if link.flags & _LAST:
-        raise source.fault(f"damaged: byte {page.begin:,} goes on with an Ogg stream that has ended")
+        raise source.fault(f"damaged: byte {page.begin:,} continues an Ogg stream that has ended")
     if page.number != (link.number + 1) & 0xFFFFFFFF:
         raise source.fault(f"damaged: page {page.number:,} of the Ogg stream follows page {link.number:,}")
 

@@ -44,7 +44,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A stretch of a file that is decoded as a file of its own: ``header``, then the bytes ``begin`` to ``end``.
+    """A part of a file that is decoded as a separate file: ``header``, then the bytes ``begin`` to ``end``.
 
     A header is there where the file's own states no length, or a wrong one. ``samples`` is what the part must hold,
     None where libsndfile's own count is right.

@@ -58,7 +58,7 @@ def find_parts(source: Source) -> tuple[Part, ...]:
 
 
 def _read_header(source: Source, order: _Order) -> _Header:
-    """The chunks up to ``data``. Raises ``UserError`` where there is none."""
+    """The chunks up to ``data``. Raises ``UserError`` if there is none."""
     offset, fmt, long_size, odd = 12, b"", None, False
     for _ in range(_MOST_CHUNKS):
         name, size = _chunk(source, offset, order)
