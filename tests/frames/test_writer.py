@@ -141,7 +141,7 @@ def test_what_a_killed_writer_left_half_written_is_deleted_by_the_next(
 ) -> None:
     partial = tmp_path / "s" / ".shard-00000.safetensors.x.partial"
     partial.write_bytes(b"x")
-    with pytest.raises(UserError, match="another process writes"):
+    with pytest.raises(UserError, match="another process is writing"):
         write_store(tmp_path / "s", StoreContent("states", STATES), COUNTS, Count(tmp_path / "log"))
     assert partial.exists()  # the other process still runs: this may be its own
     (tmp_path / "go").unlink()
@@ -157,7 +157,7 @@ def test_a_second_writer_of_other_content_is_refused_and_damages_nothing(
     tmp_path: Path, reference: dict[str, bytes], other_writer: subprocess.Popen[bytes], force: bool
 ) -> None:
     content = StoreContent("states", STATES, {"a": 2})
-    message = r"/s: another process writes (this store; wait|other content)"
+    message = r"/s: another process is writing (this store; wait|other content)"
     with pytest.raises(UserError, match=message):
         write_store(tmp_path / "s", content, COUNTS, Count(tmp_path / "log"), WriteOptions(force=force))
     (tmp_path / "go").unlink()

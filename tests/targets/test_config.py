@@ -22,7 +22,7 @@ def bytes_per_frame(config: TargetConfig, states: int = MANY) -> int:
         ({"temperatures": (1.0, 0.0)}, "temperatures .*; expected numbers above 0"),
         ({"temperatures": (float("nan"),)}, "temperatures .*; expected numbers above 0"),
         ({"temperatures": (float("inf"),)}, "temperatures .*; expected numbers above 0"),
-        ({"temperatures": (2.0, 1.0, 2.0)}, "one is there twice"),
+        ({"temperatures": (2.0, 1.0, 2.0)}, "one of them is repeated"),
         ({"form": "sampled"}, "drawn at one temperature; give the student's"),
         ({"seed": -1}, "seed is -1; expected 0 or more"),
     ],

@@ -209,7 +209,7 @@ def test_draws_depend_on_utterance_and_seed_alone() -> None:
 def test_a_frame_that_is_no_distribution_is_named(value: float, found: str) -> None:
     log_prob = log_probs()
     log_prob[7] = value
-    with pytest.raises(UserError, match=f"of frame 7 are not finite .the greatest is {found}"):
+    with pytest.raises(UserError, match=f"of frame 7 are not finite .the largest is {found}"):
         encode(log_prob, TargetConfig("dense"), draws_of("u", 0))
 
 

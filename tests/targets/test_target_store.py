@@ -86,7 +86,7 @@ def test_only_dense_targets_have_logits_to_match(targets: TargetStore, scene: Sc
     if targets.config.form == "dense":
         targets.check(STATES, scene.features, 2.0, "logits")
         return
-    with pytest.raises(UserError, match=f"{targets.config.form} targets have no logits to match; --form dense has"):
+    with pytest.raises(UserError, match=f"{targets.config.form} targets have no logits to match; use --form dense"):
         targets.check(STATES, scene.features, 2.0, "logits")
 
 
@@ -157,7 +157,7 @@ def test_a_state_that_is_there_twice_is_found(scene: Scene, tmp_path: Path) -> N
     def change(arrays: Arrays) -> None:
         arrays["target_state"][2, 1] = arrays["target_state"][2, 0]
 
-    with pytest.raises(UserError, match=r"utterance u01, frame 2: a state .* or is there twice"):
+    with pytest.raises(UserError, match=r"utterance u01, frame 2: a state .* or a state that occurs twice"):
         check_values(rewritten(targets, tmp_path / "bad", change))
 
 
