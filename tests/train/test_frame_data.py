@@ -80,7 +80,7 @@ def test_a_missing_utterance_is_named(tmp_path: Path) -> None:
 def test_stores_in_the_wrong_places_are_refused(make_data: MakeData) -> None:
     data = make_data([20])
     assert data.states is not None
-    with pytest.raises(UserError, match="holds states; a store of features"):
+    with pytest.raises(UserError, match="holds states; expected features"):
         TrainingData(data.states, data.features)
 
 

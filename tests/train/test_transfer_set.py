@@ -299,7 +299,7 @@ def test_priors_of_states_beyond_the_network_are_refused(school: School, tmp_pat
     states = write_states(tmp_path / "s", {"x": np.array([0, STATES], np.uint16)}, STATES + 1)
     with pytest.raises(UserError, match=f"has state {STATES}, but the network has {STATES} outputs"):
         TrainingTask.plan(SOFT, school.unlabelled, Sources(school.teacher, states.path))
-    with pytest.raises(UserError, match="holds features; priors come from states, soft targets or a model"):
+    with pytest.raises(UserError, match="holds features; expected states, soft targets or a model for priors"):
         TrainingTask.plan(SOFT, school.unlabelled, Sources(school.teacher, school.data.features.path))
 
 
