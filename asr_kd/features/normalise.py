@@ -3,7 +3,7 @@
 A mean is the level of the speech only if there is speech. Two kinds of input would otherwise become average frames,
 or frames like no others, and a recogniser takes both for words:
 
-* Digital silence (all samples equal) that lasts a second, or fills more than a quarter of an utterance. It is left out
+* Digital silence (all samples equal) that lasts a second, or fills more than half of an utterance. It is left out
   of the mean.
 * Input that is the same throughout: a hum, a tone, steady noise. There is no speech to compare it with.
 
@@ -25,7 +25,7 @@ BACKGROUND = 4.0  # in log energy: pauses lie 3 to 6 below the mean of an uttera
 _WINDOW = 600  # frames of the past whose mean ``online`` subtracts, the current one included
 _GLOBAL_FRAMES = 200  # how many frames the global mean counts for until the window is full
 _DIGITAL_SILENCE = -12.0  # mean log energy; zeros give -15.9, one bit of dither +4.5
-_SILENT_SHARE = 0.25  # of an utterance's frames: shorter gaps stay, as every model was trained with them
+_SILENT_SHARE = 0.5  # of an utterance; half a second before a short one occurs in LibriSpeech, and stays
 _SILENT_FRAMES = 100  # in a row: a second
 _BLOCK = 10  # frames: hum and noise vary from frame to frame, but not over 100 ms
 _STEADY = 0.3  # standard deviation of blocks; steady noise has at most 0.25, speech in noise at 12 dB at least 0.6

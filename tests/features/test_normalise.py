@@ -141,3 +141,12 @@ def test_online_normalisation_of_silence_and_steady_sounds_never_looks_ahead() -
     whole = normalise(features, online)
     for end in (400, 1000, 1400, 1600):
         np.testing.assert_array_equal(normalise(features[:end], online), whole[:end])
+
+
+def test_half_a_second_of_digital_silence_before_a_short_utterance_changes_nothing() -> None:
+    """As in LibriSpeech, whose released recordings have such gaps."""
+    rng = np.random.default_rng(1)
+    samples = np.concatenate([np.zeros(8000), rng.normal(0, 0.1, 22000)]).astype(np.float32)
+    config = FeatureConfig(normalise="utterance")
+    features = compute_features(samples, config)
+    assert (normalise(features, config) == features - features.mean(axis=0, dtype=np.float64).astype(np.float32)).all()
