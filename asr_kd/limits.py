@@ -30,6 +30,7 @@ AUDIO_RATES = (1_000, 768_000)  # hertz; one second at 1 Hz would become 16,000 
 AUDIO_CHANNELS = 256  # of one recording: large microphone arrays have about as many
 AUDIO_SAMPLES = 400_000_000  # of one utterance, before and after resampling together: 7 hours at 16 kHz, 1.6 GB
 PIPED_AUDIO_BYTES = 1 << 32  # from one command in wav.scp: the longest possible wav, 37 hours at 16 kHz
+BINS = 4096  # mel filters of one frame; recognisers use 23 to 128
 STORE_JSON_BYTES = 1 << 26  # the index of a store of 300,000 shards, or the header of a shard of 500,000 utterances
 ARCHIVE_OBJECT_BYTES = 1 << 30  # one matrix of a Kaldi archive, decoded: 18 hours of 40-bin features
 ARCHIVE_LINE_BYTES = 1 << 25  # one line of a text archive: an alignment of 8 million frames

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from asr_kd.errors import UserError
+from asr_kd.limits import AUDIO_RATES, BINS
 
 FRAME_LENGTH = 0.025  # seconds
 FRAME_SHIFT = 0.010  # seconds
@@ -32,11 +33,16 @@ class FeatureConfig:
     global_mean: tuple[float, ...] = ()  # [dimension], for online
 
     def __post_init__(self) -> None:
+        lowest, highest = AUDIO_RATES
+        if not lowest <= self.sample_rate <= highest:
+            raise UserError(f"sample_rate is {self.sample_rate}; expected {lowest:,} to {highest:,} Hz")
         if not 0 <= self.low_hz < self.top_hz <= self.sample_rate / 2:
             raise UserError(
                 f"filters from {self.low_hz:g} to {self.top_hz:g} Hz; expected a range within 0 to"
                 f" {self.sample_rate / 2:g} Hz, half the sample rate"
             )
+        if not 1 <= self.bins <= BINS:
+            raise UserError(f"bins is {self.bins}; expected 1 to {BINS:,} mel filters")
         if self.kind == "mfcc" and not 1 <= self.cepstra <= self.bins:
             raise UserError(f"{self.cepstra} cepstra of {self.bins} bins: expected 1 to {self.bins}")
         if self.energy and self.kind == "fbank":

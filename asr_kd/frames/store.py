@@ -186,7 +186,8 @@ def open_joined(stores: Sequence[FrameStore | str | Path], utterances: Sequence[
 def _missing(missing: Sequence[str], store: FrameStore, other: FrameStore | None) -> str:
     source = f"{other.path} has" if other else "you asked for"
     more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-    return f"{store.path}: lacks utterance {missing[0]}{more}, which {source}; name the utterances to read"
+    advice = "name the utterances to use (--utterances LIST)"
+    return f"{store.path}: lacks utterance {missing[0]}{more}, which {source}; {advice}"
 
 
 def _runs(stores: Sequence[FrameStore], utterances: Sequence[str]) -> Iterator[Shard]:

@@ -144,3 +144,10 @@ def test_impossible_configurations_are_refused(options: dict[str, object], messa
 def test_more_bins_than_the_spectrum_can_fill_are_refused() -> None:
     with pytest.raises(UserError, match="too many"):
         compute_features(np.zeros(400, np.float32), FeatureConfig(bins=200))
+
+
+@pytest.mark.parametrize("values", [{"bins": 0}, {"bins": 2_000_000_000}, {"sample_rate": 1}, {"sample_rate": 10**12}])
+def test_sizes_that_no_recogniser_has_are_refused_before_memory_is_taken(values: dict[str, int]) -> None:
+    (name,) = values
+    with pytest.raises(UserError, match=f"{name} is .*expected"):
+        FeatureConfig(**values)  # type: ignore[arg-type]
