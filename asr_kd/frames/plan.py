@@ -53,9 +53,9 @@ def problem_of_ids(utterances: Iterable[str]) -> str:
     """What is wrong with the first id that is empty, has ASCII white space or is not valid Unicode; empty if none."""
     utterances = tuple(utterances)
     try:
-        text = "\n".join(utterances).encode()
-        fields = text.split()  # all at once: there may be millions
-        if len(fields) == len(utterances) and b"\n".join(fields) == text:
+        text = "\n".join(utterances).encode()  # all at once: there may be millions
+        spaces = len(text) - len(text.translate(None, b" \t\n\v\f\r"))
+        if spaces == max(0, len(utterances) - 1) and all(utterances):
             return ""
     except UnicodeEncodeError:
         bad = next(utterance for utterance in utterances if utterance != utterance.encode(errors="ignore").decode())

@@ -194,11 +194,14 @@ def _checked_offsets(offsets: list[Any], utterances: int) -> np.ndarray:
     """int64 ``[utterances + 1]``, from 0 on, each larger than the one before."""
     if len(offsets) != utterances + 1 or set(map(type, offsets)) != {int}:
         raise Damaged(f"expected {utterances + 1} whole numbers as offsets of {utterances} utterances")
-    if not all(map(operator.lt, offsets, offsets[1:])):
+    try:
+        rows = np.array(offsets, np.int64)
+    except OverflowError:
+        raise Damaged("its offsets leave the range of numbers of frames") from None
+    if not (rows[1:] > rows[:-1]).all():
         raise Damaged("its offsets do not ascend")
-    if offsets[0] != 0 or offsets[-1] > LARGEST:
+    if rows[0] != 0 or rows[-1] > LARGEST:
         raise Damaged("its offsets do not begin at 0, or leave the range of numbers of frames")
-    rows = np.array(offsets, np.int64)
     rows.flags.writeable = False
     return rows
 
