@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import itertools
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -189,14 +188,14 @@ def test_an_utterance_whose_output_is_not_finite_is_named_or_left_out(scene: Sce
     assert estimate(Teacher(bad.teacher, bad.features), tmp_path / "t", CONFIGS["topk"], options=how).frames
 
 
-def test_weights_that_are_not_finite_are_an_error_of_the_first_utterance(scene: Scene, tmp_path: Path) -> None:
-    teacher = network(tmp_path / "nan")
+def test_outputs_that_overflow_are_an_error_of_the_first_utterance(scene: Scene, tmp_path: Path) -> None:
+    teacher = network(tmp_path / "large")
     tensors = load_file(teacher / "model.safetensors")
-    next(tensor for name, tensor in tensors.items() if name.endswith("weight")).fill_(math.nan)
+    next(tensor for name, tensor in tensors.items() if name.endswith("weight")).fill_(3e38)
     save_file(tensors, teacher / "model.safetensors")
     with pytest.raises(UserError, match=r"utterance u00: the teacher's log-probabilities of frame 0 are not finite"):
         write(dataclasses.replace(scene, teacher=teacher), tmp_path / "t")
-    with pytest.raises(UserError, match="no utterance is good; the first, u00: the teacher's log-prob"):
+    with pytest.raises(UserError, match="no usable utterance; the first, u00: the teacher's log-prob"):
         write(dataclasses.replace(scene, teacher=teacher), tmp_path / "t", skip_bad=True)
 
 
