@@ -187,7 +187,7 @@ def test_states_are_not_taken_for_features(bad: Path, capsys: pytest.CaptureFixt
     assert align(bad, bad / "states", "--skip-bad") == 0
     arguments = [str(bad / "out" / "lda"), str(bad / "data"), str(bad / "states"), str(bad / "again")]
     assert main(["hmm", "align", *arguments]) == 1
-    assert "a store of states; expected one tensor of features" in capsys.readouterr().err
+    assert "holds states; expected one tensor of features" in capsys.readouterr().err
 
 
 def test_what_was_aligned_before_is_not_aligned_again(

@@ -133,7 +133,7 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
     ("line", "message"),
     [
         ("{", "rows.jsonl:1: not valid JSON"),
-        ("[" * 100_000, "rows.jsonl:1: nested too deeply"),
+        ("[" * 100_000, "rows.jsonl:1: not valid JSON: nested too deeply"),
         ('{"wer": 1}', "expected an object with 'system'"),
         ('{"system": 3}', "rows.jsonl:1: 'system' is 3; expected text"),
         ('{"system": "a", "wer": "0.1"}', "'wer' is '0.1'; expected a finite number or null"),

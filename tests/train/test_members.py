@@ -341,7 +341,7 @@ def test_seeds_count_up_from_the_given_one_the_configuration_s_or_1(tmp_path: Pa
     assert seeds([five, plain], ["seed=0"]) == [0, 1, 2]
     assert [config.epochs for config in member_configs(3, [five, plain], ["seed=0"])] == [8, 7, 8]
     assert type(member_configs(1)[0]) is TrainConfig
-    with pytest.raises(UserError, match=r"seeds 1, 5; give the first one with --seed"):
+    with pytest.raises(UserError, match=r"different seeds, 1, 5; give the first one with --seed"):
         seeds([five, plain])
 
 
