@@ -1,4 +1,4 @@
-"""What a frame store holds and where it came from: the part that the index and every shard repeat."""
+"""What a frame store holds and where it came from. The index and every shard carry this description."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ CODES = {  # numpy's names of dtypes -> safetensors'
     "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL",
     "uint8": "U8", "uint16": "U16", "uint32": "U32", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
 }  # fmt: skip
-_DIMENSIONS = 8  # of one frame; no tensor of the project has more than 2
+_DIMENSIONS = 8  # of one frame; the project's own tensors have at most 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TensorSpec:
 
     @property
     def bytes_per_frame(self) -> int:
-        """Bytes that one frame takes."""
+        """Bytes per frame."""
         return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
     @classmethod
@@ -49,10 +49,10 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class StoreContent:
-    """What a store holds and what it was made from; the same content is never written twice.
+    """What a store holds and what it was made from. Writing the same content again resumes or does nothing.
 
     - ``kind``: ``features``, ``states`` or ``targets``; ``tensors`` by name.
-    - ``config``: the settings that made the frames; ``inputs``: the name and the hash of everything that was read.
+    - ``config``: the settings that made the frames; ``inputs``: the hash of each input, by name.
     - ``left_out``: utterances that the store lacks, with the reason.
     """
 
@@ -79,7 +79,7 @@ class Description:
 
     @classmethod
     def of(cls, content: StoreContent, plan: Sequence[PlannedShard]) -> "Description":
-        """The description of ``content`` in the shards of ``plan``, as it is when read back."""
+        """The description of ``content`` in the shards of ``plan``, with the types that reading it back gives."""
         tensors, config = dict(content.tensors), dict(content.config)
         inputs, left_out = dict(content.inputs), dict(content.left_out)
         made = cls(content.kind, tensors, plan_hash(plan), len(plan), config, inputs, left_out, __version__)
@@ -87,11 +87,11 @@ class Description:
 
     @property
     def bytes_per_frame(self) -> int:
-        """Bytes that one frame takes in all tensors."""
+        """Bytes per frame, of all tensors together."""
         return sum(spec.bytes_per_frame for spec in self.tensors.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars, equal to what reading their JSON gives."""
+        """Plain dicts, lists and scalars: what ``json.loads(json.dumps(...))`` returns."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
@@ -121,17 +121,17 @@ class Description:
 
     @functools.cached_property
     def opening(self) -> str:
-        """How the metadata of each shard of the store begins."""
+        """The first characters of each shard's metadata."""
         return f'{{"store":{json.dumps(self.to_json(), separators=(",", ":"))},'
 
     def layout(self, frames: int) -> str:
-        """The safetensors entries of the tensors in a shard of ``frames``, as JSON; they lie one after the other."""
+        """The safetensors entries of a shard of ``frames`` frames, as JSON; the tensors follow one another."""
         template, factors = self._layout
         return template % tuple([frames * factor for factor in factors])
 
     @functools.cached_property
     def spans(self) -> list[tuple[str, int, int]]:
-        """Each tensor's name, first byte and end in the data of one frame; large items first keep all aligned."""
+        """Each tensor's name, begin and end in the bytes of one frame; the largest items come first to align all."""
         spans, end = [], 0
         for name in sorted(self.tensors, key=lambda name: (-np.dtype(self.tensors[name].dtype).itemsize, name)):
             start, end = end, end + self.tensors[name].bytes_per_frame
@@ -140,7 +140,7 @@ class Description:
 
     @functools.cached_property
     def _layout(self) -> tuple[str, list[int]]:
-        """A template for ``layout``, and what the number of frames is multiplied by for each of its places."""
+        """The template of ``layout``, and the factor of the number of frames for each of its fields."""
         entries, factors = [], []
         for name, start, end in self.spans:
             code, shape = CODES[self.tensors[name].dtype], "".join(f",{size}" for size in self.tensors[name].shape)
@@ -151,12 +151,12 @@ class Description:
 
     @property
     def identity(self) -> str:
-        """A hash of all but the project's version: equal for what ``differences`` calls the same."""
+        """A hash of everything but the project's version: equal where ``differences`` finds none."""
         text = json.dumps({**self.to_json(), "version": None}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, wanted: "Description") -> list[str]:
-        """How ``wanted`` differs from this one, a phrase each; the project's version may differ."""
+        """How ``wanted`` differs from this description, a phrase each. The project's version is not compared."""
         here, there = (_flat({**d.to_json(), "version": None}) for d in (self, wanted))
         phrases = []
         for key in sorted(here.keys() | there.keys()):

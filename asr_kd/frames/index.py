@@ -1,4 +1,4 @@
-"""``index.json``: what makes a folder of shards a complete store."""
+"""``index.json``, written last: a folder of shards with it is a complete store."""
 
 import dataclasses
 import itertools
@@ -81,7 +81,7 @@ def _checked_entry(values: Any, number: int) -> ShardEntry:
     file, utterances, frames, size, sha256 = members(
         values, what, {"file": str, "utterances": int, "frames": int, "bytes": int, "sha256": str}
     )
-    if file != shard_name(number):  # any other name could lead out of the folder
+    if file != shard_name(number):  # another name could point outside the folder
         raise Damaged(f"{what} is called {shown(file)}, expected {shard_name(number)}")
     for number_of in (utterances, frames, size):
         count(number_of, f"a number of {what}")
@@ -115,12 +115,12 @@ def publish_index(folder: Path, verify: bool = False) -> Index:
 
 
 def entry_of(header: ShardHeader) -> ShardEntry:
-    """What the index says of a shard."""
+    """The index's line for a shard."""
     return ShardEntry(header.path.name, len(header.utterances), header.frames, header.bytes, header.sha256)
 
 
 def check_order(headers: Sequence[ShardHeader]) -> None:
-    """``UserError`` unless the utterances ascend from shard to shard: then none is in two."""
+    """``UserError`` unless the utterances ascend from shard to shard, so that none is in two of them."""
     filled = [header for header in headers if header.utterances]
     for header, after in itertools.pairwise(filled):
         if header.utterances[-1] >= after.utterances[0]:
@@ -131,16 +131,16 @@ def check_order(headers: Sequence[ShardHeader]) -> None:
 
 
 def check_place(header: ShardHeader, number: int, description: Description) -> None:
-    """``UserError`` if a shard is not number ``number`` of the store ``description``."""
+    """``UserError`` unless the shard is number ``number`` of the store that ``description`` describes."""
     if header.description is not description and header.description != description:
         difference = "; ".join(header.description.differences(description)) or "another version of the project"
-        raise UserError(f"{header.path}: a shard of another store ({difference}); put the right one back or delete it")
+        raise UserError(f"{header.path}: a shard of another store ({difference}); restore the right one or delete it")
     if header.number != number:
         raise UserError(f"{header.path}: holds shard {header.number}, expected {number}: shards were swapped")
 
 
 def check_content(header: ShardHeader) -> None:
-    """``UserError`` if a shard's bytes do not have its checksum."""
+    """``UserError`` unless the shard's bytes match its checksum."""
     if (found := checksum(header.path)) != header.sha256:
         raise UserError(
             f"{header.path}: checksum {found[:12]}, expected {header.sha256[:12]}: the file is damaged; "

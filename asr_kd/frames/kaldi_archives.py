@@ -33,7 +33,7 @@ TENSORS = {"features": "fbank", "states": "state", "targets": "log_prob"}  # wha
 
 @dataclasses.dataclass(frozen=True)
 class ScpEntry:
-    """Where the object of an utterance is: byte ``offset`` of ``file``."""
+    """The place of an utterance's object: byte ``offset`` of ``file``."""
 
     utterance: str
     file: str
@@ -42,10 +42,10 @@ class ScpEntry:
 
 @dataclasses.dataclass(frozen=True)
 class ArchiveSurvey:
-    """What a first pass over an archive finds; the second reads the objects where ``entries`` says.
+    """The result of the first pass over an archive; ``entries`` tells the second pass where the objects are.
 
-    ``frame_counts`` of the good utterances, all of frames of ``shape``; ``bad`` ones with the reason; ``largest``
-    value of integer vectors; ``digest``: a hash of ids and values, the same for ``.ark`` and ``.scp``.
+    ``frame_counts`` of the good utterances, whose frames all have ``shape``; ``bad`` utterances with the reason;
+    ``largest`` value of integer vectors; ``digest``: a hash of ids and values, the same for ``.ark`` and ``.scp``.
     """
 
     entries: dict[str, ScpEntry]
@@ -86,8 +86,8 @@ def read_kaldi(source: str | Path, integers: bool = False) -> Iterator[tuple[str
 def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
     """An archive that can be read in any order: ``source``, or a decompressed temporary copy in the folder of ``out``.
 
-    An ``.ark.gz`` must be read from its beginning, and an import reads its objects in sorted order. On Linux the copy
-    has no name, so that nothing is left behind if the process is killed.
+    An import reads objects in sorted order, which an ``.ark.gz`` does not allow. On Linux the copy has no name, so
+    nothing is left behind if the process is killed.
     """
     form, name = _parse(str(source))
     if not name.endswith(".gz"):
@@ -115,9 +115,9 @@ def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
 def survey(source: str, integers: bool, skip_bad: bool, columns: int | None = None) -> ArchiveSurvey:
     """Read every object of an archive once.
 
-    Raises ``UserError`` as ``read_kaldi`` does, for an utterance that occurs twice, one with other columns than
-    ``columns`` (by default those of the first), and an archive without a good utterance. An utterance without frames,
-    or whose entry in an ``.scp`` cannot be read, is an error, or with ``skip_bad`` listed in ``bad``.
+    Raises ``UserError`` as ``read_kaldi`` does, and for an utterance that occurs twice or does not have ``columns``
+    columns (by default those of the first), and for an archive without a good utterance. An utterance that has no
+    frames, or whose ``.scp`` entry cannot be read, is an error too; with ``skip_bad`` it is listed in ``bad``.
     """
     entries: dict[str, ScpEntry] = {}
     counts: dict[str, int] = {}
@@ -138,7 +138,7 @@ def survey(source: str, integers: bool, skip_bad: bool, columns: int | None = No
             continue
         if shape not in (None, found.shape[1:]):
             what = f"{found.shape[1]} columns" if found.ndim == 2 else "one column (a vector)"
-            raise UserError(f"{source}: utterance {utterance} has {what}, expected {(*shape, 1)[0]} {expected}")
+            raise UserError(f"{source}: utterance {utterance} has {what}; expected {(*shape, 1)[0]}, {expected}")
         shape = found.shape[1:]
         largest = max(largest, int(found.max())) if integers else 0
         counts[utterance] = len(found)
@@ -187,7 +187,7 @@ def export_kaldi(store: FrameStore, ark: str | Path, tensor: str | None = None) 
         )
     name = tensor or next(iter(store.tensors))
     if name not in store.tensors or (tensor is None and len(store.tensors) > 1):
-        raise UserError(f"{store.path}: holds the tensors {', '.join(store.tensors)}; say which one to export")
+        raise UserError(f"{store.path}: holds the tensors {', '.join(store.tensors)}; choose one with --tensor")
     dtype = _kaldi_dtype(store, name)
     for utterance in store.utterances:
         if not utterance.isprintable() or re.search(r"[\s|]", utterance):
@@ -214,7 +214,7 @@ def _kaldi_dtype(store: FrameStore, name: str) -> str:
 
 
 def _scan(source: str, integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray | UserError]]:
-    """Every object with its place, in the order of the file; an error for an entry of an .scp that cannot be read."""
+    """Each object with its place, in the order of the file; an error for each .scp entry that cannot be read."""
     form, name = _parse(source)
     return _read_entries(_read_scp(name), integers) if form == "scp" else _scan_ark(name, integers)
 
@@ -229,7 +229,9 @@ def _parse(source: str) -> tuple[str, str]:
 
 def _refuse_pipe(name: str, source: str) -> None:
     if name.strip().startswith("|") or name.strip().endswith("|"):
-        raise UserError(f"{source}: {shown(name.strip())} is a pipe, which would run a command; write it to a file")
+        raise UserError(
+            f"{source}: {shown(name.strip())} is a pipe, which would run a command; write its output to a file"
+        )
 
 
 def _read_scp(path: str) -> Iterator[ScpEntry]:
@@ -281,7 +283,7 @@ def _scan_ark(name: str, integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray 
             if utterance is None:
                 return
             entry = ScpEntry(utterance, name, stream.tell())
-            yield entry, _read_object(stream, entry, integers)  # after an error there is no way to the next object
+            yield entry, _read_object(stream, entry, integers)  # after an error the next object cannot be found
 
 
 def _open(name: str) -> io.BufferedReader:
@@ -292,7 +294,7 @@ def _open(name: str) -> io.BufferedReader:
         raise UserError(f"{error}{relative}") from None
     if not stream.seekable():
         stream.close()
-        raise UserError(f"{name}: is a pipe; an archive is read in any order, so write it to a file first")
+        raise UserError(f"{name}: is a pipe, but an archive must be seekable; write it to a file first")
     return stream
 
 
@@ -302,4 +304,4 @@ def _read_object(stream: IO[bytes], entry: ScpEntry, integers: bool) -> np.ndarr
     except Malformed as error:
         what = "integer vector" if integers else "matrix"
         where = f"{entry.file}: utterance {entry.utterance}"
-        raise UserError(f"{where}: not a whole Kaldi {what}: {error}") from None
+        raise UserError(f"{where}: not a complete Kaldi {what}: {error}") from None

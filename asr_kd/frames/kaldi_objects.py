@@ -17,12 +17,12 @@ from asr_kd.limits import ARCHIVE_ID_BYTES, ARCHIVE_LINE_BYTES, ARCHIVE_OBJECT_B
 SPACE = b" \t\n\r\f\v"
 _ID = re.compile(rb"\s*([!-\xff]+)[ \t]")
 _FORMS = {b"FM": "<f4", b"DM": "<f8", b"FV": "<f4", b"DV": "<f8", b"CM": "u1", b"CM2": "<u2", b"CM3": "u1"}
-_ELEMENT = np.dtype([("size", "u1"), ("value", "<i4")])  # of an integer vector: each number has its size before it
-_QUARTILES = (0, 64, 192, 255)  # levels of a byte of CM that stand for the 0, 25, 75 and 100 per cent points
+_ELEMENT = np.dtype([("size", "u1"), ("value", "<i4")])  # of an integer vector: its size precedes each number
+_QUARTILES = (0, 64, 192, 255)  # byte levels in CM that stand for the 0th, 25th, 75th and 100th percentiles
 
 
 class Malformed(Exception):
-    """Bytes that are not an object of the kind asked for."""
+    """The bytes are not an object of the requested kind."""
 
 
 def read_id(stream: io.BufferedReader) -> str | None:
@@ -93,7 +93,7 @@ def _read_binary_floats(stream: IO[bytes]) -> np.ndarray:
         token += byte
     form = bytes(token)
     if form not in _FORMS:
-        raise Malformed(f"an object of the kind {form!r}, expected one of {', '.join(f.decode() for f in _FORMS)}")
+        raise Malformed(f"an object of kind {form!r}; expected one of {', '.join(f.decode() for f in _FORMS)}")
     if form.startswith(b"CM"):
         return _read_compressed(stream, form)
     shape = (_size(stream),) if form.endswith(b"V") else (_size(stream), _size(stream))
@@ -124,7 +124,7 @@ def _size(stream: IO[bytes]) -> int:
     content = _read(stream, 5)
     width, size = struct.unpack("<bi", content)
     if width != 4:
-        raise Malformed(f"{content!r} where a size was expected; is it an object of another kind?")
+        raise Malformed(f"{content!r} where a size was expected; it may be an object of another kind")
     if size < 0:
         raise Malformed(f"a size of {size}")
     return int(size)
@@ -141,7 +141,7 @@ def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 def _read(stream: IO[bytes], size: int) -> bytes:
-    """Exactly ``size`` bytes; nothing large is allocated for more than the file has."""
+    """Exactly ``size`` bytes. Memory is only allocated for bytes that the file has."""
     if size <= 1 << 20:
         content = stream.read(size)
         if len(content) < size:
@@ -188,7 +188,7 @@ def _read_text_floats(stream: IO[bytes]) -> np.ndarray:
                         raise Malformed(f"rows of {width} and {len(fields)} columns")
                     width = len(fields)
                 rows += 1
-        if b"_" in inside:  # Python takes 1_0 for a number
+        if b"_" in inside:  # Python reads 1_0 as a number
             raise Malformed(f"{inside[:40]!r} holds something that is not a number")
         if 4 * len(numbers) > ARCHIVE_OBJECT_BYTES:
             raise Malformed(f"a matrix of more than {ARCHIVE_OBJECT_BYTES:,} bytes")

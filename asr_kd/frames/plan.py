@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from asr_kd.config import shown
 from asr_kd.errors import UserError
 
-SHARD_FRAMES = 100_000  # about 17 minutes: 8 MB of 40-bin log-mel, small enough to spread and to repeat
+SHARD_FRAMES = 100_000  # about 17 minutes: 8 MB of 40-bin log-mel, small enough to distribute and to redo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,9 @@ def problem_of_ids(utterances: Iterable[str]) -> str:
 
 
 def alike(utterances: Iterable[str], frame_counts: Mapping[str, int], most: int) -> Iterator[list[str]]:
-    """The utterances in their order; neighbours of one length, such as images of one frame, together, up to ``most``
-    frames. Those without frames are left out."""
+    """Group neighbouring utterances of equal length, up to ``most`` frames together; images have one frame each.
+
+    The order is kept. Utterances without frames are left out."""
     together: list[str] = []
     for utterance in utterances:
         frames = frame_counts[utterance]

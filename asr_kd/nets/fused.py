@@ -1,9 +1,10 @@
 """The layers of a time-delay network in bfloat16 on a CPU, in few passes over memory.
 
-A layer of ``asr_kd.nets.tdnn`` is two products and thirty operations that read and write all of its outputs; on a
-processor with bfloat16 products these operations take most of a training step. Here a layer is one operation for
-autograd: its products, one pass for the taps, and two for what follows the products, forward as well as back. Within
-a pass numbers are float32; between passes they are rounded to bfloat16, as they are between the modules' operations.
+A layer of ``asr_kd.nets.tdnn`` is two matrix products and thirty operations that each read and write all outputs. On a
+processor with bfloat16 products these operations dominate a training step. Here a layer is a single autograd operation:
+the products, one pass for the taps, and two passes for ReLU, normalisation, dropout and bypass, both forward and
+backward. Within a pass numbers are float32; between passes they are rounded to bfloat16, as between the operations of
+the modules.
 """
 
 import dataclasses
@@ -18,9 +19,9 @@ from asr_kd.kernels import bits_of, in_threads, load, row_kernel, store
 
 
 def applies(x: Tensor, finish: nn.Sequential) -> bool:
-    """Whether what follows a product on ``x`` is what this module computes: ReLU and batch normalisation.
+    """Whether this module computes what follows a product on ``x``: ReLU and batch normalisation.
 
-    That is in training, or without a gradient: there is none here through running statistics.
+    Only in training, or without gradients: gradients through running statistics are not implemented.
     """
     return (
         x.device.type == "cpu"
@@ -48,7 +49,7 @@ class _Finished:
     def forward(
         cls, z: Tensor, norm: nn.BatchNorm1d, mask: Tensor | None, x: Tensor, bypass: float
     ) -> tuple[Tensor, "_Finished"]:
-        """What the layer gives, and what ``backward`` needs."""
+        """The layer's output, and what ``backward`` needs."""
         mean, variance = _statistics(z, norm)
         inverse = 1 / np.sqrt(variance + norm.eps)
         weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
@@ -60,9 +61,9 @@ class _Finished:
         return out, cls(z, mean, inverse, weight, kept, bypass)
 
     def backward(self, gradient: Tensor, of_x: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of ``z``, of what was added to it, and of the normalisation's weight and bias.
+        """Gradients of ``z``, of the bias added to it, and of the normalisation's weight and bias.
 
-        ``of_x``, in the shape of ``x``, gets the gradient by way of the bypass.
+        ``of_x``, in the shape of ``x``, receives the gradient through the bypass.
         """
         examples, rows, width = self.z.shape
         sums = np.empty((examples, 2, width), np.float32)

@@ -19,19 +19,19 @@ from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.target_store import TargetStore
 
 Values = Literal["logits", "log-prob", "prob"]
-TOLERANCE = 0.02  # by which the log of a frame's probabilities, added up, may differ from 0: digits of a text archive
-LEAST = float(np.finfo(np.float32).tiny)  # what a probability of 0 is taken as
+TOLERANCE = 0.02  # how far the log of a frame's summed probabilities may be from 0: text archives round
+LEAST = float(np.finfo(np.float32).tiny)  # replaces a probability of 0
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOutputs:
     """The outputs of another toolkit's network in a Kaldi ``archive`` (``.ark`` or ``.scp``) of ``[frames, states]``.
 
-    - ``values``: unnormalised ``logits``, natural logs of probabilities, or probabilities; a probability of 0 is taken
-      as the smallest normal float32.
-    - ``features``: those that the network was given. Frame counts are compared with them, and a student on others is
-      refused. The archive may hold a part of their utterances.
-    - ``num_states``: the columns to expect, by default those of the first matrix.
+    - ``values``: unnormalised ``logits``, natural logs of probabilities, or probabilities; a probability of 0
+      becomes the smallest normal float32.
+    - ``features``: the network's input. Their frame counts are checked, and a student with other features is refused.
+      The archive may hold only some of their utterances.
+    - ``num_states``: the expected number of columns, by default that of the first matrix.
     """
 
     archive: str | Path
@@ -48,9 +48,9 @@ def import_targets(
     The teacher's identity is a hash of the archive's utterances and matrices, the same for ``.ark`` and ``.scp``. The
     archive is read twice, in any order. Memory: one shard and one matrix for each job.
 
-    Raises ``UserError`` as ``read_kaldi`` and ``write_store`` do, and naming an utterance that occurs twice, has
-    another number of columns, is not in the features or has another number of frames there, or whose values are not
-    of the kind given. With ``options.skip_bad`` the last three are left out and listed.
+    Raises ``UserError`` as ``read_kaldi`` and ``write_store`` do, and for an utterance that occurs twice, has the wrong
+    number of columns, is missing from the features or has another number of frames there, or whose values are not of
+    the given kind. ``options.skip_bad`` leaves utterances with one of the last three faults out and lists them.
     """
     features = outputs.features
     with unpacked(outputs.archive, out) as archive:
@@ -64,7 +64,8 @@ def import_targets(
         if bad and not options.skip_bad:
             utterance, reason = next(iter(bad.items()))
             raise UserError(
-                f"{outputs.archive}: utterance {utterance}: {reason} ({len(bad):,} such in all; --skip-bad)"
+                f"{outputs.archive}: utterance {utterance}: {reason} ({len(bad):,} such utterances in total; --skip-bad"
+                " leaves them out)"
             )
         content = StoreContent(
             "targets",
@@ -81,20 +82,24 @@ def import_targets(
 def log_probabilities(matrix: np.ndarray, values: Values) -> Tensor:
     """Natural log of probabilities that add up to 1, float32 ``[frames, states]``.
 
-    Raises ``UserError`` naming the frame where ``matrix`` is not what ``values`` says.
+    Raises ``UserError``, with the frame, where ``matrix`` does not hold ``values``.
     """
     given = torch.tensor(matrix, dtype=torch.float64)
     if values == "prob":
         if (given < 0).any():
             frame, state = (given < 0).nonzero()[0].tolist()
-            raise UserError(f"frame {frame}, state {state} has the probability {float(given[frame, state]):g}")
+            value = float(given[frame, state])
+            raise UserError(f"frame {frame}, state {state} has the probability {value:g}; expected at least 0")
         given = given.clamp(min=LEAST).log()
     total = given.logsumexp(1, keepdim=True)
     off = total.abs()[:, 0] > TOLERANCE
     if values != "logits" and off.any():
         frame = int(off.nonzero()[0, 0])
         mass = math.exp(min(float(total[frame]), 700.0))
-        raise UserError(f"frame {frame}: its probabilities add up to {mass:.4g}, expected 1; are they --values logits?")
+        raise UserError(
+            f"frame {frame}: its probabilities add up to {mass:.4g}, expected 1; for unnormalised values, give --values"
+            " logits"
+        )
     return (given - total).float()
 
 

@@ -19,17 +19,17 @@ from asr_kd.targets.encode import draws_of, encode
 from asr_kd.targets.target_store import TargetStore
 from asr_kd.targets.teacher import Teacher
 
-SAMPLE = 20_000  # frames of the transfer set that the estimate looks at
+SAMPLE = 20_000  # frames of the transfer set that the estimate is based on
 
 Computed = Iterator[tuple[str, dict[str, np.ndarray] | UserError]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What writing will take.
+    """What writing the targets will cost.
 
-    ``accuracy`` of the teacher on ``judged`` frames of the transfer set, None without labels; ``frames`` to write,
-    ``bytes_per_frame``, ``free`` bytes of the disk, ``seconds`` with the jobs asked for.
+    ``accuracy``: the teacher's frame accuracy on ``judged`` frames of the transfer set, None without labels. ``frames``
+    to write, ``bytes_per_frame``, ``free`` bytes on the disk, ``seconds`` with the given number of jobs.
     """
 
     networks: int
@@ -51,14 +51,16 @@ def write_targets(
 ) -> TargetStore:
     """Write the teacher's distribution over states for each frame of its features, or the shards that ``out`` lacks.
 
-    The transfer set is ``utterances``, by default all; it needs no labels. ``config.precision`` decides the precision.
-    On CPUs of one kind the store's bytes depend on teacher, features and ``config`` only. Memory: one shard and the
-    teacher for each job.
+    The transfer set is ``utterances``, by default all; it needs no labels. On CPUs of one kind the store's bytes depend
+    only on the teacher, the features and ``config``. Memory: one shard and the teacher per job.
 
-    Raises ``UserError`` as ``write_store`` does, and naming an utterance for which the teacher's output is not finite.
+    Raises ``UserError`` as ``write_store`` does, and for an utterance whose outputs are not finite.
     """
     if options.force and options.part[1] > 1:
-        raise UserError(f"{out}: --force with --part would delete what the other parts write; delete the store first")
+        raise UserError(
+            f"{out}: --force with --part would delete the shards of the other parts; delete the store, then run without"
+            " --force"
+        )
     teacher, config = _settled(teacher, config)
     features = teacher.features
     content = StoreContent(
@@ -80,9 +82,9 @@ def estimate(
     states: FrameStore | None = None,
     options: WriteOptions = DEFAULT_OPTIONS,
 ) -> Estimate:
-    """Label a sample of the transfer set, to see how good the teacher is on it and how long all of it will take.
+    """Compute targets for a sample of the transfer set, to estimate the teacher's accuracy and the time for all of it.
 
-    ``states`` are labels to measure its frame accuracy. Raises ``UserError`` as ``Teacher.sample`` does.
+    ``states``: labels for the frame accuracy. Raises ``UserError`` as ``Teacher.sample`` does.
     """
     teacher, config = _settled(teacher, config)
     bytes_per_frame = sum(spec.bytes_per_frame for spec in config.tensors(teacher.num_states).values())
@@ -111,7 +113,7 @@ def estimate(
 
 
 def _settled(teacher: Teacher, config: TargetConfig) -> tuple[Teacher, TargetConfig]:
-    """Both with the precision that ``auto`` stands for, and with k filled in."""
+    """Both with ``auto`` replaced by the precision it stands for, and the default k filled in."""
     precision = settle_precision(config.precision, teacher.device)
     config = dataclasses.replace(config, precision=precision).for_states(teacher.num_states)
     return dataclasses.replace(teacher, precision=precision), config
@@ -125,8 +127,8 @@ class _LabelShard:
     config: TargetConfig
 
     def __call__(self, utterances: Sequence[str]) -> Computed:
-        said = self.teacher.log_probs(utterances)
-        return one_by_one(utterances, lambda utterance: self._encoded(utterance, next(said)))
+        outputs = self.teacher.log_probs(utterances)
+        return one_by_one(utterances, lambda utterance: self._encoded(utterance, next(outputs)))
 
     def _encoded(self, utterance: str, log_prob: Tensor | UserError) -> dict[str, np.ndarray]:
         if isinstance(log_prob, UserError):

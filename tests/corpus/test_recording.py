@@ -59,7 +59,7 @@ def test_an_entry_into_an_archive_is_the_wav_at_that_byte(
         ("-6", "-6 is not a byte offset"),
         ("99999999999999999999999", "is not a byte offset"),
         ("999999999", r"byte 999,999,999 is past the end of the archive"),
-        ("7", r"no wav there \(RIFF was expected\)"),
+        ("7", r"no wav file there \(expected RIFF\)"),
     ],
 )
 def test_an_impossible_place_in_an_archive_is_refused(

@@ -133,7 +133,7 @@ def test_a_pipe_is_refused_and_not_run(tmp_path: Path, name: str) -> None:
 def test_cut_archive_names_the_utterance(tmp_path: Path, store: FrameStore, cut: int) -> None:
     export_kaldi(store, tmp_path / "a.ark")
     (tmp_path / "a.ark").write_bytes((tmp_path / "a.ark").read_bytes()[:cut])
-    with pytest.raises(UserError, match=r"a\.ark: utterance utt\d\d: not a whole Kaldi matrix"):
+    with pytest.raises(UserError, match=r"a\.ark: utterance utt\d\d: not a complete Kaldi matrix"):
         list(read_kaldi(tmp_path / "a.ark"))
 
 
@@ -171,7 +171,7 @@ def test_what_kaldi_has_no_form_for_is_refused(tmp_path: Path) -> None:
     specs = {"top": TensorSpec("uint16", (2,)), "p": TensorSpec("float16")}
     arrays = {"u": {"top": np.zeros((3, 2), int), "p": np.zeros(3, np.float32)}}
     store = write_arrays(tmp_path / "s", StoreContent("targets", specs), arrays)
-    with pytest.raises(UserError, match="top, p; say which"):
+    with pytest.raises(UserError, match="top, p; choose one"):
         export_kaldi(store, tmp_path / "o.ark")
     with pytest.raises(UserError, match="no form in Kaldi"):
         export_kaldi(store, tmp_path / "o.ark", "top")
@@ -247,7 +247,7 @@ def test_text_floats_are_vectors_on_one_line_and_matrices_on_several(
         (b"u \0BFM \4\xff\xff\xff\x7f\4\xff\xff\xff\x7f", False, "expected at most"),
         (b"u \0BFM \4\0\1\0\0\4\1\0\0\0", False, "the file ends after 0"),
         (b"u \0BFM \x08\0\1\0\0\4\1\0\0\0", False, "where a size was expected"),
-        (b"u \0BSM \4", False, "an object of the kind b.SM."),
+        (b"u \0BSM \4", False, "an object of kind b.SM."),
         (b"u \0BCM " + struct.pack("<ffii", 0, 1, -1, 5), False, "a matrix of -1 x 5"),
         (b"u \0BCM3 " + struct.pack("<ffii", 0, 1, 2**31 - 1, 2**31 - 1), False, "expected at most"),
         (b"u \0B\4\xff\xff\xff\x7f", True, "the file ends after"),
@@ -256,7 +256,7 @@ def test_text_floats_are_vectors_on_one_line_and_matrices_on_several(
 )
 def test_what_is_no_object_is_named(tmp_path: Path, content: bytes, integers: bool, message: str) -> None:
     (tmp_path / "a.ark").write_bytes(content)
-    with pytest.raises(UserError, match=rf"a\.ark: utterance u: not a whole Kaldi .*: .*{message}"):
+    with pytest.raises(UserError, match=rf"a\.ark: utterance u: not a complete Kaldi .*: .*{message}"):
         list(read_kaldi(tmp_path / "a.ark", integers))
 
 
@@ -327,7 +327,7 @@ def test_compressed_archives_are_imported_as_their_content(tmp_path: Path, form:
     with pytest.raises(UserError, match="cut.ark.gz: the compressed data is damaged or truncated"):
         import_kaldi(tmp_path / "cut.ark.gz", tmp_path / "cut", "features")
     (tmp_path / "bad.ark.gz").write_bytes(gzip.compress(ark.read_bytes()[:-3]))
-    with pytest.raises(UserError, match="/bad.ark.gz: utterance u: not a whole"):
+    with pytest.raises(UserError, match="/bad.ark.gz: utterance u: not a complete"):
         import_kaldi(tmp_path / "bad.ark.gz", tmp_path / "cut", "features")
 
 

@@ -163,6 +163,6 @@ def test_a_cut_object_in_packed_alignments_is_named_by_its_archive_and_no_copy_s
     ark = write_ark(tmp_path / "ark", ALIGNMENTS)
     (tmp_path / "ali.1.gz").write_bytes(gzip.compress(ark.read_bytes()[:-3]))
     ark.unlink()
-    with pytest.raises(UserError, match=r"^\S*/ali\.1\.gz: utterance u3: not a whole Kaldi integer vector"):
+    with pytest.raises(UserError, match=r"^\S*/ali\.1\.gz: utterance u3: not a complete Kaldi integer vector"):
         import_alignment(KaldiAlignments([tmp_path / "ali.1.gz"]), tmp_path / "states")
     assert [path.name for path in tmp_path.iterdir()] == ["ali.1.gz"]

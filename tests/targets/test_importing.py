@@ -165,7 +165,7 @@ def test_other_frames_than_the_features_have_are_refused_or_left_out(
     ark, _ = write_archive(tmp_path / "a", {**said, "u02": said["u02"][:-2], "x": said["u03"]})
     outputs = NetworkOutputs(ark, "log-prob", scene.features)
     shorter = f"{LENGTHS['u02'] - 2} frames, but {LENGTHS['u02']} in .*feats"
-    with pytest.raises(UserError, match=f"a.ark: utterance u02: {shorter} .2 such in all; --skip-bad"):
+    with pytest.raises(UserError, match=f"a.ark: utterance u02: {shorter} .2 such utterances in total; --skip-bad"):
         import_targets(outputs, tmp_path / "t", TOPK)
     targets = import_targets(outputs, tmp_path / "t", TOPK, WriteOptions(skip_bad=True))
     assert set(targets.store.utterances) == LENGTHS.keys() - {"u02"}
@@ -194,9 +194,9 @@ def test_the_student_s_features_are_checked_where_the_archive_s_are_known(
 
 def test_shapes_that_do_not_fit_are_named(said: Matrices, tmp_path: Path) -> None:
     ark, _ = write_archive(tmp_path / "a", {"u1": said["u01"], "u2": said["u02"][:, :-1]})
-    with pytest.raises(UserError, match=f"utterance u2 has {STATES - 1} columns, expected {STATES} as in the first"):
+    with pytest.raises(UserError, match=f"utterance u2 has {STATES - 1} columns; expected {STATES}, as in the first"):
         import_targets(NetworkOutputs(ark), tmp_path / "t", TOPK)
-    with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns, expected 99 as asked for"):
+    with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns; expected 99, as asked for"):
         import_targets(NetworkOutputs(ark, num_states=99), tmp_path / "t", TOPK)
     with pytest.raises(UserError, match="k is 13, but the teacher has 12 states"):
         import_targets(NetworkOutputs(write_archive(tmp_path / "b", said)[0]), tmp_path / "t", TargetConfig(k=13))
@@ -213,6 +213,6 @@ def test_shapes_that_do_not_fit_are_named(said: Matrices, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="empty.ark: holds no utterance"):
         import_targets(NetworkOutputs(tmp_path / "empty.ark"), tmp_path / "t", TOPK)
     (tmp_path / "cut.ark").write_bytes(one.read_bytes()[:-3])
-    with pytest.raises(UserError, match="cut.ark: utterance u1: not a whole Kaldi matrix"):
+    with pytest.raises(UserError, match="cut.ark: utterance u1: not a complete Kaldi matrix"):
         import_targets(NetworkOutputs(tmp_path / "cut.ark"), tmp_path / "t", TOPK)
     assert not (tmp_path / "t").exists()

@@ -1,9 +1,9 @@
-"""How long the audio of a file really is: containers whose headers state no length, or a wrong one.
+"""The true length of an audio file: containers whose headers state no length, or a wrong one.
 
-libsndfile decodes; but it takes a header at its word, guesses the length of an MP3, and stops at the end of the first
-of several joined streams. Each module here finds, for one family of containers, where the samples begin and end. It
-refuses what is cut short, damaged or ambiguous, and gives the parts to decode where the file as it is would be read
-wrongly.
+libsndfile decodes the samples, but it trusts the header, guesses the length of an MP3, and stops after the first of
+several joined streams. Each module here handles one family of containers and finds where the samples begin and end. It
+refuses files that are truncated, damaged or ambiguous. Where libsndfile would misread a file, it returns the parts to
+decode instead.
 """
 
 from asr_kd.corpus.containers import aiff, au, caf, flac, mpeg, ogg, sphere, wav, wave64
@@ -34,11 +34,11 @@ _known: dict[tuple[object, ...], tuple[Part, ...]] = {}
 
 
 def find_parts(source: Source) -> tuple[Part, ...]:
-    """The parts to decode one after the other; none if libsndfile reads the whole file correctly.
+    """The parts to decode, in order; none if libsndfile reads the whole file correctly.
 
-    The parts of a large file are remembered while it does not change: its segments are mostly read one after the
-    other, and finding the parts of an MP3 takes a look at each of its frames. Raises ``UserError`` for a file that is
-    truncated or holds audio that cannot be read.
+    The parts of a large file are cached until it changes: segments of one recording are usually read in sequence, and
+    finding the parts of an MP3 visits every frame. Raises ``UserError`` for a file that is truncated or holds audio
+    that cannot be read.
     """
     if source.size < _LARGE:
         return _find_parts(source)
@@ -57,7 +57,7 @@ def _find_parts(source: Source) -> tuple[Part, ...]:
     if kind is not None:
         return kind(source)
     if source.begin:
-        raise source.fault("no wav there (RIFF was expected); the offset into the archive is wrong")
+        raise source.fault("no wav file there (expected RIFF); the offset into the archive is wrong")
     begin = id3_end(source, 0)
     if begin and source.at(begin, 4) == b"fLaC":
         return flac.find_parts(source, begin)

@@ -12,7 +12,7 @@ _WIDTHS |= {b"fl64": 8, b"FL64": 8, b"alaw": 1, b"ALAW": 1, b"ulaw": 1, b"ULAW":
 
 @dataclasses.dataclass
 class _Chunks:
-    """Offsets of the two chunks' contents, 0 where missing; what they say; where the last known chunk ends."""
+    """Offsets of the two chunks' contents, 0 if missing; the declared size; where the last known chunk ends."""
 
     comm: int = 0
     sound: int = 0
@@ -35,7 +35,7 @@ def find_parts(source: Source) -> tuple[Part, ...]:
     if 0 < found.declared <= rest:
         size = found.declared
     elif found.declared == 0 and (frames == 0 or rest <= 0):
-        return ()  # no samples; libsndfile says so
+        return ()  # no samples; libsndfile reports it
     elif is_unknown(found.declared) or is_unknown(found.declared + 8):
         size = rest
     else:
@@ -46,14 +46,16 @@ def find_parts(source: Source) -> tuple[Part, ...]:
 
 
 def _corrected(source: Source, found: _Chunks, begin: int, size: int, frames: int, width: int) -> tuple[Part, ...]:
-    """The part with true sizes in its header; none where the header has them already."""
+    """The part with corrected sizes in its header; none if the header is right."""
     there = size // width if width else frames
     if frames > there and not is_unknown(frames) and not is_unknown(frames * width):
         raise source.fault(f"truncated: {there:,} samples where the header says {frames:,}")
     if size == found.declared and there == frames:
         return ()
     if not width or begin > LARGEST_HEADER or found.comm > begin:
-        raise source.fault("its header states no length of the audio that can be corrected; write the file again")
+        raise source.fault(
+            "the length in its header is wrong and cannot be corrected; convert the file (sox IN OUT.wav)"
+        )
     header = bytearray(source.read(0, begin))
     size = there * width
     header[4:8] = (begin + size - 8).to_bytes(4, "big")
@@ -70,7 +72,7 @@ def _read_chunks(source: Source) -> _Chunks:
         if len(head) < 8 or not name.isascii() or not name.decode().isprintable():
             break
         if name == b"SSND" and found.sound:
-            raise source.fault("holds two SSND chunks; several files were joined, or it is damaged")
+            raise source.fault("two SSND chunks: files were joined, or the file is damaged")
         if name == b"SSND":
             found.sound, found.declared = offset + 8, max(0, size - 8)
         elif name == b"FORM":
@@ -85,5 +87,5 @@ def _read_chunks(source: Source) -> _Chunks:
 
 
 def _rate(comm: bytes) -> float:
-    """The sample rate, an 80-bit number, rounded to a power of two: enough to tell a fragment."""
+    """The sample rate (an 80-bit float) rounded down to a power of two: precise enough for ``check_rest``."""
     return 2.0 ** min(max((int.from_bytes(comm[8:10], "big") & 0x7FFF) - 16383, 0), 24)

@@ -1,4 +1,4 @@
-"""Sun's and NeXT's AU: a header of fixed places, then samples to the end."""
+"""Sun's and NeXT's AU: a fixed header, then samples to the end."""
 
 import struct
 

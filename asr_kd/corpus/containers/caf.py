@@ -1,4 +1,4 @@
-"""Apple's CAF: chunks with 64-bit sizes; -1 for samples that go on to the end."""
+"""Apple's CAF: chunks with 64-bit sizes; -1 means that the samples extend to the end of the file."""
 
 import struct
 
@@ -34,13 +34,15 @@ def _bytes_per_second(description: bytes) -> float:
 
 def _samples(source: Source, begin: int, size: int, bytes_per_second: float) -> tuple[Part, ...]:
     if size <= _EDITS and begin + size >= source.size:
-        return ()  # no samples; libsndfile says so
+        return ()  # no samples; libsndfile reports it
     found = sound_bytes(source, begin, 0 if size == _EDITS else size)
     if found == size and not is_unknown(size):
         check_rest(source, _skip_chunks(source, begin + found), bytes_per_second)
         return ()
     if begin > LARGEST_HEADER:
-        raise source.fault(f"states no length, and its samples begin only at byte {begin:,}; write the file again")
+        raise source.fault(
+            f"states no length, and its samples begin only at byte {begin:,}; convert it (sox IN OUT.wav)"
+        )
     header = source.read(0, begin)
     return (Part(header[:-8] + found.to_bytes(8, "big"), begin, begin + found),)
 

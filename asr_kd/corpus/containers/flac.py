@@ -1,6 +1,6 @@
-"""FLAC (RFC 9639): the length that STREAMINFO states, compared with the number of the last frame.
+"""FLAC (RFC 9639): the length in STREAMINFO, checked against the number of the last frame.
 
-A stream written to a pipe states 0 samples. A stated length that is too small would end the reading early.
+A stream written to a pipe states 0 samples. If the stated length is too small, a reader stops early.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _TOTAL = (1 << 36) - 1
 
 
 class _Stream(NamedTuple):
-    """What STREAMINFO and the first frame's header say; ``begin``, ``frames`` (the first one) and ``end`` are bytes."""
+    """STREAMINFO and the first frame's header; ``begin``, ``frames`` (the first one) and ``end`` are byte offsets."""
 
     begin: int
     frames: int
@@ -30,7 +30,7 @@ def find_parts(source: Source, begin: int = 0) -> tuple[Part, ...]:
     """The parts of a FLAC file from ``begin`` on; several where streams were joined."""
     stream = _read_stream(source, begin, source.size)
     if stream is None:
-        return ()  # libsndfile names what is wrong
+        return ()  # libsndfile reports the fault
     length = _length(source, stream)
     if length is not None and length == stream.total and _is_single(source, stream, length):
         return ()
@@ -47,7 +47,7 @@ def find_parts(source: Source, begin: int = 0) -> tuple[Part, ...]:
 
 
 def with_total(header: bytes, total: int) -> bytes:
-    """``header``, which begins with ``fLaC`` and STREAMINFO, with another number of samples."""
+    """``header`` (``fLaC``, STREAMINFO, ...) with ``total`` as its number of samples."""
     number = int.from_bytes(header[18:26], "big") & ~_TOTAL | total
     return header[:18] + number.to_bytes(8, "big") + header[26:]
 
@@ -59,11 +59,11 @@ def stated_total(header: bytes) -> int:
 
 def _part(source: Source, stream: _Stream, length: int | None) -> Part:
     if length is None or not 0 < length <= _TOTAL:
-        raise source.fault("the header states no length, and no last frame was found; it is damaged or truncated")
+        raise source.fault("the header states no length and no last frame was found; the file is damaged or truncated")
     if stream.total > length:
         raise source.fault(f"truncated: {length:,} samples where the header says {stream.total:,}")
     size = stream.frames - stream.begin
-    if size > LARGEST_HEADER:  # pictures, which nobody needs here: the rest of the header is left out
+    if size > LARGEST_HEADER:  # pictures: keep only STREAMINFO
         head, size = bytearray(source.read(stream.begin, _INFO)), _INFO
         head[4] |= 0x80  # the last block of the header
         return Part(with_total(bytes(head), length), stream.frames, stream.end, length)
@@ -95,8 +95,8 @@ def _read_stream(source: Source, begin: int, end: int) -> _Stream | None:
 def _is_single(source: Source, stream: _Stream, length: int) -> bool:
     """Whether no second stream follows, even one of the same length.
 
-    One frame near the middle of the file mostly shows it: there are not more bytes in front of it, nor after it, than
-    the frames there can fill. Where that does not show it, the file is searched.
+    One frame near the middle usually proves it: the bytes before and after it are no more than the frames there can
+    fill. Otherwise the whole file is searched.
     """
     middle = (stream.frames + stream.end) // 2
     content, mark = source.read(middle, min(stream.largest + _LONGEST_HEADER, _LARGEST_BLOCK)), stream.first[:2]
@@ -114,7 +114,7 @@ def _is_single(source: Source, stream: _Stream, length: int) -> bool:
 
 
 def _further_streams(source: Source, offset: int) -> list[int]:
-    """Where other streams begin in the file."""
+    """Byte offsets of further streams in the file."""
     starts, mark = [], b"fLaC"
     while offset < source.size:
         block = source.read(offset, 1 << 20)
@@ -133,9 +133,9 @@ def _further_streams(source: Source, offset: int) -> list[int]:
 def _length(source: Source, stream: _Stream) -> int | None:
     """Samples up to the end of the last frame; None if there is no frame.
 
-    A header's CRC has only 8 bits, so that a length other than the stated one must be confirmed by the frame before.
+    A header's CRC has only 8 bits, so a length that differs from the stated one must be confirmed by the frame before.
     """
-    following: list[tuple[int, int]] = []  # what later headers say: first sample, samples
+    following: list[tuple[int, int]] = []  # first sample and number of samples, from later headers
     end = stream.end
     size, mark = min(stream.largest + _TAG, _LARGEST_BLOCK), stream.first[:2]
     while end > stream.frames:
@@ -158,7 +158,7 @@ def _length(source: Source, stream: _Stream) -> int | None:
 
 
 def _frame(head: bytes, stream: _Stream) -> tuple[int, int] | None:
-    """First sample and samples of the frame whose header is ``head``; None if it is no header of this stream."""
+    """First sample and number of samples of the frame with this header; None if it is not a header of the stream."""
     first = stream.first
     if len(head) < 6 or (head[2] ^ first[2]) & 0x0F or (head[3] ^ first[3]) & 0x0F:
         return None  # another sample rate or width
@@ -185,7 +185,7 @@ _BLOCK_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << shift for shift in
 
 
 def _coded_number(head: bytes) -> tuple[int, int] | None:
-    """The number at byte 4, coded as UTF-8 would be, and where it ends."""
+    """The number at byte 4, in UTF-8's coding, and the offset after it."""
     lead = head[4]
     if lead < 0x80:
         return lead, 5

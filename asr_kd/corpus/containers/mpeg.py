@@ -1,8 +1,8 @@
-"""MP3 (and MPEG layers I, II): frames, each with its length in its header, but no length of the whole.
+"""MP3 (and MPEG layers I, II): each frame's header gives its length, but nothing gives the length of the file.
 
-Encoders write an additional first frame that counts the others (``Xing``, ``Info``, ``VBRI``). Without it, libsndfile
-guesses from the first frame's bit rate and stops there. So the frames are counted, and where the first frame does not
-count them rightly, one that does is put in its place.
+Encoders usually write an extra first frame that counts the others (``Xing``, ``Info``, ``VBRI``). Without it,
+libsndfile guesses the length from the first frame's bit rate and stops there. So the frames are counted here. If the
+extra frame is missing or wrong, a correct one takes its place.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _LONGEST_FRAGMENT = 2881  # bytes of the longest frame: a recording of a broadca
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """A frame's header: ``kind`` is what must not change within a stream."""
+    """A frame's header; ``kind`` must be the same throughout a stream."""
 
     bits: int
     size: int
@@ -44,25 +44,25 @@ class _Frame:
 
     @property
     def side(self) -> int:
-        """Bytes of layer III's side information, behind which an additional frame has its mark."""
+        """Bytes of layer III's side information; the mark of a counting frame follows it."""
         mono = self.bits >> 6 & 3 == _MONO
         return (17 if mono else 32) if self.bits >> 19 & 3 == 3 else (9 if mono else 17)
 
 
 @dataclasses.dataclass
 class _Stream:
-    """Frames of one encoder's run: the byte of the first, how many, and what an additional frame in front says."""
+    """The frames of one encoder run: offset of the first, their number, and the count in the extra first frame."""
 
     begin: int
     first: _Frame
     end: int = 0
     frames: int = 0
-    marked: bool = False  # has an additional frame
-    counted: int | None = None  # frames that it announces
+    marked: bool = False  # has a counting frame
+    counted: int | None = None  # frames that it declares
 
 
 def is_frame(head: bytes) -> bool:
-    """Whether ``head`` begins with the header of a frame, perhaps of one whose bit rate is free."""
+    """Whether ``head`` begins with a frame's header; its bit rate may be free."""
     return _parse(head) is not None or _is_free(head)
 
 
@@ -73,18 +73,18 @@ def _is_free(head: bytes) -> bool:
 
 
 def find_parts(source: Source) -> tuple[Part, ...]:
-    """A part for each stream; none where libsndfile reads a single stream rightly."""
+    """A part for each stream; none if libsndfile reads the file correctly."""
     begin = _first_frame(source)
     streams = list(_streams(source, begin))
     if not streams or not any(stream.frames for stream in streams):
-        raise source.fault("the audio has no samples: no MPEG frame is whole")
+        raise source.fault("the audio has no samples: no MPEG frame is complete")
     parts = tuple(_part(source, stream) for stream in streams if stream.frames)
     plain = len(parts) == 1 and not parts[0].header and parts[0].samples is None and begin in (0, id3_end(source, 0))
     return () if plain and source.size - parts[0].end in (0, 128) else parts
 
 
 def _first_frame(source: Source) -> int:
-    """Where the first frame begins: behind tags, and at most a fragment of an earlier one."""
+    """Offset of the first frame, after tags and at most a fragment of an earlier frame."""
     begin = skip_tags(source, 0)
     head = source.at(begin, _LONGEST_FRAGMENT + 8)
     for place in range(len(head) - 4):
@@ -94,8 +94,8 @@ def _first_frame(source: Source) -> int:
             if begin + place + frame.size >= source.size or (after is not None and after.kind == frame.kind):
                 return begin + place
         elif place == 0 and _is_free(head[:4]):
-            raise source.fault("MPEG audio of a free bit rate, whose length cannot be found; convert it to wav or flac")
-    raise source.fault("not readable as audio, or damaged: no two MPEG frames follow each other at its beginning")
+            raise source.fault("MPEG audio with a free bit rate, whose length is unknown; convert it to wav or flac")
+    raise source.fault("not readable as audio, or damaged: it does not begin with two consecutive MPEG frames")
 
 
 def _streams(source: Source, offset: int) -> Iterator[_Stream]:
@@ -111,7 +111,7 @@ def _streams(source: Source, offset: int) -> Iterator[_Stream]:
             offset = end
             continue
         if offset + frame.size > source.size:
-            raise source.fault(f"truncated: the MPEG frame at byte {offset:,} is not whole")
+            raise source.fault(f"truncated: the MPEG frame at byte {offset:,} is incomplete")
         marked, counted = _additional(source.at(offset, min(frame.size, 256)), frame)
         if stream is None or marked or frame.kind != stream.first.kind:
             if stream is not None:
@@ -125,7 +125,7 @@ def _streams(source: Source, offset: int) -> Iterator[_Stream]:
 
 
 def _additional(content: bytes, frame: _Frame) -> tuple[bool, int | None]:
-    """Whether the frame is one that counts the others, and the number that it gives."""
+    """Whether the frame counts the others, and its count."""
     place = 4 + frame.side
     if content[place : place + 4] in (b"Xing", b"Info"):
         flags, count = (int.from_bytes(content[place + i : place + i + 4], "big") for i in (4, 8))

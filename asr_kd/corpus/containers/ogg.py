@@ -28,7 +28,7 @@ class _Page(NamedTuple):
 
 @dataclasses.dataclass
 class _Link:
-    """One stream of a chain: its first page, and of its last page the flags, number, position and end."""
+    """One stream of a chain: its first page, and the flags, number, position and end of its last page."""
 
     first: _Page
     flags: int
@@ -40,7 +40,7 @@ class _Link:
 def find_parts(source: Source) -> tuple[Part, ...]:
     """A part for each link of a chain; none for a single stream.
 
-    Raises ``UserError`` for streams that lie side by side, a missing page, and a stream without its last page.
+    Raises ``UserError`` for interleaved streams, a missing page, and a stream without its last page.
     """
     links: list[_Link] = []
     for page in _pages(source):
@@ -70,13 +70,11 @@ def find_parts(source: Source) -> tuple[Part, ...]:
     return () if whole else parts
 
 
-_MULTIPLEXED = (
-    "holds several Ogg streams side by side (multiplexed); only one can be meant: extract it, for example with ffmpeg"
-)
+_MULTIPLEXED = "holds several interleaved Ogg streams (multiplexed); extract the one to use, for example with ffmpeg"
 
 
 def _unended(offset: int) -> str:
-    return f"truncated: another Ogg stream begins at byte {offset:,}, before the one in front of it has ended"
+    return f"truncated: another Ogg stream begins at byte {offset:,}, before the previous one has ended"
 
 
 def _check_order(source: Source, link: _Link, page: _Page) -> None:
@@ -103,13 +101,13 @@ def _pages(source: Source) -> Iterator[tuple[int, int, int, int, int, bytes, int
         body = offset + _HEAD.size + segments
         end = body + sum(head[_HEAD.size : _HEAD.size + segments])
         if end > source.size:
-            raise source.fault(f"truncated: the Ogg page at byte {offset:,} is not whole")
+            raise source.fault(f"truncated: the Ogg page at byte {offset:,} is incomplete")
         yield offset, body, end, flags, position, serial, number
         offset = end
 
 
 def _part(source: Source, link: _Link) -> Part:
-    """The link as it is; where its FLAC header states another length than its last page, with that one."""
+    """The link; if its FLAC header and its last page disagree on the length, with the length of the last page."""
     first = link.first
     packet = source.read(first.body, first.end - first.body)
     if packet[:5] != _FLAC or packet[9:13] != b"fLaC" or len(packet) < 9 + 42:

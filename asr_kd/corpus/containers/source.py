@@ -1,4 +1,4 @@
-"""The bytes of an audio file, and the stretches of it that libsndfile decodes."""
+"""The bytes of an audio file, and the parts of it that libsndfile decodes."""
 
 import dataclasses
 import io
@@ -6,9 +6,9 @@ import os
 
 from asr_kd.errors import UserError
 
-_FIRST_READ = 1 << 12  # mostly enough for a header
+_FIRST_READ = 1 << 12  # usually enough for a header
 _LATER_READ = 1 << 16
-LARGEST_HEADER = 1 << 20  # bytes before the samples that are copied in order to correct them
+LARGEST_HEADER = 1 << 20  # bytes before the samples that may be copied to correct them
 
 
 class Source:
@@ -23,7 +23,7 @@ class Source:
         self._window, self._start, self._amount = b"", 0, _FIRST_READ
 
     def at(self, offset: int, count: int) -> bytes:
-        """``count`` bytes from ``offset`` on, fewer where the file ends."""
+        """``count`` bytes from ``offset``, fewer at the end of the file."""
         first = offset - self._start
         if first < 0 or first + count > len(self._window):
             self._window, self._start = self.read(offset, max(count, self._amount)), offset
@@ -46,8 +46,8 @@ class Source:
 class Part:
     """A part of a file that is decoded as a separate file: ``header``, then the bytes ``begin`` to ``end``.
 
-    A header is there where the file's own states no length, or a wrong one. ``samples`` is what the part must hold,
-    None where libsndfile's own count is right.
+    ``header`` replaces one that states no length, or a wrong one; otherwise it is empty. ``samples``: the number that
+    the part must hold, None if libsndfile's own count is right.
     """
 
     header: bytes

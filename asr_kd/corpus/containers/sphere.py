@@ -64,7 +64,7 @@ def _number(source: Source, fields: dict[str, str], name: str, least: int = 1) -
 
 
 def _rewritten(rate: int, channels: int, width: int, order: str, coding: str, count: int) -> bytes:
-    """The header that libsndfile reads: 1024 bytes, the fields in its order."""
+    """A header that libsndfile reads: 1024 bytes, the fields in the order it expects."""
     lines = [
         "NIST_1A", f"{_USUAL_HEADER:7}", f"channel_count -i {channels}", f"sample_rate -i {rate}",
         f"sample_n_bytes -i {width}", f"sample_byte_format -s{len(order)} {order}", f"sample_sig_bits -i {8 * width}",

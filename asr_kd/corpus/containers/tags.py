@@ -1,4 +1,4 @@
-"""Tags and padding around audio: bytes that are known not to be audio."""
+"""Tags and padding around audio: bytes that are certainly not audio."""
 
 from asr_kd.corpus.containers.source import Source
 
@@ -6,7 +6,7 @@ _ZEROS = 1 << 16
 
 
 def id3_end(source: Source, offset: int) -> int:
-    """Where the ID3v2 tags that begin at ``offset`` end; ``offset`` if there are none."""
+    """The end of the ID3v2 tags at ``offset``; ``offset`` if there are none."""
     while True:
         head = source.at(offset, 10)
         if len(head) < 10 or head[:3] != b"ID3" or max(head[6:10]) > 0x7F:
@@ -16,7 +16,7 @@ def id3_end(source: Source, offset: int) -> int:
 
 
 def skip_tags(source: Source, offset: int) -> int:
-    """Where the tags (ID3, APE, Lyrics3) that begin at ``offset`` end; ``offset`` if there are none."""
+    """The end of the tags (ID3, APE, Lyrics3) at ``offset``; ``offset`` if there are none."""
     while True:
         begin, head = offset, source.at(offset, 32)
         if head[:3] == b"ID3":

@@ -1,4 +1,4 @@
-"""WAV, RIFX and RF64: a chunk ``data`` of declared size among other chunks."""
+"""WAV, RIFX and RF64: a ``data`` chunk of declared size among other chunks."""
 
 import dataclasses
 from typing import Literal
@@ -9,7 +9,7 @@ from asr_kd.corpus.containers.tags import skip_tags
 
 _Order = Literal["little", "big"]
 
-_IN_DS64 = 0xFFFFFFFF  # the size in RF64's data chunk: see the chunk ds64
+_IN_DS64 = 0xFFFFFFFF  # the size in RF64's data chunk: the ds64 chunk has the real one
 _LARGEST_RIFF = 0xFFFFFFFF - (1 << 17)  # bytes of samples; a larger number reads as an unknown length
 _OF_A_FILE = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"fmt ", b"data")
 _MPEG = (0x50, 0x55)  # layers I and II, and III
@@ -18,7 +18,7 @@ _MOST_CHUNKS = 10_000
 
 @dataclasses.dataclass
 class _Header:
-    """``fmt`` chunk, first byte of the samples and their declared size; ``odd``: a chunk lacks its padding byte."""
+    """``fmt`` chunk, offset of the samples and their declared size; ``odd``: a chunk lacks its padding byte."""
 
     fmt: bytes
     begin: int
@@ -41,12 +41,12 @@ def find_parts(source: Source) -> tuple[Part, ...]:
     if source.begin:
         if not 0 < header.declared <= available:
             raise source.fault(
-                f"the wav in the archive declares {header.declared:,} bytes of samples, {available:,} are left; "
-                "it is truncated, or was written without a length"
+                f"the wav file in the archive declares {header.declared:,} bytes of samples, but {available:,} are "
+                "left; it is truncated, or was written without a length"
             )
         return (_rewritten(source, header, header.declared, order),)
     if header.declared == 0 and _is_chunks(source, header.begin):
-        return ()  # no samples; libsndfile says so
+        return ()  # no samples; libsndfile reports it
     size = sound_bytes(source, header.begin, header.declared)
     if size != header.declared:
         return (_rewritten(source, header, size, order),)
@@ -74,7 +74,7 @@ def _read_header(source: Source, order: _Order) -> _Header:
         offset += 8 + size
         if offset > source.size:
             break
-        if size % 2:  # a padding byte must follow, which some programs leave out
+        if size % 2:  # a padding byte must follow, but some programs omit it
             unpadded = source.at(offset, 4) in (b"data", b"fmt ", b"LIST", b"fact")
             offset, odd = offset + (not unpadded), odd or unpadded
     raise source.fault("not readable as audio, or truncated: this WAV file has no fmt chunk followed by a data chunk")
@@ -90,10 +90,10 @@ def _is_chunks(source: Source, offset: int) -> bool:
 
 
 def _skip_chunks(source: Source, offset: int, order: _Order) -> int:
-    """Where the chunks that follow the samples end. Raises ``UserError`` for a second file or a second ``data``."""
+    """The end of the chunks after the samples. Raises ``UserError`` for a second file or a second ``data``."""
     for _ in range(_MOST_CHUNKS):
         offset = skip_tags(source, offset)
-        for begin in (offset + offset % 2, offset):  # some programs leave the padding byte out
+        for begin in (offset + offset % 2, offset):  # some programs omit the padding byte
             name, size = _chunk(source, begin, order)
             if len(name) == 4 and name in _OF_A_FILE and begin + 8 + size <= source.size + 1:
                 kind = "chunk" if name in (b"data", b"fmt ") else "file"
@@ -112,7 +112,7 @@ def _skip_chunks(source: Source, offset: int, order: _Order) -> int:
 
 
 def _rewritten(source: Source, header: _Header, size: int, order: _Order) -> Part:
-    """The samples behind a header of only what is needed, with their true size."""
+    """The samples after a minimal header with their true size."""
     size -= size % max(1, int.from_bytes(header.fmt[12:14], order))
     fmt = b"fmt " + _number(len(header.fmt), order) + header.fmt + bytes(len(header.fmt) % 2)
     if size <= _LARGEST_RIFF:

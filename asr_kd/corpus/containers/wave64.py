@@ -32,7 +32,9 @@ def _samples(source: Source, offset: int, size: int, bytes_per_second: int) -> t
         if begin + found == source.size:
             return ()  # libsndfile would read what follows as samples
     if begin > LARGEST_HEADER:
-        raise source.fault(f"states no length, and its samples begin only at byte {begin:,}; write the file again")
+        raise source.fault(
+            f"states no length, and its samples begin only at byte {begin:,}; convert it (sox IN OUT.wav)"
+        )
     header = bytearray(source.read(0, begin))
     header[16:24] = (begin + found).to_bytes(8, "little")
     header[offset + 16 : offset + 24] = (_HEAD + found).to_bytes(8, "little")
@@ -40,7 +42,7 @@ def _samples(source: Source, offset: int, size: int, bytes_per_second: int) -> t
 
 
 def _skip_chunks(source: Source, offset: int) -> int:
-    """Where the chunks that follow the samples end. Raises ``UserError`` for a second file or a second ``data``."""
+    """The end of the chunks after the samples. Raises ``UserError`` for a second file or a second ``data``."""
     for _ in range(_MOST_CHUNKS):
         head = source.at(offset, _HEAD)
         size = int.from_bytes(head[16:], "little")

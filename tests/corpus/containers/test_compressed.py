@@ -101,13 +101,13 @@ def test_ogg_that_is_multiplexed_incomplete_or_of_mixed_form_is_refused(decode: 
     ones, twos = pages(one), pages(two)
     side_by_side = [ones[0], twos[0], *ones[1:-1], *twos[1:], ones[-1]]
     for broken, message in [
-        (side_by_side, "several Ogg streams side by side"),
-        ([ones[0], *twos[1:]], "several Ogg streams side by side"),
+        (side_by_side, "several interleaved Ogg streams"),
+        ([ones[0], *twos[1:]], "several interleaved Ogg streams"),
         ([*ones[:-1], *twos], "another Ogg stream begins .* has ended"),
         (ones[:-1], "no last page"),
         ([*ones[:2], *ones[3:]], "page 3 of the Ogg stream follows page 1"),
         ([*ones, b"some more bytes"], "no Ogg page at byte"),
-        ([*ones[:-1], ones[-1][:-5]], "is not whole"),
+        ([*ones[:-1], ones[-1][:-5]], "is incomplete"),
         ([*ones, *pages(encode(noise(1.0, rate=8000), "OGG", "VORBIS", rate=8000))], "then 8000 Hz"),
     ]:
         with pytest.raises(UserError, match=message):
