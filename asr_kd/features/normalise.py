@@ -1,14 +1,14 @@
 """Mean normalisation; the variance is left to the network's input layer.
 
-A mean is the level of the speech only if there is speech. Two kinds of input would otherwise become average frames,
-or frames like no others, and a recogniser takes both for words:
+The mean is the level of the speech only if there is speech. A recogniser would take two kinds of input for words,
+because normalisation turns them into average frames or into frames like no others:
 
-* Digital silence (all samples equal) that lasts a second, or fills more than half of an utterance. It is left out
-  of the mean.
+* Digital silence (all samples equal) that lasts a second, or fills more than half of an utterance. The mean excludes
+  it.
 * Input that is the same throughout: a hum, a tone, steady noise. There is no speech to compare it with.
 
-Both are placed where pauses lie in recordings of speech, ``BACKGROUND`` below the mean. The features of all other
-input, speech in noise included, are exactly as without these two rules.
+Both are placed where pauses lie in recordings of speech, ``BACKGROUND`` below the mean. These rules leave all other
+input, speech in noise included, exactly as it is.
 """
 
 import dataclasses
@@ -21,15 +21,17 @@ from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import cepstra_to_log_mel
 
-BACKGROUND = 4.0  # in log energy: pauses lie 3 to 6 below the mean of an utterance
+# In log energy. In the training parts of AN4 and LibriSpeech, the quietest 5 % of an utterance's frames lie 2.7 to 6.7
+# below its mean (5th to 95th percentile over utterances), the median is 4.4 and 4.8.
+BACKGROUND = 4.0
 _WINDOW = 600  # frames of the past whose mean ``online`` subtracts, the current one included
 _GLOBAL_FRAMES = 200  # how many frames the global mean counts for until the window is full
 _DIGITAL_SILENCE = -12.0  # mean log energy; zeros give -15.9, one bit of dither +4.5
-_SILENT_SHARE = 0.5  # of an utterance; half a second before a short one occurs in LibriSpeech, and stays
+_SILENT_SHARE = 0.5  # of an utterance. Neither training part has a silent frame; short silences are left as they are
 _SILENT_FRAMES = 100  # in a row: a second
 _BLOCK = 10  # frames: hum and noise vary from frame to frame, but not over 100 ms
-_STEADY = 0.3  # standard deviation of blocks; steady noise has at most 0.25, speech in noise at 12 dB at least 0.6
-_STEADY_FRAMES = 100  # fewer do not tell: a second
+_STEADY = 0.3  # standard deviation of blocks: noise at most 0.25, speech in noise at 12 dB at least 0.6, alone 1.85
+_STEADY_FRAMES = 100  # a second; fewer cannot tell noise from speech
 
 
 def normalise(features: np.ndarray, config: FeatureConfig, speaker_mean: np.ndarray | None = None) -> np.ndarray:
