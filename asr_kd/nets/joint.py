@@ -5,26 +5,29 @@ mass d_m of its dustbin, which stands for all others. The result is the distribu
 
     KL(p || q) + sum_m KL(r_m, d_m || q on S_m, D_m),   D_m = the sum of q over the states outside S_m,
 
-which is, but for a constant, -sum_i w_i log q_i - sum_m d_m log D_m with w_i = p_i + sum of r_m,i over the m that own
-i: convex in q. The paper descends its gradient by the logits of q for each input. Here it is solved exactly:
+Up to a constant this is -sum_i w_i log q_i - sum_m d_m log D_m, with w_i = p_i + the sum of r_m,i over the m that own
+i, and it is convex in q. The paper minimises it by gradient descent on the logits of q, for each input. Here it is
+solved exactly:
 
-- States that the same active specialists own, an *atom*, share its mass as their w_i do: the unknowns are masses Q_a.
-- With y_m for the constraint that defines D_m, Lagrange's dual is to maximise sum_a w_a log c_a + sum_m d_m log y_m,
-  where c_a = W - the sum of y_m over the m that do not own a, and W, the sum of all w and d, is 1 + the number of
-  active specialists. Both meet where each product is its weight: Q_a c_a = w_a and D_m y_m = d_m.
+- States owned by the same active specialists form an *atom*. They share its mass Q_a in proportion to their w_i, so
+  only the masses Q_a are unknown.
+- Let y_m be the multiplier of the constraint that defines D_m. The Lagrange dual maximises
+  sum_a w_a log c_a + sum_m d_m log y_m, where c_a = W - the sum of y_m over the m that do not own a. W, the sum of all
+  w and d, is 1 + the number of active specialists. At the optimum each product equals its weight: Q_a c_a = w_a and D_m
+  y_m = d_m.
 - One active specialist: y = d / D, so that q_i = w_i / 2 on S_m and all others are scaled to (p's rest + d) / 2.
-- Several: Newton's method for all the products at once, first towards no weight below a bar, which then falls to 0
-  (a primal-dual method of interior points; Jansen, Roos, Terlaky and Vial, "Primal-dual target-following algorithms
-  for linear programming", Annals of Operations Research 62, 1996). Its matrix is regular wherever all quantities are
-  positive: without the steps of c and y it is diag(Q c) + sum_m y_m / D_m Q_m Q_m', positive definite (Q_m: the
-  masses outside S_m). To first order a step takes each product the same part of the way to its target: backtracking
-  on the greatest relative distance always ends, and the distance falls to 0.
+- Several: Newton's method on all products at once. At first no target is below a bar, which then falls to 0 (a
+  primal-dual interior-point method; Jansen, Roos, Terlaky and Vial, "Primal-dual target-following algorithms for linear
+  programming", Annals of Operations Research 62, 1996). Its matrix is regular as long as all quantities are positive:
+  after eliminating the steps of c and y it is diag(Q c) + sum_m y_m / D_m Q_m Q_m', which is positive definite (Q_m:
+  the masses outside S_m). To first order a step moves all products by the same fraction of the way to their targets, so
+  backtracking on the largest relative distance always terminates, and the distance falls to 0.
 
-Plain Newton on either side alone fails where p and some r_m are as good as 0 on an atom, and dustbins fill it: its c_a
-is then near 0, and lost in rounding. The products keep the relative accuracy of each factor.
+Newton's method on the primal or the dual alone fails where p and some r_m are nearly 0 on an atom that dustbins fill:
+its c_a is then near 0 and lost in rounding. The products keep the relative accuracy of each factor.
 
-An atom of weight below e^-690 counts as of that weight, and states of weight 0 throughout share evenly what dustbins
-give them. A specialist that owns all states has an empty dustbin: it is left out, and W is smaller by its mass.
+An atom's weight is taken to be at least e^-690. In an atom whose weights are all 0, the states share evenly what the
+dustbins give. A specialist that owns all states has an empty dustbin: it is left out, and W is smaller by its mass.
 """
 
 import itertools
@@ -39,13 +42,13 @@ from torch import Tensor
 from asr_kd.compiling import compiled
 from asr_kd.errors import UserError
 
-BLOCK = 1 << 20  # log-probabilities worked on at once: 8 MB in float64
+BLOCK = 1 << 20  # log-probabilities per block: 8 MB in float64
 LEAST = math.exp(-690)
-NEAR = 3.0  # the largest relative distance from a target at which the bar falls
-EXACT = 1e-10  # ... and at which the search ends
-ROUGH, NOTHING = 1e-6, 1e-16  # relative and absolute differences of products that may be left after all steps
-STEPS = 200  # Newton's; 5 to 20 are usual, and some 60 where weights are near LEAST
-REACH = 1 - 1e-6  # of the way to the nearest quantity's 0 that a step may go
+NEAR = 3.0  # the bar falls once the relative distance from all targets is below this
+EXACT = 1e-10  # the search ends below this distance
+ROUGH, NOTHING = 1e-6, 1e-16  # relative and absolute errors of products that may remain after all steps
+STEPS = 200  # of Newton's method; 5 to 20 are usual, about 60 where weights are near LEAST
+REACH = 1 - 1e-6  # the fraction of the way to the first zero that a step may go
 SUMS_TO = 0.01  # relative tolerance of the sum of all given probabilities
 _WRONG_SUM, _NO_END = 1, 2
 
@@ -54,11 +57,11 @@ def active_specialists(log_p: Tensor, members: Sequence[np.ndarray], n: int) -> 
     """The specialists that own at least one of the ``n`` most probable states: bool ``[frames, specialists]``.
 
     ``log_p`` ``[frames, states]`` of the generalist; ``members``: the states of each specialist. Raises ``UserError``
-    for an ``n`` below 1 or above the number of states, and for members that are none of these states.
+    for an ``n`` below 1 or above the number of states, and for members that are not among these states.
     """
     states = log_p.shape[1]
     if not 1 <= n <= states:
-        raise UserError(f"the {n} most probable states of {states}; expected 1 to {states}")
+        raise UserError(f"active is {n} for {states} states; expected 1 to {states}")
     check_members(members, states)
     best = torch.zeros(log_p.shape, dtype=torch.bool, device=log_p.device)
     best.scatter_(1, log_p.topk(n, dim=1).indices, True)
@@ -69,17 +72,18 @@ def active_specialists(log_p: Tensor, members: Sequence[np.ndarray], n: int) -> 
 
 
 def joint(log_p: Tensor, log_r: Sequence[Tensor], members: Sequence[np.ndarray], active: Tensor) -> Tensor:
-    """Natural log of q, ``[frames, states]``, which the module's docstring defines; in the type and on the device of
-    ``log_p`` and computed on the CPU in float64, by as many threads as torch has.
+    """Natural log of the q defined above, ``[frames, states]``, in the type and on the device of ``log_p``.
+
+    It is computed on the CPU in float64, with as many threads as torch uses.
 
     ``log_p`` ``[frames, states]`` of the generalist; ``log_r``: of each specialist ``[frames, its states + 1]``, in the
-    order of its ``members`` and the dustbin last; natural logs of distributions. ``active``
-    ``[frames, specialists]`` bool: what others say is not looked at, and a frame without any has q = p. Specialists may
-    own the same states. Where p is above 0, so is q.
+    order of its ``members``, the dustbin last; natural logs of distributions. ``active`` ``[frames, specialists]``
+    bool: the outputs of other specialists are ignored, and a frame without any has q = p. Specialists may overlap.
+    Where p is positive, so is q.
 
-    Time: a frame's states, and the cube of its atoms and active specialists. Memory: the result, and ``BLOCK``
-    log-probabilities a few times. Raises ``UserError`` where shapes do not fit, and naming the first frame whose
-    distributions do not add up to 1.
+    Time per frame: linear in the states, plus the cube of the number of atoms and active specialists. Memory: the
+    result and a few times ``BLOCK`` log-probabilities. Raises ``UserError`` if shapes do not fit, and for the first
+    frame whose distributions do not add up to 1.
     """
     _check_shapes(log_p, log_r, members, active)
     owned = np.concatenate([np.zeros(0, np.int64), *members])
@@ -102,8 +106,8 @@ def joint(log_p: Tensor, log_r: Sequence[Tensor], members: Sequence[np.ndarray],
 
 
 def own_and_dustbin(log_r: Tensor, own: np.ndarray) -> Tensor:
-    """Log-probabilities of all states ``[frames, states]`` -> of those that are ``own``, and of all others together,
-    ``[frames, own + 1]``."""
+    """Log-probabilities of all states ``[frames, states]`` -> of the states ``own``, and of the others together (the
+    dustbin), ``[frames, own + 1]``."""
     index = torch.from_numpy(own).to(log_r.device)
     others = log_r.index_fill(1, index, -torch.inf).logsumexp(1, keepdim=True)
     return torch.cat([log_r[:, index], others], 1)
@@ -140,7 +144,9 @@ def _check_status(status: np.ndarray, active: Tensor) -> None:
     frame = int(np.flatnonzero(status)[0])
     who = ", ".join(map(str, active[frame].nonzero().flatten().tolist()))
     if status[frame] == _NO_END:
-        raise ArithmeticError(f"frame {frame}, specialists {who}: the joint inference found no end in {STEPS} steps")
+        raise ArithmeticError(
+            f"frame {frame}, specialists {who}: the joint inference did not converge in {STEPS} steps"
+        )
     raise UserError(
         f"frame {frame}: the probabilities of the generalist or of a specialist ({who} are active) do not add up to 1;"
         " expected natural logs of distributions"
@@ -152,7 +158,7 @@ _compiled = compiled(error_model="numpy")
 
 @_compiled
 def _frames(log_q, outputs, active, status, owned, starts):  # type: ignore[no-untyped-def]
-    """Make log p of each frame log q; ``outputs``: the outputs of all specialists side by side."""
+    """Replace log p of each frame by log q; ``outputs``: the outputs of all specialists side by side."""
     for f in range(len(log_q)):
         slots = np.flatnonzero(active[f])
         if len(slots):
@@ -161,8 +167,8 @@ def _frames(log_q, outputs, active, status, owned, starts):  # type: ignore[no-u
 
 @_compiled
 def _frame(log_w, outputs, slots, owned, starts):  # type: ignore[no-untyped-def]
-    """Make ``log_w [states]``, at first log p, log q where the specialists ``slots`` are active; m's states are
-    ``owned[starts[m] : starts[m + 1]]``. Returns a status, 0 where all is well."""
+    """Replace ``log_w [states]``, initially log p, by log q, with the specialists ``slots`` active; m's states are
+    ``owned[starts[m] : starts[m + 1]]``. Returns a status, 0 for success."""
     atom, outside = _atoms(slots, owned, starts, len(log_w))
     dustbin = np.empty(len(slots))
     for k in range(len(slots)):
@@ -172,7 +178,7 @@ def _frame(log_w, outputs, slots, owned, starts):  # type: ignore[no-untyped-def
         dustbin[k] = math.exp(outputs[starts[m + 1] + m])
     log_weight = _log_sums(log_w, atom, outside.shape[1])
     given = np.exp(log_weight).sum() + dustbin.sum()
-    if not abs(given - 1 - len(slots)) <= SUMS_TO * (1 + len(slots)):  # so that NaN is wrong
+    if not abs(given - 1 - len(slots)) <= SUMS_TO * (1 + len(slots)):  # so NaN is wrong too
         return _WRONG_SUM
 
     live = 0
@@ -192,7 +198,7 @@ def _frame(log_w, outputs, slots, owned, starts):  # type: ignore[no-untyped-def
 
 @_compiled
 def _atoms(slots, owned, starts, states):  # type: ignore[no-untyped-def]
-    """The atom of each state, and ``outside [slots, atoms]``: whether an atom's states are not the specialist's."""
+    """The atom of each state, and ``outside [slots, atoms]``: whether the atom lies outside the specialist's states."""
     atom, size, moved = np.zeros(states, np.int64), np.zeros(states, np.int64), np.zeros(states, np.int64)
     outside = np.zeros((len(slots), states), np.bool_)
     atoms, size[0] = 1, states
@@ -204,7 +210,7 @@ def _atoms(slots, owned, starts, states):  # type: ignore[no-untyped-def]
         for a in range(len(inside)):
             moved[a] = a
             outside[k, a] = inside[a] < size[a]
-            if 0 < inside[a] < size[a]:  # split it; a whole atom goes inside or stays as it is
+            if 0 < inside[a] < size[a]:  # split it; otherwise it is inside or outside as a whole
                 moved[a] = atoms
                 for earlier in range(k):
                     outside[earlier, atoms] = outside[earlier, a]
@@ -239,7 +245,7 @@ def _log_sums(log_w, atom, atoms):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _masses(weight, dustbin, outside):  # type: ignore[no-untyped-def]
-    """Q ``[atoms]`` from their weights, and whether the search came to an end."""
+    """Q ``[atoms]`` from their weights, and whether the search converged."""
     atoms, live = len(weight), len(dustbin)
     whole = weight.sum() + dustbin.sum()
     if live < 2:
@@ -269,8 +275,9 @@ def _masses(weight, dustbin, outside):  # type: ignore[no-untyped-def]
         if nearer == distance:
             break
         distance = nearer
-    # Rounding stops it, or it is slow, at atoms whose Q and c both tend to 0. It is over where all products are their
-    # weights but for what the divergences lose in rounding too; what other atoms have of tails follows from their c.
+    # Where Q and c of an atom both tend to 0, rounding stops the search, or it is slow. The result counts as found if
+    # all products equal their weights up to what the divergences, too, lose in rounding; small masses then follow from
+    # c.
     found = True
     for i in range(len(wanted)):
         found = found and abs(primal[i] * dual[i] - wanted[i]) <= ROUGH * wanted[i] + NOTHING
@@ -282,7 +289,7 @@ def _masses(weight, dustbin, outside):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _sum_outside(primal, outside):  # type: ignore[no-untyped-def]
-    """Fill in D, the mass outside each specialist, behind the masses of the atoms."""
+    """Fill in D, the mass outside each specialist, after the masses of the atoms."""
     live, atoms = outside.shape
     for k in range(live):
         total = 0.0
@@ -302,8 +309,9 @@ def _distance(primal, dual, target):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _step(primal, dual, target, outside, whole):  # type: ignore[no-untyped-def]
-    """Move ``primal`` and ``dual`` nearer to where their products are ``target``, unless rounding forbids it. Returns
-    the distance."""
+    """Move ``primal`` and ``dual`` so that their products come closer to ``target``, unless rounding prevents it.
+
+    Returns the distance."""
     atoms, pairs = outside.shape[1], len(target)
     distance = _distance(primal, dual, target)
     rise, fall = _direction(primal, dual, target, outside, whole)
@@ -329,10 +337,10 @@ def _step(primal, dual, target, outside, whole):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _direction(primal, dual, target, outside, whole):  # type: ignore[no-untyped-def]
-    """Newton's relative steps of the masses ``[atoms]`` and of ``dual``; lack: what products lack, relative to them.
+    """Newton's relative steps u of Q ``[atoms]`` and v of y; returns u and the relative steps of ``dual``.
 
-    Of Q_a by u_a and y_m by v_m: c_a u_a - sum of y_m v_m over the m that do not own a = c_a lack_a, since the step of
-    c_a is minus that sum; and the mean of u over the atoms outside S_m, weighted by Q, + v_m = lack_m.
+    With lack = target / product - 1: c_a u_a - the sum of y_m v_m over the m that do not own a = c_a lack_a, since the
+    step of c_a is minus that sum; and the mean of u over the atoms outside S_m, weighted by Q, + v_m = lack_m.
     """
     live, atoms = outside.shape
     matrix = np.zeros((atoms + live, atoms + live))
@@ -354,7 +362,7 @@ def _direction(primal, dual, target, outside, whole):  # type: ignore[no-untyped
 
 @_compiled
 def _eliminate(matrix, right):  # type: ignore[no-untyped-def]
-    """Make ``right`` the solution of ``matrix @ x = right``: Gauss's elimination with partial pivoting."""
+    """Replace ``right`` by the solution of ``matrix @ x = right``: Gaussian elimination with partial pivoting."""
     n = len(right)
     for j in range(n):
         pivot = j

@@ -259,7 +259,7 @@ def test_mistakes_are_named() -> None:
     scene = made([np.array([0, 1]), np.array([2, 3])], 5, 4, 1.0, 10)
     log_p, log_r, members, active = scene.log_p, scene.log_r, scene.members, scene.active
     for n in (0, 6):
-        with pytest.raises(UserError, match=f"the {n} most probable states of 5; expected 1 to 5"):
+        with pytest.raises(UserError, match=f"active is {n} for 5 states; expected 1 to 5"):
             active_specialists(log_p, members, n)
     with pytest.raises(UserError, match="specialist 1 has states 4 to 5; the generalist has 5"):
         active_specialists(log_p, [members[0], np.array([4, 5])], 1)
@@ -301,5 +301,5 @@ def test_dustbins_that_are_certain_of_what_the_generalist_rules_out_are_no_excep
 def test_a_search_without_an_end_is_no_mistake_of_the_user() -> None:
     active = torch.tensor([[True, False], [True, True]])
     inference._check_status(np.zeros(2, np.int8), active)
-    with pytest.raises(ArithmeticError, match="frame 1, specialists 0, 1: the joint inference found no end"):
+    with pytest.raises(ArithmeticError, match="frame 1, specialists 0, 1: the joint inference did not converge"):
         inference._check_status(np.array([0, inference._NO_END], np.int8), active)
