@@ -21,6 +21,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [*long[1::2], *others[:half], *long[::2], *others[half:]]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU that torch can use; torch.cuda.is_available() is False")
+
+
 @pytest.fixture(scope="session")
 def corpora() -> Path:
     """``../shared/corpora`` beside the checkout; the test is skipped where it is absent."""

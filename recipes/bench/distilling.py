@@ -4,22 +4,19 @@ import argparse
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from made import BINS, make_stores
 from measuring import row
+from stepping import Trainer
 from training import best
 
 from asr_kd.nets import NetConfig, settle_precision
 from asr_kd.targets import TargetConfig, TargetStore
 from asr_kd.train import TrainConfig, TrainingData
-from asr_kd.train.checkpoint import Position
-from asr_kd.train.loop import make_reader, new_model, training_step
-from asr_kd.train.objective import HardTargets
-from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Reader
-from asr_kd.train.transfer_set import TrainingTask
 
 STEPS, FRAMES = 10, 500_000
 MOST = {"top-20": 1.10, "dense": 1.5}
@@ -47,7 +44,7 @@ def steps(work: Path, states: int, options: argparse.Namespace) -> None:
     for name, form in {"labels": forms["top-20"], **forms}.items():
         features, labels, targets = make_stores(work, 10_000, states, form)
         data = TrainingData(features, labels, None, None if name == "labels" else TargetStore(targets))
-        works.append(_steps(data, config))
+        works.append(repeated(Trainer(config, data)))
     hard, *rates = best(tuple(works), options.rounds)
     for (name, most), rate in zip(MOST.items(), rates, strict=True):
         against = f"a step on labels ({1000 * config.batch_frames / hard:.0f} ms)"
@@ -55,20 +52,10 @@ def steps(work: Path, states: int, options: argparse.Namespace) -> None:
         row(title, hard / rate, f"times as long ({1000 * config.batch_frames / rate:.0f} ms)", against, most=most)
 
 
-def _steps(data: TrainingData, config: TrainConfig):  # type: ignore[no-untyped-def]
-    task = TrainingTask.plan(config, data)
-    model = new_model(task.config, data)
-    optimiser = make_optimiser(model, task.config)
-    reader = make_reader(data, task.config, model, torch.device("cpu"))
-    objective = task.objective(reader, torch.device("cpu")) if data.targets else HardTargets()
-    batch = next(iter(reader.epoch(0)))
-
-    def turn() -> int:
-        for _ in range(STEPS):
-            training_step(model, batch, reader, objective, optimiser, task.config, Position())
-        return STEPS * len(batch.labels)
-
-    return turn
+def repeated(trainer: Trainer) -> Callable[[], int]:
+    """A turn of steps on the trainer's first batch."""
+    (batch,) = trainer.batches(1)
+    return lambda: trainer.repeated(batch, STEPS)
 
 
 def reading(work: Path, rounds: int) -> None:

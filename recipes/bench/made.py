@@ -64,6 +64,10 @@ class _Targets:
                 yield utterance, {"log_prob": log_prob.astype(np.float16)}
                 continue
             state = (random.integers(self.states, size=(LENGTH, 1)) + np.arange(k)) % self.states
+            if self.config.form == "sampled":
+                weight = np.full((LENGTH, k), 1 / k, np.float16)
+                yield utterance, {"target_state": state.astype(np.uint16), "weight": weight}
+                continue
             tail = np.full((LENGTH, len(self.config.temperatures)), np.log(0.1))
             log_prob = np.log(0.9 / k) * np.ones((LENGTH, k))
             arrays = {"log_prob": log_prob.astype(np.float16), "log_tail": tail.astype(np.float16)}

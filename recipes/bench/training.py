@@ -1,27 +1,20 @@
 """Training from the stores against the same steps on one batch in memory, and against the peak of matrix products."""
 
 import argparse
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import torch
 from measuring import row
+from stepping import CPU, Trainer
 from torch import nn
 
 from asr_kd.frames import FrameStore
-from asr_kd.nets import NetConfig, fused
+from asr_kd.nets import NetConfig, autocast, fused
 from asr_kd.train import TrainConfig, TrainingData
-from asr_kd.train.checkpoint import Position
-from asr_kd.train.evaluate import autocast
-from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.memory import keep_freed_memory
-from asr_kd.train.objective import HardTargets
-from asr_kd.train.optimiser import make_optimiser
-from asr_kd.train.reader import Batch
-from asr_kd.train.transfer_set import fit_to_data
 
 STEPS, PRODUCTS = 100, 8  # in one turn
 
@@ -38,16 +31,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()  # for both
     data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
-    config = fit_to_data(TrainConfig(precision=options.precision), data)
-    model = new_model(config, data)
-    optimiser = make_optimiser(model, config)
-    reader = make_reader(data, config, model, torch.device("cpu"))
-    batches = itertools.chain.from_iterable(reader.epoch(number) for number in itertools.count())
-    fixed = next(batches)
+    trainer = Trainer(TrainConfig(precision=options.precision), data)
+    model, optimiser, config = trainer.model, trainer.optimiser, trainer.config
+    (fixed,) = trainer.batches(1)
 
     def bare() -> int:
         for _ in range(STEPS):
-            with autocast(torch.device("cpu"), config.precision):
+            with autocast(CPU, config.precision):
                 logits = model(fixed.features).flatten(0, 1)
             loss = nn.functional.cross_entropy(logits.float(), fixed.labels.flatten())
             optimiser.zero_grad()
@@ -56,18 +46,13 @@ def main() -> None:
         return STEPS * len(fixed.labels)
 
     def stored() -> int:
-        return sum(len(batch.labels) for batch in trained(batches))
-
-    def trained(source: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in itertools.islice(source, STEPS):
-            training_step(model, batch, reader, HardTargets(), optimiser, config, Position())
-            yield batch
+        return trainer.steps(STEPS)
 
     frames_bare, frames_stored, peak = best((bare, stored, products(config.precision)), options.rounds)
     name = f"training 4x512, batches of {config.batch_frames}, {config.precision}, {options.threads} threads"
     against = f"one batch in memory ({frames_bare:,.0f} frames/s)"
     row(name, frames_stored / frames_bare, f"times the frames/s ({frames_stored:,.0f})", against, least=0.9)
-    rate = operations(model) * frames_stored
+    rate = trainer.operations * frames_stored
     against = f"matrix products in {config.precision} ({peak / 1e9:,.0f} GFLOP/s)"
     row(f"{name}: arithmetic", rate / peak, f"times the FLOP/s ({rate / 1e9:,.0f} GFLOP/s)", against)
     if config.precision == "bf16":
@@ -77,16 +62,12 @@ def main() -> None:
 def time_delay(data: TrainingData, threads: int, rounds: int) -> None:
     """A factored TDNN of AN4's size, whose layers are one operation each, against its modules."""
     net = NetConfig(kind="tdnn", width=320, bottleneck=80, dilations=(3,) * 6, dropout=0.05)
-    config = fit_to_data(TrainConfig(net=net, precision="bf16", every=3, batch_frames=800), data)
-    model = new_model(config, data)
-    optimiser = make_optimiser(model, config)
-    reader = make_reader(data, config, model, torch.device("cpu"))
-    batch = next(reader.epoch(0))
+    config = TrainConfig(net=net, precision="bf16", every=3, batch_frames=800)
+    trainer = Trainer(config, data)
+    (batch,) = trainer.batches(1)
 
     def steps() -> int:
-        for _ in range(STEPS):
-            training_step(model, batch, reader, HardTargets(), optimiser, config, Position())
-        return STEPS * batch.labels.numel() * config.every
+        return trainer.repeated(batch, STEPS) * config.every
 
     def modules() -> int:
         with mock.patch.object(fused, "applies", return_value=False):
@@ -126,13 +107,6 @@ def products(precision: str) -> Callable[[], int]:
         return PRODUCTS * 2 * left.numel() * right.shape[1]
 
     return turn
-
-
-def operations(model: nn.Module) -> int:
-    """Floating-point operations to learn from a frame: two for a weight forward and four backward, where the first
-    layer has no need of its inputs' gradient."""
-    sizes = [parameter.numel() for parameter in model.parameters() if parameter.ndim > 1]
-    return 6 * sum(sizes) - 2 * sizes[0]
 
 
 if __name__ == "__main__":

@@ -42,12 +42,7 @@ def writing(work: Path, states: int, net: NetConfig, rounds: int) -> None:
     """Top 20 at four temperatures, by one process."""
     config = TargetConfig("topk", 20, precision=settle_precision("auto", "cpu"))
     features, _, _ = make_stores(work, FRAMES, states, config)
-    members = []
-    for seed in range(MEMBERS):
-        torch.manual_seed(seed)
-        save_model(AcousticModel(net), work / f"member{seed}")
-        members.append(work / f"member{seed}")
-    save_ensemble(work / "ensemble", members)
+    save_random_ensemble(work, net)
     written, bare, held = float("inf"), float("inf"), float("inf")
     for _ in range(rounds):
         bare = min(bare, forward(work / "ensemble", features, config.precision))
@@ -69,6 +64,16 @@ def writing(work: Path, states: int, net: NetConfig, rounds: int) -> None:
         "size of the shards",
         most=90,
     )
+
+
+def save_random_ensemble(work: Path, net: NetConfig) -> Path:
+    """An ensemble of ``MEMBERS`` networks with random weights, in ``work``; returns its folder."""
+    members = [work / f"member{seed}" for seed in range(MEMBERS)]
+    for seed, member in enumerate(members):
+        torch.manual_seed(seed)
+        save_model(AcousticModel(net), member)
+    save_ensemble(work / "ensemble", members)
+    return work / "ensemble"
 
 
 @torch.inference_mode()
