@@ -10,6 +10,7 @@ from asr_kd.corpus.audio import write_flac
 from asr_kd.corpus.datadir import write_data_dir
 
 BENCH = Path(__file__).parents[2] / "recipes" / "bench" / "run.sh"
+GPU = BENCH.with_name("gpu.sh")
 PARTS = (
     "feats/mfcc/train", "feats/fbank/train", "states/train", "trigram.arpa", "model/teacher/seed1/model.yaml",
 )  # fmt: skip
@@ -53,3 +54,29 @@ def test_a_row_that_fails_is_explained_beside_the_others_and_in_the_exit_status(
     text = (tmp_path / "work" / "RESULTS.md").read_text()
     assert "Left out: features from Opus. It needs --libri-dir." in text
     assert "Not measured: search." in text
+
+
+def test_a_part_of_the_gpu_benchmark_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()  # where the part that needs a folder for its stores expects one
+    command = [
+        "bash",
+        str(GPU),
+        "--small",
+        "--parts",
+        "loader,machine",
+        "--output",
+        str(tmp_path),
+        "--commit",
+        "c0ffee",
+    ]
+    run = subprocess.run([*command, "--work", str(tmp_path / "file")], capture_output=True, text=True)
+    assert run.returncode == 1, run.stderr
+    results = json.loads((tmp_path / "results_gpu.json").read_text())
+    outcomes = {part["part"]: part["outcome"] for part in results["parts"]}
+    assert "NotADirectoryError" in outcomes["loader"]
+    assert outcomes["machine"] == "done"
+    assert results["provenance"]["commit"] == "c0ffee"
+    assert len(results["rows"]) == 5
+    assert all(row["part"] == "machine" and row["value"] > 0 for row in results["rows"])
+    assert "Not finished: NotADirectoryError" in (tmp_path / "RESULTS_GPU.md").read_text()
+    assert "loader" in run.stdout.splitlines()[-3]
