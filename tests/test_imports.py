@@ -63,13 +63,14 @@ def test_the_training_half_imports_without_audio_and_kaldi_libraries() -> None:
 import importlib, pkgutil, sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {ONLY_WHERE_USED!r}:
+        if name.split(".")[0] in {ONLY_WHERE_USED | {"triton"}!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 for name in ("frames", "nets", "train"):
     package = importlib.import_module("asr_kd." + name)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+        if ".triton_" not in module.name:  # kernels, imported with the first tensor on a GPU
+            importlib.import_module(module.name)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ def objective(
     ``UserError`` for a label or a target's state that the student does not have, and ``ValueError`` for targets of
     another shape.
     """
-    _check_shapes(logits, targets, labels, weights)
+    check_shapes(logits, targets, labels, weights)
     _check_states(labels, -1, logits.shape[1], "label")
     logits, lost = logits.contiguous(), np.zeros(len(logits))
     gradient = torch.empty_like(logits)
@@ -49,7 +49,7 @@ def objective(
     return torch.tensor(lost.sum(), dtype=torch.float32), gradient
 
 
-def _check_shapes(logits: Tensor, targets: SoftTargets, labels: Tensor, weights: Tensor) -> None:
+def check_shapes(logits: Tensor, targets: SoftTargets, labels: Tensor, weights: Tensor) -> None:
     """Compiled code would read past the end of a shorter array."""
     rows = len(logits)
     expected: dict[str, tuple[int, ...]]

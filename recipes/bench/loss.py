@@ -1,25 +1,45 @@
-"""The distillation objective, forward and backward, against torch's ``kl_div`` and ``cross_entropy``."""
+"""The distillation objective, forward and backward, against torch's ``kl_div`` and ``cross_entropy``.
 
+With ``--device cuda`` it is measured against a copy, in the GPU's memory, of as many bytes as it must read and write.
+"""
+
+import argparse
+import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from measuring import row, threads_and_rounds
+from measuring import row
 from torch import Tensor
 from torch.nn import functional
 
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
-from asr_kd.train.distillation import distillation_loss
+from asr_kd.train import gpu_rows
+from asr_kd.train.distillation import cross_entropy, distillation_loss
 
 FRAMES, STATES, CHOSEN, TEMPERATURE, HARD = 4096, 2000, 20, 2.0, 0.5
 
 
 def main() -> None:
-    """Run in turns, and compare the best turn of each."""
-    options = threads_and_rounds(__doc__)
+    """On a CPU in turns, comparing the best turn of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tune", action="store_true", help="time the ways to launch the GPU's kernels")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    if options.device != "cpu":
+        (tune if options.tune else on_gpu)(torch.device(options.device))
+    else:
+        on_cpu(options.threads, options.rounds)
+
+
+def on_cpu(threads: int, rounds: int) -> None:
+    """Rows for 4096 frames of 2000 states."""
     logits = torch.randn(FRAMES, STATES, requires_grad=True)
     log_prob = (3 * torch.randn(FRAMES, STATES)).log_softmax(1)
     labels = torch.randint(STATES, (FRAMES,))
@@ -33,11 +53,80 @@ def main() -> None:
     def ours(targets: SoftTargets) -> Callable[[], Tensor]:
         return lambda: distillation_loss(logits, targets, labels, TEMPERATURE, 1.0, HARD)
 
-    peer, *times = best(logits, [plain, *map(ours, forms.values())], options.rounds)
+    peer, *times = best(logits, [plain, *map(ours, forms.values())], rounds)
     against = f"torch's kl_div and cross_entropy ({1000 * peer:.0f} ms)"
     for (form, bar), seconds in zip({f"top-{CHOSEN}": 0.25, "dense": 0.5, "sampled": None}.items(), times, strict=True):
-        name = f"soft and hard loss, {form}, {FRAMES} x {STATES}, {options.threads} threads"
+        name = f"soft and hard loss, {form}, {FRAMES} x {STATES}, {threads} threads"
         row(name, seconds / peer, f"times as long ({1000 * seconds:.0f} ms)", against, most=bar)
+
+
+def on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> None:
+    """Rows for ``frames`` of ``states`` in bfloat16 and float32."""
+    for dtype in (torch.bfloat16, torch.float32):
+        logits = torch.randn(frames, states, device=device).to(dtype).requires_grad_()
+        of_copy = device_seconds(logits.detach().clone)
+        for name, dense, loss in gpu_losses(logits):
+            seconds = device_seconds(gradient_of(loss, logits))
+            necessary = 2 * dtype.itemsize + 2 * dense  # bytes for each logit
+            least = of_copy * necessary / (2 * dtype.itemsize)
+            speed = necessary * logits.numel() / least / 1e12
+            row(
+                f"objective on a GPU, {name}, {frames} x {states}, {str(dtype).removeprefix('torch.')}",
+                seconds / least,
+                f"times as long ({1000 * seconds:.3f} ms)",
+                f"a copy of {necessary} bytes for each logit at {speed:.2f} TB/s ({1000 * least:.3f} ms)",
+                most=1.5,
+            )
+
+
+def gpu_losses(logits: Tensor) -> list[tuple[str, bool, Callable[[], Tensor]]]:
+    """Name, whether the targets are dense, and loss."""
+    log_prob = (3 * torch.randn(logits.shape, device=logits.device)).log_softmax(1)
+    labels = torch.randint(logits.shape[1], (len(logits),), device=logits.device)
+    forms = {f"top-{CHOSEN}": top_k(log_prob), "dense": Dense(log_prob.half()), "sampled": sampled(log_prob)}
+
+    def ours(targets: SoftTargets, temperature: float, hard: float) -> Callable[[], Tensor]:
+        return lambda: distillation_loss(logits, targets, labels, temperature, 1.0, hard)
+
+    named = [
+        (f"{form}, T = {temperature:g}", form == "dense", ours(forms[form], temperature, HARD))
+        for form, temperature in itertools.product(forms, (1.0, 2.0, 3.0))
+    ]
+    soft_alone = [(f"{form} without labels", form == "dense", ours(forms[form], 2.0, 0.0)) for form in forms]
+    return [("labels", False, lambda: cross_entropy(logits, labels)), *named, *soft_alone]
+
+
+def tune(device: torch.device, frames: int = 8192) -> None:
+    """Lines of milliseconds for each way to launch, not rows."""
+    for states, dtype in itertools.product((14_000, 13_999), (torch.bfloat16, torch.float32)):
+        logits = torch.randn(frames, states, device=device).to(dtype).requires_grad_()
+        of_copy = device_seconds(logits.detach().clone)
+        losses = [each for each in gpu_losses(logits) if "T = 1" not in each[0] and "without" not in each[0]]
+        print(states, dtype, f"copy {1000 * of_copy:.3f} ms;", *(name for name, _, _ in losses), sep="\t", flush=True)
+        for block, warp, registers in itertools.product((2048, 4096, 8192, 16384), (512, 1024, 2048), (None, 64)):
+            if block // warp > 32 or (states == 13_999 and block != 16384):
+                continue
+            gpu_rows.LARGEST_BLOCK, gpu_rows.STATES_PER_WARP, gpu_rows.REGISTERS = block, warp, registers
+            times = [device_seconds(gradient_of(loss, logits)) for *_, loss in losses]
+            print(block, block // warp, registers, *(f"{1000 * each:.3f}" for each in times), sep="\t", flush=True)
+
+
+def gradient_of(loss: Callable[[], Tensor], logits: Tensor) -> Callable[[], object]:
+    """Computes ``loss`` and its gradient."""
+    return lambda: torch.autograd.grad(loss(), logits)
+
+
+def device_seconds(work: Callable[[], object], turns: int = 20) -> float:
+    """The median time that the GPU takes for ``work``, after two warm-up turns."""
+    work(), work()
+    torch.cuda.synchronize()
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(turns)]
+    for begin, end in events:
+        begin.record()
+        work()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(begin.elapsed_time(end) for begin, end in events) / 1000
 
 
 def top_k(log_prob: Tensor) -> TopK:

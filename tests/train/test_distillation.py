@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.train.distillation import cross_entropy, distillation_loss
+from asr_kd.train.reference import divergence
 
 FRAMES, STATES, CHOSEN = 50, 60, 7
 KINDS = ("dense", "top_k", "sampled")
@@ -36,21 +37,9 @@ def outside(scaled: Tensor, states: Tensor) -> Tensor:
 def reference(
     logits: Tensor, targets: SoftTargets, labels: Tensor, temperature: float, soft: float, hard: float
 ) -> Tensor:
-    student = (logits / temperature).log_softmax(1)
-    if isinstance(targets, Dense):
-        teacher = (targets.log_prob.double() / temperature).log_softmax(1)
-        divergence = (teacher.exp() * (teacher - student)).sum(1)
-    elif isinstance(targets, TopK):
-        tail = targets.log_tail.double()
-        teacher = (targets.log_prob.double() / temperature).log_softmax(1) + torch.log1p(-tail.exp())[:, None]
-        divergence = (teacher.exp() * (teacher - student.gather(1, targets.state.long()))).sum(1)
-        if targets.state.shape[1] < logits.shape[1]:
-            rest = student.scatter(1, targets.state.long(), -math.inf).logsumexp(1)
-            divergence = divergence + tail.exp() * (tail - rest)
-    else:
-        divergence = -(targets.weight.double() * student.gather(1, targets.state.long())).sum(1)
+    soft_term = divergence((logits / temperature).log_softmax(1), targets, temperature).mean()
     entropy = functional.cross_entropy(logits, labels, ignore_index=-1) if (labels >= 0).any() else logits.sum() * 0
-    return soft * temperature**2 * divergence.mean() + hard * entropy
+    return soft * temperature**2 * soft_term + hard * entropy
 
 
 def both(
@@ -85,6 +74,13 @@ def test_loss_and_gradient_are_the_references(kind: str, temperature: float, lab
         # Single precision resolves a divergence to 1e-7 nats, which T^2 enlarges.
         torch.testing.assert_close(ours[0], expected[0], rtol=1e-6, atol=1e-7 * temperature**2)
         torch.testing.assert_close(ours[1], expected[1], rtol=1e-4, atol=3e-6 * float(expected[1].abs().max()))
+
+
+def test_the_reference_is_torchs_kl_div() -> None:
+    student, teacher = torch.randn(2, FRAMES, STATES).double()
+    ours = divergence((student / 2).log_softmax(1), Dense(teacher.log_softmax(1)), 2.0)
+    expected = functional.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="none").sum(1)
+    torch.testing.assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
