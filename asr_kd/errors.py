@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake."""
+"""The exceptions for a user's mistake."""
 
 
 class UserError(ValueError):
@@ -8,3 +8,7 @@ class UserError(ValueError):
     command line prints it without a traceback and exits with status 1. A bug of the project itself is an ``assert`` or
     any other exception, and keeps its traceback.
     """
+
+
+class UsageError(UserError):
+    """Wrong options or a missing argument: exit status 2, as for what ``argparse`` finds."""

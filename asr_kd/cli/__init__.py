@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from asr_kd import __version__
-from asr_kd.errors import UserError
+from asr_kd.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()  # here, where what goes wrong is still reported
     except UserError as error:
-        return _fail(name, str(error))
+        return _fail(name, str(error), 2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         return 141
@@ -124,9 +124,9 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _fail(name: str, message: str) -> int:
+def _fail(name: str, message: str, status: int = 1) -> int:
     print(f"{name}: error: {message}", file=sys.stderr)
-    return 1
+    return status
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

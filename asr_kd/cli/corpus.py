@@ -241,7 +241,8 @@ def validate(options: argparse.Namespace) -> None:
     for line in problems if options.all else validation.summarise(problems):
         print(line)
     errors = sum(not problem.warning for problem in problems)
-    counts = f"{errors:,} errors, {len(problems) - errors:,} warnings"
+    warnings = len(problems) - errors
+    counts = f"{errors:,} error{'s' * (errors != 1)}, {warnings:,} warning{'s' * (warnings != 1)}"
     if errors:
         raise UserError(f"{options.dir}: {counts}")
     print(f"{options.dir}: {counts}")

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Compute, then print hours, frames, bytes and speed."""
     from asr_kd.corpus.datadir import read_data_dir
-    from asr_kd.errors import UserError
+    from asr_kd.errors import UsageError
     from asr_kd.features.config import FRAME_SHIFT
     from asr_kd.features.feature_store import write_features
 
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return
     if options.store is None:
-        raise UserError("expected DATA and STORE: a data directory, and the frame store to write")
+        raise UsageError("expected DATA and STORE (see asr-kd feats --help)")
     start = time.monotonic()
     datadir = read_data_dir(options.data, options.allow_pipes)
     store = write_features(datadir, options.store, config, options.jobs, options.skip_bad, options.force)

@@ -181,7 +181,7 @@ def run_train(options: argparse.Namespace) -> None:
 
     from asr_kd.config import load_config, to_dict
     from asr_kd.corpus.datadir import read_data_dir
-    from asr_kd.errors import UserError
+    from asr_kd.errors import UsageError
     from asr_kd.frames import FrameStore
     from asr_kd.hmm.lexicon import with_unknown
     from asr_kd.hmm.lexicon_reader import read_lexicon
@@ -195,7 +195,7 @@ def run_train(options: argparse.Namespace) -> None:
         print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
         return
     if options.out is None:
-        raise UserError("expected DATA FEATS LEXICON OUT_DIR (see asr-kd hmm train --help)")
+        raise UsageError("expected DATA FEATS LEXICON OUT_DIR (see asr-kd hmm train --help)")
     lexicon = _with_silence(read_lexicon(options.lexicon, options.lexicon_format), options.silence_probability)
     if options.unknown == "spn":
         lexicon = with_unknown(lexicon)

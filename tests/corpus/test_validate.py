@@ -93,7 +93,7 @@ def test_the_command_exits_with_1_for_errors_and_0_for_warnings(
     assert main(["corpus", "validate", str(path), "--jobs", "1"]) == 1
     captured = capsys.readouterr()
     assert "wav.scp:2: 'a-2'" in captured.out
-    assert captured.err.endswith("1 errors, 1 warnings\n")
+    assert captured.err.endswith("1 error, 1 warning\n")
 
 
 def test_of_many_problems_of_one_kind_a_few_are_shown(make_dir: MakeDir, capsys: pytest.CaptureFixture[str]) -> None:

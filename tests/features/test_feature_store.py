@@ -228,7 +228,7 @@ def test_the_configuration_is_printed_and_can_be_read_back(
     store = tmp_path / "s"
     assert main(["feats", str(datadir.path), str(store), "--config", str(tmp_path / "feats.yaml")]) == 0
     assert FrameStore(store).config == {**to_dict(FeatureConfig(bins=23)), "global_mean": []}
-    assert main(["feats", str(datadir.path)]) == 1
+    assert main(["feats", str(datadir.path)]) == 2
     assert "expected DATA and STORE" in capsys.readouterr().err
 
 

@@ -316,7 +316,7 @@ def test_print_config_prints_the_configuration_and_stops(capsys: pytest.CaptureF
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["seed"] == 7
     assert printed["lda_states"] == HmmConfig().lda_states
-    assert main(["hmm", "train", "data"]) == 1
+    assert main(["hmm", "train", "data"]) == 2
     assert "expected DATA FEATS LEXICON OUT_DIR" in capsys.readouterr().err
 
 
