@@ -140,10 +140,10 @@ class Worker:
     def __init__(self, folder: Path, work: Path, small: bool) -> None:
         self.about: dict[str, Any] = {}
         command = [sys.executable, "-u", Path(__file__).with_name("gpu_parts.py"), work, folder, *["--small"] * small]
+        environment = {"TRITON_CACHE_DIR": str(work / "triton"), **os.environ}  # wherever the home is
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with (folder / "gpu.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-            )
+            self._process = subprocess.Popen(command, **pipes, stderr=log, env=environment, start_new_session=True)
         self._lines: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
