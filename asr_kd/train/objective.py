@@ -61,7 +61,7 @@ class LiveTeacher:
         """As ``HardTargets``."""
         with torch.no_grad(), autocast(batch.features.device, self.config.precision):
             scores = outputs_within(self.teacher, batch.features, self.left, self.right, self.config.every)
-        return _mixed(logits, Dense(scores.flatten(0, 1).float()), batch, self.config)
+        return _mixed(logits, Dense(scores.flatten(0, 1)), batch, self.config)
 
 
 def _mixed(logits: Tensor, soft: SoftTargets, batch: Batch, config: TrainConfig) -> Tensor:

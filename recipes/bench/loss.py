@@ -15,7 +15,9 @@ from measuring import row
 from torch import Tensor
 from torch.nn import functional
 
+from asr_kd.nets.ensemble import _added
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
+from asr_kd.targets.forms import top_k as best_states
 from asr_kd.train import gpu_rows
 from asr_kd.train.distillation import cross_entropy, distillation_loss
 
@@ -43,7 +45,11 @@ def on_cpu(threads: int, rounds: int) -> None:
     logits = torch.randn(FRAMES, STATES, requires_grad=True)
     log_prob = (3 * torch.randn(FRAMES, STATES)).log_softmax(1)
     labels = torch.randint(STATES, (FRAMES,))
-    forms = {f"top-{CHOSEN}": top_k(log_prob), "dense": Dense(log_prob.half()), "sampled": sampled(log_prob)}
+    forms: dict[str, SoftTargets] = {
+        f"top-{CHOSEN}": top_k(log_prob),
+        "dense": Dense(log_prob.half()),
+        "sampled": sampled(log_prob),
+    }
 
     def plain() -> Tensor:
         student, teacher = (logits / TEMPERATURE).log_softmax(1), (log_prob / TEMPERATURE).softmax(1)
@@ -77,13 +83,18 @@ def on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> No
                 f"a copy of {necessary} bytes for each logit at {speed:.2f} TB/s ({1000 * least:.3f} ms)",
                 most=1.5,
             )
+    targets_on_gpu(device, frames, states)
 
 
 def gpu_losses(logits: Tensor) -> list[tuple[str, bool, Callable[[], Tensor]]]:
     """Name, whether the targets are dense, and loss."""
     log_prob = (3 * torch.randn(logits.shape, device=logits.device)).log_softmax(1)
     labels = torch.randint(logits.shape[1], (len(logits),), device=logits.device)
-    forms = {f"top-{CHOSEN}": top_k(log_prob), "dense": Dense(log_prob.half()), "sampled": sampled(log_prob)}
+    forms: dict[str, SoftTargets] = {
+        f"top-{CHOSEN}": top_k(log_prob),
+        "dense": Dense(log_prob.half()),
+        "sampled": sampled(log_prob),
+    }
 
     def ours(targets: SoftTargets, temperature: float, hard: float) -> Callable[[], Tensor]:
         return lambda: distillation_loss(logits, targets, labels, temperature, 1.0, hard)
@@ -114,6 +125,23 @@ def tune(device: torch.device, frames: int = 8192) -> None:
 def gradient_of(loss: Callable[[], Tensor], logits: Tensor) -> Callable[[], object]:
     """Computes ``loss`` and its gradient."""
     return lambda: torch.autograd.grad(loss(), logits)
+
+
+def targets_on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> None:
+    """Rows for what becomes of the outputs of an ensemble of two members."""
+    logits = torch.randn(frames, states, device=device).bfloat16()
+    of_copy = device_seconds(logits.clone)
+    log_prob = (3 * logits.float()).log_softmax(1)
+    with torch.inference_mode():
+        works: dict[str, Callable[[], object]] = {
+            "torch's topk of 21 states": lambda: log_prob.topk(21, dim=1),
+            "20 states and the tails at 3 temperatures": lambda: best_states(log_prob, 20, (1.0, 2.0, 4.0)),
+            "mean of two members": lambda: _added(_added(None, logits, 0.5, False), logits, 0.5, False),
+        }
+        for name, work in works.items():
+            seconds = device_seconds(work)
+            of_logits = f"a copy of the logits in bfloat16 ({1000 * of_copy:.3f} ms)"
+            row(f"{name}, {frames} x {states}", seconds / of_copy, f"times ({1000 * seconds:.3f} ms)", of_logits)
 
 
 def device_seconds(work: Callable[[], object], turns: int = 20) -> float:
