@@ -11,7 +11,19 @@ from tests.train.conftest import speech, write_features, write_states
 
 PACKAGE = Path(__file__).resolve().parents[1] / "asr_kd"
 ORDER = ("corpus", "frames", "features", "hmm", "graph", "nets", "targets", "train", "specialists", "decode", "score")
-ROOT = {"errors", "files", "limits", "config", "progress", "compiling", "compressed", "kernels", "parallel"}
+ROOT = {
+    "errors",
+    "files",
+    "limits",
+    "config",
+    "progress",
+    "compiling",
+    "compressed",
+    "gpu_kernels",
+    "kernels",
+    "parallel",
+    "triton_parts",
+}
 ONLY_WHERE_USED = {
     "kaldifst", "kaldi_decoder", "kaldi_io", "soundfile", "soxr", "torchaudio", "librosa", "espeakng_loader", "jiwer",
     "sklearn", "matplotlib",

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asr_kd import gpu_kernels
 from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_kernel
 from asr_kd.limits import MEMBERS, PATH_LENGTH
 from asr_kd.nets.acoustic_model import AcousticModel, outputs_within
+from asr_kd.nets.gpu_mean import add_softmax_
 from asr_kd.nets.joint import active_specialists, check_members, joint, own_and_dustbin
 
 
@@ -158,12 +160,15 @@ class Ensemble(nn.Module):
 
 
 def _added(mean: Tensor | None, logits: Tensor, share: float, geometric: bool) -> Tensor:
-    """``mean`` plus ``share`` times a member's distribution, in float32; on a CPU in one pass over memory."""
-    kinds = (torch.float32, torch.bfloat16)
-    if geometric or torch.is_grad_enabled() or logits.device.type != "cpu" or logits.dtype not in kinds:
+    """``mean`` plus ``share`` times a member's distribution, in float32, in one pass over memory."""
+    on_cpu = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16)
+    if geometric or torch.is_grad_enabled() or not (on_cpu or gpu_kernels.serves(logits)):
         scores = logits.float().log_softmax(-1) if geometric else logits.float().softmax(-1)
         return scores.mul_(share) if mean is None else mean.add_(scores, alpha=share)
-    mean = torch.zeros(logits.shape) if mean is None else mean
+    mean = torch.zeros(logits.shape, device=logits.device) if mean is None else mean
+    if not on_cpu:
+        add_softmax_(mean, logits, share)
+        return mean
     in_threads(_add_softmax, mean.flatten(0, -2).numpy(), bits_of(logits.flatten(0, -2).contiguous()), share)
     return mean
 

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr_kd import gpu_kernels
 from asr_kd.compiling import compiled, inlined
 from asr_kd.kernels import exponentials
+from asr_kd.targets.gpu_tails import tail_sums
 
 LEAST = -60_000.0  # a log-probability of -inf in float16, which stores hold finite
 
@@ -78,6 +80,8 @@ def _best_and_sums_by_torch(log_prob: Tensor, k: int, temperatures: Sequence[flo
     """The ``k`` best log-probabilities and the next one, where there is one, their states, and the sums
     ``[frames, temperatures]`` of exp((log_prob - that) / T) over all but the ``k`` best."""
     best, order = log_prob.topk(min(k + 1, log_prob.shape[1]), dim=1)
+    if gpu_kernels.serves(log_prob):
+        return best, order, tail_sums(log_prob, order[:, :k], _finite(best[:, -1]), temperatures)
     relative = log_prob - _finite(best[:, -1:])
     sums = [(relative / temperature).exp_().scatter_(1, order[:, :k], 0.0).sum(1) for temperature in temperatures]
     return best, order, torch.stack(sums, 1)

@@ -25,6 +25,8 @@ from torch.nn import functional
 from asr_kd.targets.forms import Dense, Sampled, SoftTargets
 from asr_kd.train import gpu_rows, reference, rows
 
+Compute = Callable[..., tuple[Tensor, Tensor]]  # logits -> loss and gradient
+
 
 def distillation_loss(
     logits: Tensor,
@@ -40,12 +42,24 @@ def distillation_loss(
     ``labels`` ``[frames]`` int64, -1 for none. ``frames`` ``[frames]`` bool: the rows that count for the soft term; all
     by default. A term without frames, or of weight 0, is 0.
     """
-    loss: Tensor = _Distillation.apply(logits, targets, labels, temperature, soft_weight, hard_weight, frames)
+    weights = _weights(labels, soft_weight * temperature**2, hard_weight, frames)
+    objective: Compute = reference.objective
+    if rows.serves(logits):
+        objective = rows.objective
+    elif gpu_rows.serves(logits):
+        objective = functools.partial(gpu_rows.objective, has_hard=hard_weight != 0)
+    compute = functools.partial(objective, targets=targets, labels=labels, temperature=temperature, weights=weights)
+    loss: Tensor = _WithGradient.apply(logits, compute)
     return loss
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The hard term alone, in nats; without label smoothing in a single pass over the logits."""
+    """The hard term alone, in nats; in a single pass over the logits, but for label smoothing on a CPU."""
+    if gpu_rows.serves(logits):
+        weights = _weights(labels, 0.0, 1.0)
+        compute = functools.partial(gpu_rows.cross_entropy, labels=labels, weights=weights, smoothing=label_smoothing)
+        loss: Tensor = _WithGradient.apply(logits, compute)
+        return loss
     if label_smoothing:
         wide, labelled = logits.to(_precise(logits)), (labels >= 0).sum().clamp(min=1)
         total = functional.cross_entropy(
@@ -63,6 +77,11 @@ def logit_matching_loss(
 
     It is the limit of the objective above for large T (Hinton et al. 2015, section 2.1; Bucila et al. 2006).
     """
+    if gpu_rows.serves(logits):
+        weights = _weights(labels, soft_weight, hard_weight, frames)
+        compute = functools.partial(gpu_rows.logit_matching, targets=targets, labels=labels, weights=weights)
+        loss: Tensor = _WithGradient.apply(logits, compute)
+        return loss
     logits = logits.to(_precise(logits))
     counted = torch.ones(len(logits), device=logits.device) if frames is None else frames.float()
     wanted = targets.log_prob.to(logits.dtype)
@@ -73,33 +92,25 @@ def logit_matching_loss(
     return soft_weight * soft + hard_weight * hard
 
 
-class _Distillation(torch.autograd.Function):
+def _weights(labels: Tensor, soft: float, hard: float, frames: Tensor | None = None) -> Tensor:
+    """The weights ``[rows, 2]`` of the two terms in each row: each term is a mean over the rows that count for it."""
+    counted = torch.ones(len(labels), device=labels.device) if frames is None else frames.float()
+    labelled = (labels >= 0).float()
+    return torch.stack([soft * counted / counted.sum().clamp(min=1), hard * labelled / labelled.sum().clamp(min=1)], 1)
+
+
+class _WithGradient(torch.autograd.Function):
+    """``compute(logits)`` is a loss and its gradient, computed together."""
+
     @staticmethod
-    def forward(
-        context: Any,
-        logits: Tensor,
-        targets: SoftTargets,
-        labels: Tensor,
-        temperature: float,
-        soft_weight: float,
-        hard_weight: float,
-        frames: Tensor | None,
-    ) -> Tensor:
-        counted = torch.ones(len(logits), device=logits.device) if frames is None else frames.float()
-        labelled = (labels >= 0).float()
-        soft = soft_weight * temperature**2 * counted / counted.sum().clamp(min=1)
-        hard = hard_weight * labelled / labelled.sum().clamp(min=1)
-        weights = torch.stack([soft, hard], 1)
-        objective = _objective_for(logits, hard_weight != 0)
+    def forward(context: Any, logits: Tensor, compute: Compute) -> Tensor:
         context.save_for_backward(logits)
-        context.compute = functools.partial(
-            objective, targets=targets, labels=labels, temperature=temperature, weights=weights
-        )
-        loss, context.gradient = context.compute(logits)
+        context.compute = compute
+        loss, context.gradient = compute(logits)
         return loss
 
     @staticmethod
-    def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, *grads: Tensor) -> tuple[Tensor | None, None]:
         gradient, context.gradient = context.gradient, None
         if gradient is None:  # a retained graph runs backward again
             _, gradient = context.compute(*context.saved_tensors)
@@ -107,16 +118,7 @@ class _Distillation(torch.autograd.Function):
             gpu_rows.scale_(gradient, *grads)  # comparing the factor here would wait for the GPU
         elif grads[0] != 1:
             gradient *= grads[0]
-        return gradient, None, None, None, None, None, None
-
-
-def _objective_for(logits: Tensor, has_hard: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-    """(logits, targets, labels, temperature, weights [rows, 2]) -> loss and gradient."""
-    if rows.serves(logits):
-        return rows.objective
-    if gpu_rows.serves(logits):
-        return functools.partial(gpu_rows.objective, has_hard=has_hard)
-    return reference.objective
+        return gradient, None
 
 
 def _precise(logits: Tensor) -> torch.dtype:

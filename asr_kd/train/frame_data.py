@@ -107,7 +107,7 @@ class TrainingData:
     def runs(self, utterances: Sequence[str]) -> Iterator[Frames]:
         """The frames of ``utterances`` in their order; those that lie together in the stores come together.
 
-        Raises ``UserError`` if a feature is NaN or infinite.
+        Raises ``UserError`` if a feature is NaN or infinite, or if a target has a state that the teacher lacks.
         """
         for run in self.joined.runs(utterances):
             features, targets = run.tensors[self._name], {name: run.tensors[name] for name in self.target_tensors}
@@ -119,6 +119,8 @@ class TrainingData:
                     f"{self.features.path}: utterance {utterance}, frame {frame}, bin {column} is"
                     f" {features[row, column]}; a finite number was expected: compute the features again"
                 )
+            if self.targets is not None:
+                _check_states(self.targets, run)
             yield Frames(run.offsets, features, run.tensors.get("state"), targets)
 
     def sample(self, frames: int, seed: int, labelled: bool = False) -> "TrainingData":
@@ -175,6 +177,19 @@ def count_states(
             )
         counts += np.bincount(labels[labels >= 0], minlength=num_states)
     return counts
+
+
+def _check_states(targets: TargetStore, run: Shard) -> None:
+    """``UserError`` for a state that the student lacks, on the CPU, since a GPU's kernels cannot name it."""
+    states = run.tensors.get("target_state")
+    if states is None or not states.size or (states.min() >= 0 and states.max() < targets.num_states):
+        return
+    row, column = np.argwhere((states < 0) | (states >= targets.num_states))[0]
+    utterance, frame = _frame_at(run, row)
+    raise UserError(
+        f"{targets.path}: utterance {utterance}, frame {frame}: a soft target is state {states[row, column]}; the"
+        f" student has states 0 to {targets.num_states - 1}: write the targets again"
+    )
 
 
 def _frame_at(run: Shard, row: int) -> tuple[str, int]:

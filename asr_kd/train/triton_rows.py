@@ -15,46 +15,7 @@ Import this module only where Triton is installed: ``asr_kd.train.gpu_rows`` doe
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
-LEAST = tl.constexpr(-3.0e38)  # a maximum of nothing, finite since -inf minus itself would be NaN
-MINUS_INFINITY = tl.constexpr(-float("inf"))
-
-
-@triton.jit
-def _columns(start, BLOCK: tl.constexpr):
-    """Numbers of states from ``start`` on, ``[BLOCK / 32, 32]``: the words and bits of a set of states."""
-    return start + tl.arange(0, BLOCK // 32)[:, None] * 32 + tl.arange(0, 32)[None, :]
-
-
-@triton.jit
-def _load(row, start, STATES, BLOCK: tl.constexpr):
-    columns = _columns(start, BLOCK)
-    return tl.load(row + columns, mask=columns < STATES, other=MINUS_INFINITY).to(tl.float32)
-
-
-@triton.jit
-def _store(row, start, values, STATES, BLOCK: tl.constexpr):
-    columns = _columns(start, BLOCK)
-    tl.store(row + columns, values.to(row.dtype.element_ty), mask=columns < STATES)
-
-
-@triton.jit
-def _load_outside(row, start, state, STATES, CHOSEN: tl.constexpr, ALL: tl.constexpr, BLOCK: tl.constexpr):
-    """As ``_load``, but -inf at the ``CHOSEN`` states, or at ``ALL``.
-
-    The set of bits takes a fraction of the time of comparing each state with each chosen one.
-    """
-    if ALL:
-        values = tl.full([BLOCK // 32, 32], MINUS_INFINITY, tl.float32)
-    else:
-        values, word = _load(row, start, STATES, BLOCK), tl.arange(0, BLOCK // 32)
-        bits = tl.zeros([BLOCK // 32], tl.int32)
-        for number in range(CHOSEN):
-            place = tl.load(state + number).to(tl.int32) - start
-            bits |= tl.where(word == (place >> 5), 1 << (place & 31), 0)
-        chosen = (bits[:, None] >> tl.arange(0, 32)[None, :]) & 1
-        values = tl.where(chosen != 0, MINUS_INFINITY, values)
-    return values
+from asr_kd.triton_parts import LEAST, LOG2_E, MINUS_INFINITY, columns, load, load_outside, store
 
 
 @triton.jit
@@ -106,17 +67,17 @@ def _mix(soft, to_soft, at_one, to_hard, POWER: tl.constexpr):
 def _store_mixed(row, gradient, soft, at_one, top, to_soft, to_hard, scale,
                  STATES, MANY: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):  # fmt: skip
     """The gradient of all states as if none were chosen; those that are chosen get theirs afterwards."""
-    _store(gradient, 0, _mix(soft, to_soft, at_one, to_hard, POWER), STATES, BLOCK)
+    store(gradient, 0, _mix(soft, to_soft, at_one, to_hard, POWER), STATES, BLOCK)
     if MANY:
         for start in range(BLOCK, STATES, BLOCK):
-            more, more_at_one = _exponentials(_load(row, start, STATES, BLOCK), top, scale, POWER)
-            _store(gradient, start, _mix(more, to_soft, more_at_one, to_hard, POWER), STATES, BLOCK)
+            more, more_at_one = _exponentials(load(row, start, STATES, BLOCK), top, scale, POWER)
+            store(gradient, start, _mix(more, to_soft, more_at_one, to_hard, POWER), STATES, BLOCK)
 
 
 @triton.jit
 def _clear(gradient, STATES, BLOCK: tl.constexpr):
     for start in range(0, STATES, BLOCK):
-        _store(gradient, start, tl.zeros([BLOCK // 32, 32], tl.float32), STATES, BLOCK)
+        store(gradient, start, tl.zeros([BLOCK // 32, 32], tl.float32), STATES, BLOCK)
 
 
 @triton.jit
@@ -164,14 +125,14 @@ def top_k(logits, state, log_prob, log_tail, labels, weights, gradient, lost, te
         tl.store(lost, 0.0)
     else:
         state, scale = state + number * CHOSEN, _scale(temperature)
-        values = _load_outside(row, 0, state, STATES, CHOSEN, ALL, BLOCK)
+        values = load_outside(row, 0, state, STATES, CHOSEN, ALL, BLOCK)
         first = tl.maximum(tl.max(values), LEAST)
         soft, at_one = _exponentials(values, first, scale, POWER)
         total, total_at_one = _sums(soft, at_one, POWER)
         top = first
         if MANY:
             for start in range(BLOCK, STATES, BLOCK):
-                more = _load_outside(row, start, state, STATES, CHOSEN, ALL, BLOCK)
+                more = load_outside(row, start, state, STATES, CHOSEN, ALL, BLOCK)
                 top, total, total_at_one = _join(more, top, total, total_at_one, scale, POWER)
 
         # From here on all is relative to the greatest logit, which may be far above the greatest outside.
@@ -236,7 +197,7 @@ def _scatter(gradient, state, mask, values):
 def sampled(logits, state, weight, labels, weights, gradient, lost, temperature,
             STATES, CHOSEN: tl.constexpr, WIDTH: tl.constexpr,
             MANY: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):  # fmt: skip
-    """The objective of a row with sampled targets, or with none (``CHOSEN`` 0): the hard term alone."""
+    """The objective of a row with sampled targets."""
     number = tl.program_id(0).to(tl.int64)
     row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
     to_soft, to_hard = tl.load(weights + 2 * number), tl.load(weights + 2 * number + 1)
@@ -245,14 +206,14 @@ def sampled(logits, state, weight, labels, weights, gradient, lost, temperature,
         tl.store(lost, 0.0)
     else:
         state, weight, scale = state + number * CHOSEN, weight + number * CHOSEN, _scale(temperature)
-        values = _load(row, 0, STATES, BLOCK)
+        values = load(row, 0, STATES, BLOCK)
         first = tl.maximum(tl.max(values), LEAST)
         soft, at_one = _exponentials(values, first, scale, POWER)
         total, total_at_one = _sums(soft, at_one, POWER)
         top = first
         if MANY:
             for start in range(BLOCK, STATES, BLOCK):
-                more = _load(row, start, STATES, BLOCK)
+                more = load(row, start, STATES, BLOCK)
                 top, total, total_at_one = _join(more, top, total, total_at_one, scale, POWER)
 
         own, exists, inside, lacking = _chosen(row, state, STATES, CHOSEN, WIDTH)
@@ -302,7 +263,7 @@ def dense(logits, log_prob, labels, weights, gradient, lost, temperature,
         tl.store(lost, 0.0)
     else:
         log_prob, scale = log_prob + number * STATES, _scale(temperature)
-        values, wanted = _load(row, 0, STATES, BLOCK), _load(log_prob, 0, STATES, BLOCK)
+        values, wanted = load(row, 0, STATES, BLOCK), load(log_prob, 0, STATES, BLOCK)
         first, first_best = tl.maximum(tl.max(values), LEAST), tl.maximum(tl.max(wanted), LEAST)
         soft, at_one = _exponentials(values, first, scale, POWER)
         total, total_at_one = _sums(soft, at_one, POWER)
@@ -310,7 +271,7 @@ def dense(logits, log_prob, labels, weights, gradient, lost, temperature,
         top, best = first, first_best
         if MANY:
             for start in range(BLOCK, STATES, BLOCK):
-                values, wanted = _load(row, start, STATES, BLOCK), _load(log_prob, start, STATES, BLOCK)
+                values, wanted = load(row, start, STATES, BLOCK), load(log_prob, start, STATES, BLOCK)
                 new, total, total_at_one = _join(values, top, total, total_at_one, scale, POWER)
                 new_best = tl.maximum(best, tl.max(wanted))
                 _, more, more_cross = _teacher(wanted, new_best, values, new, scale)
@@ -329,16 +290,107 @@ def dense(logits, log_prob, labels, weights, gradient, lost, temperature,
         if MANY:
             before, before_at_one = _exponentials(first, top, scale, POWER)
             soft, at_one, prob = soft * before, at_one * before_at_one, prob * tl.exp2((first_best - best) * scale)
-        _store(gradient, 0, _mix(soft, spread, at_one, hard, POWER) - less * prob, STATES, BLOCK)
+        store(gradient, 0, _mix(soft, spread, at_one, hard, POWER) - less * prob, STATES, BLOCK)
         if MANY:
             for start in range(BLOCK, STATES, BLOCK):
-                mixed = _mixed_at(_load(row, start, STATES, BLOCK), top, spread, hard, scale, POWER)
-                prob_there = tl.exp2((_load(log_prob, start, STATES, BLOCK) - best) * scale)
-                _store(gradient, start, mixed - less * prob_there, STATES, BLOCK)
+                mixed = _mixed_at(load(row, start, STATES, BLOCK), top, spread, hard, scale, POWER)
+                prob_there = tl.exp2((load(log_prob, start, STATES, BLOCK) - best) * scale)
+                store(gradient, start, mixed - less * prob_there, STATES, BLOCK)
         tl.debug_barrier()  # the label's gradient after the one that it replaces
         wanted_there = tl.load(log_prob + label, mask=counts, other=0.0).to(tl.float32)
         of_label = _mixed_at(known, top, spread, hard, scale, POWER) - less * tl.exp2((wanted_there - best) * scale)
         _scatter(gradient, label, counts, of_label - to_hard)
+
+
+@triton.jit
+def labelled(logits, labels, weights, gradient, lost, smoothing, STATES, MANY: tl.constexpr, BLOCK: tl.constexpr):
+    """The hard term of a row alone, with label smoothing; only the second column of ``weights`` counts."""
+    number = tl.program_id(0).to(tl.int64)
+    row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
+    to_hard = tl.load(weights + 2 * number + 1)
+    if to_hard == 0:
+        _clear(gradient, STATES, BLOCK)
+        tl.store(lost, 0.0)
+    else:
+        values = load(row, 0, STATES, BLOCK)
+        first = tl.maximum(tl.max(values), LEAST)
+        prob = tl.exp2((values - first) * LOG2_E)
+        total, top, below = tl.sum(prob), first, _sum_below(values, first, 0, STATES, BLOCK)
+        if MANY:
+            for start in range(BLOCK, STATES, BLOCK):
+                more = load(row, start, STATES, BLOCK)
+                below += _sum_below(more, first, start, STATES, BLOCK)
+                top, total, _ = _join(more, top, total, total, LOG2_E, 1)
+        label, counts, known, unknown = _label(row, labels + number, to_hard, STATES)
+        mean = below / STATES + (first - top)  # of the logits, relative to the greatest
+        _store_loss(lost, to_hard * (tl.log(total) - (1 - smoothing) * (known - top) - smoothing * mean), unknown)
+
+        even = to_hard * smoothing / STATES
+        store(gradient, 0, to_hard / total * tl.exp2((first - top) * LOG2_E) * prob - even, STATES, BLOCK)
+        if MANY:
+            for start in range(BLOCK, STATES, BLOCK):
+                prob = tl.exp2((load(row, start, STATES, BLOCK) - top) * LOG2_E)
+                store(gradient, start, to_hard / total * prob - even, STATES, BLOCK)
+        tl.debug_barrier()  # the label's gradient after the one that it replaces
+        of_label = to_hard * (tl.exp2((known - top) * LOG2_E) / total - (1 - smoothing)) - even
+        _scatter(gradient, label, counts, of_label)
+
+
+@triton.jit
+def _sum_below(values, top, start, STATES, BLOCK: tl.constexpr):
+    return tl.sum(tl.where(columns(start, BLOCK) < STATES, values - top, 0.0))
+
+
+@triton.jit
+def matched(logits, teacher, labels, weights, gradient, lost, STATES, MANY: tl.constexpr, BLOCK: tl.constexpr):
+    """The objective of logit matching of a row, and the hard term."""
+    number = tl.program_id(0).to(tl.int64)
+    row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
+    to_soft, to_hard = tl.load(weights + 2 * number), tl.load(weights + 2 * number + 1)
+    if (to_soft == 0) & (to_hard == 0):
+        _clear(gradient, STATES, BLOCK)
+        tl.store(lost, 0.0)
+    else:
+        teacher += number * STATES
+        values = load(row, 0, STATES, BLOCK)
+        apart = _apart(values, teacher, 0, STATES, BLOCK)
+        first = tl.maximum(tl.max(values), LEAST)
+        prob = tl.exp2((values - first) * LOG2_E)
+        total, top, mean = tl.sum(prob), first, tl.sum(apart)
+        if MANY:
+            for start in range(BLOCK, STATES, BLOCK):
+                more = load(row, start, STATES, BLOCK)
+                mean += tl.sum(_apart(more, teacher, start, STATES, BLOCK))
+                top, total, _ = _join(more, top, total, total, LOG2_E, 1)
+        mean, pull, hard = mean / STATES, to_soft / STATES, to_hard / total
+        prob *= tl.exp2((first - top) * LOG2_E)
+        squares = _sum_of_squares(apart - mean, 0, STATES, BLOCK)
+        store(gradient, 0, pull * (apart - mean) + hard * prob, STATES, BLOCK)
+        if MANY:
+            for start in range(BLOCK, STATES, BLOCK):
+                more = load(row, start, STATES, BLOCK)
+                apart = _apart(more, teacher, start, STATES, BLOCK) - mean
+                squares += _sum_of_squares(apart, start, STATES, BLOCK)
+                store(gradient, start, pull * apart + hard * tl.exp2((more - top) * LOG2_E), STATES, BLOCK)
+
+        label, counts, known, unknown = _label(row, labels + number, to_hard, STATES)
+        hard_loss = to_hard * (tl.log(total) - (known - top))
+        _store_loss(lost, pull * squares / 2 + tl.where(counts, hard_loss, 0.0), unknown)
+        tl.debug_barrier()  # the label's gradient after the one that it replaces
+        apart_there = known - tl.load(teacher + label, mask=counts, other=0.0).to(tl.float32) - mean
+        of_label = pull * apart_there + hard * tl.exp2((known - top) * LOG2_E) - to_hard
+        _scatter(gradient, label, counts, of_label)
+
+
+@triton.jit
+def _apart(values, teacher, start, STATES, BLOCK: tl.constexpr):
+    """The student's logits minus the teachers', 0 past the end."""
+    return tl.where(columns(start, BLOCK) < STATES, values - load(teacher, start, STATES, BLOCK), 0.0)
+
+
+@triton.jit
+def _sum_of_squares(apart, start, STATES, BLOCK: tl.constexpr):
+    return tl.sum(tl.where(columns(start, BLOCK) < STATES, apart * apart, 0.0))
 
 
 @triton.jit

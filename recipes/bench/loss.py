@@ -15,10 +15,10 @@ from measuring import row
 from torch import Tensor
 from torch.nn import functional
 
+from asr_kd import gpu_kernels
 from asr_kd.nets.ensemble import _added
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.targets.forms import top_k as best_states
-from asr_kd.train import gpu_rows
 from asr_kd.train.distillation import cross_entropy, distillation_loss
 
 FRAMES, STATES, CHOSEN, TEMPERATURE, HARD = 4096, 2000, 20, 2.0, 0.5
@@ -117,7 +117,7 @@ def tune(device: torch.device, frames: int = 8192) -> None:
         for block, warp, registers in itertools.product((2048, 4096, 8192, 16384), (512, 1024, 2048), (None, 64)):
             if block // warp > 32 or (states == 13_999 and block != 16384):
                 continue
-            gpu_rows.LARGEST_BLOCK, gpu_rows.STATES_PER_WARP, gpu_rows.REGISTERS = block, warp, registers
+            gpu_kernels.LARGEST_BLOCK, gpu_kernels.COLUMNS_PER_WARP, gpu_kernels.REGISTERS = block, warp, registers
             times = [device_seconds(gradient_of(loss, logits)) for *_, loss in losses]
             print(block, block // warp, registers, *(f"{1000 * each:.3f}" for each in times), sep="\t", flush=True)
 

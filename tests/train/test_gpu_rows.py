@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from asr_kd import gpu_kernels
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.train import gpu_rows, reference
-from asr_kd.train.distillation import distillation_loss
+from asr_kd.train.distillation import distillation_loss, logit_matching_loss
 
-pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, where values are masked
 
 
@@ -57,22 +57,6 @@ class Case:
         return logits, self.targets(), labels, self.temperature, weights
 
 
-ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("cpu", marks=pytest.mark.skipif(not INTERPRETED, reason="Triton compiles for the GPU here")),
-        pytest.param("cuda", marks=ON_GPU),
-    ]
-)
-def device(request: pytest.FixtureRequest) -> str:
-    """Where the kernels run: on the CPU by Triton's interpreter, which needs no GPU, or compiled on a GPU."""
-    device: str = request.param
-    return device
-
-
 def on(device: str, *values: Any) -> Iterator[Any]:
     """Each tensor, and each dataclass of tensors, on ``device``."""
     for value in values:
@@ -96,7 +80,7 @@ def check(case: Case, device: str) -> None:
     # Single precision resolves a divergence to 1e-7 nats for each row.
     torch.testing.assert_close(loss, exact_loss, rtol=2e-6, atol=2e-6 * case.rows)
     # 2^-8 is the rounding of bfloat16, but the interpreter cuts instead.
-    rounding = {torch.float32: 2e-5, torch.bfloat16: 2**-7 if INTERPRETED else 2**-8, torch.float16: 2**-10}
+    rounding = {torch.float32: 2e-5, torch.bfloat16: 2**-7 if device == "cpu" else 2**-8, torch.float16: 2**-10}
     absolute = 3e-6 * max(1, 1 / case.temperature)
     torch.testing.assert_close(gradient, exact, rtol=1.01 * rounding[case.dtype], atol=absolute)
     assert not gradient[::7].any()
@@ -122,44 +106,83 @@ def random_case(seed: int) -> Case:
 
 
 @pytest.mark.parametrize("seed", range(36))
-def test_kernels_compute_the_reference(seed: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_compute_the_reference(seed: int, kernel_device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if seed % 2:  # more states than a program holds in registers
-        monkeypatch.setattr(gpu_rows, "LARGEST_BLOCK", 128)
-    check(random_case(seed), device)
+        monkeypatch.setattr(gpu_kernels, "LARGEST_BLOCK", 128)
+    check(random_case(seed), kernel_device)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "temperature"), [(torch.float32, 3.3), (torch.bfloat16, 2.0), (torch.float16, 1.0)], ids=str
+)
 @pytest.mark.parametrize("states", [9999, 14_000, 40_000])
 @pytest.mark.parametrize("kind", ["top_k", "dense", "sampled"])
 def test_rows_of_many_states_are_the_references(kind: str, states: int, dtype: torch.dtype, temperature: float) -> None:
     check(Case(kind, 100, states, 20, temperature, 3.0, dtype, True, states), "cuda")
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("block", [128, 16_384])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_cross_entropy_is_torchs(
+    smoothing: float, block: int, scale: float, kernel_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_kernels, "LARGEST_BLOCK", block)
+    torch.manual_seed(0)
+    logits, labels = scale * torch.randn(5, 300), torch.tensor([3, -1, 0, 299, 7])
+    weights = torch.stack([torch.zeros(5), 0.2 * (labels >= 0)], 1)
+    loss, gradient = gpu_rows.cross_entropy(*on(kernel_device, logits, labels, weights, smoothing))
+    leaf = logits.double().requires_grad_()
+    exact = 0.2 * functional.cross_entropy(leaf, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    torch.testing.assert_close(loss.cpu().double(), exact.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient.cpu().double(), *torch.autograd.grad(exact, leaf), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [128, 16_384])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_logit_matching_is_that_of_double_precision(
+    dtype: torch.dtype, block: int, scale: float, kernel_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_kernels, "LARGEST_BLOCK", block)
+    torch.manual_seed(0)
+    logits, targets = (scale * torch.randn(5, 300)).to(dtype), Dense((9 * torch.randn(5, 300)).log_softmax(1).half())
+    labels, frames = torch.tensor([3, -1, 0, 299, -1]), torch.tensor([1, 1, 0, 1, 0]).bool()
+    leaf = logits.double().requires_grad_()
+    exact = logit_matching_loss(leaf, targets, labels, 1.0, 0.5, frames)
+    weights = torch.stack([1.0 * frames / 3, 0.5 * (labels >= 0) / 3], 1)
+    loss, gradient = gpu_rows.logit_matching(*on(kernel_device, logits, targets, labels, weights))
+    torch.testing.assert_close(loss.cpu().double(), exact.detach(), rtol=1e-6, atol=0)
+    rounding = 2e-5 if dtype == torch.float32 else 1.01 * 2**-7
+    torch.testing.assert_close(gradient.cpu().double(), *torch.autograd.grad(exact, leaf), rtol=rounding, atol=1e-6)
+    assert not gradient[4].any()
+
+
 @pytest.mark.parametrize("kind", ["top_k", "dense", "sampled"])
-def test_equal_input_gives_equal_bits(kind: str, device: str) -> None:
+def test_equal_input_gives_equal_bits(kind: str, kernel_device: str) -> None:
     case = Case(kind, 3, 200, 5, 3.3, 1.0, torch.float32, True, 0)
-    assert all(map(torch.equal, computed(case, device), computed(case, device)))
+    assert all(map(torch.equal, computed(case, kernel_device), computed(case, kernel_device)))
 
 
 @pytest.mark.parametrize("wrong", [-1, 50, 1 << 31])
 @pytest.mark.parametrize("kind", ["top_k", "sampled"])
-def test_a_state_that_the_student_lacks_makes_the_loss_nan_and_nothing_else(wrong: int, kind: str, device: str) -> None:
+def test_a_state_that_the_student_lacks_makes_the_loss_nan_and_nothing_else(
+    wrong: int, kind: str, kernel_device: str
+) -> None:
     _, targets, labels, *others = Case(kind, 4, 50, 3, 2.0, 1.0, torch.float32, True, 1).inputs()
     assert isinstance(targets, TopK | Sampled)
     targets = dataclasses.replace(targets, state=targets.state.long())
     targets.state[2, 1] = wrong
-    check_poisoned(targets, labels, others, device)
+    check_poisoned(targets, labels, others, kernel_device)
 
 
 @pytest.mark.parametrize("wrong", [-2, 50, 1 << 31])
-def test_a_label_that_the_student_lacks_makes_the_loss_nan_and_nothing_else(wrong: int, device: str) -> None:
+def test_a_label_that_the_student_lacks_makes_the_loss_nan_and_nothing_else(wrong: int, kernel_device: str) -> None:
     for kind in ("top_k", "dense", "sampled"):
         _, targets, labels, *others = Case(kind, 4, 50, 3, 2.0, 1.0, torch.float32, True, 1).inputs()
         labels[2] = wrong
-        check_poisoned(targets, labels, others, device)
+        check_poisoned(targets, labels, others, kernel_device)
 
 
 def check_poisoned(targets: SoftTargets, labels: Tensor, others: list[Any], device: str) -> None:
@@ -173,41 +196,40 @@ def check_poisoned(targets: SoftTargets, labels: Tensor, others: list[Any], devi
 
 @pytest.mark.parametrize("kind", ["top_k", "dense", "sampled"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_logit_that_is_not_finite_spoils_its_row_alone(value: float, kind: str, device: str) -> None:
+def test_a_logit_that_is_not_finite_spoils_its_row_alone(value: float, kind: str, kernel_device: str) -> None:
     logits, *others = Case(kind, 4, 50, 3, 2.0, 1.0, torch.float32, True, 1).inputs()
     logits[2, 8] = value
-    loss, gradient = gpu_rows.objective(*on(device, logits, *others))
+    loss, gradient = gpu_rows.objective(*on(kernel_device, logits, *others))
     assert not loss.isfinite()
     assert (~gradient.isfinite()).any(1).nonzero()[:, 0].tolist() == [2]
 
 
-def test_a_row_without_weight_is_not_read(device: str) -> None:
+def test_a_row_without_weight_is_not_read(kernel_device: str) -> None:
     logits, targets, labels, temperature, weights = Case("top_k", 4, 50, 3, 2.0, 1.0, torch.float32, True, 1).inputs()
     logits[0], labels[0], weights[0] = math.nan, 99, 0
-    loss, gradient = gpu_rows.objective(*on(device, logits, targets, labels, temperature, weights))
+    loss, gradient = gpu_rows.objective(*on(kernel_device, logits, targets, labels, temperature, weights))
     assert loss.isfinite()
     assert not gradient[0].any()
-    assert gpu_rows.objective(*on(device, logits[:0], Dense(logits[:0]), labels[:0], 2.0, weights[:0]))[0] == 0
+    assert gpu_rows.objective(*on(kernel_device, logits[:0], Dense(logits[:0]), labels[:0], 2.0, weights[:0]))[0] == 0
 
 
-def test_targets_of_another_shape_are_an_error(device: str) -> None:
+def test_targets_of_another_shape_are_an_error(kernel_device: str) -> None:
     logits, targets, labels, temperature, weights = Case("top_k", 4, 50, 3, 2.0, 1.0, torch.float32, True, 1).inputs()
     for wrong in ((logits[1:], targets, labels), (logits, Dense(logits[:, 1:]), labels), (logits, targets, labels[1:])):
         with pytest.raises(ValueError, match="expected"):
-            gpu_rows.objective(*on(device, *wrong, temperature, weights))
+            gpu_rows.objective(*on(kernel_device, *wrong, temperature, weights))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_gradient_is_scaled_in_place(dtype: torch.dtype, device: str) -> None:
+def test_a_gradient_is_scaled_in_place(dtype: torch.dtype, kernel_device: str) -> None:
     gradient = torch.arange(-3000, 3000).to(dtype)
     for factor in (1.0, 0.5, 0.0):
-        scaled = gradient.to(device, copy=True)
-        gpu_rows.scale_(scaled, torch.tensor(factor, device=device))
+        scaled = gradient.to(kernel_device, copy=True)
+        gpu_rows.scale_(scaled, torch.tensor(factor, device=kernel_device))
         assert torch.equal(scaled.cpu(), gradient * factor)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ["top_k", "dense", "sampled"])
 def test_the_objective_is_differentiated_on_a_gpu_as_on_a_cpu(kind: str) -> None:
     logits, targets, labels, temperature, _ = Case(kind, 50, 700, 7, 2.0, 1.0, torch.float32, True, 3).inputs()

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from asr_kd.config import read_mapping
 from asr_kd.errors import UserError
+from asr_kd.frames import StoreContent, write_arrays
 from asr_kd.nets import load_model, log_posteriors, open_model, save_ensemble
 from asr_kd.targets import TargetConfig, TargetStore, Teacher, write_targets
 from asr_kd.train import TrainingData, loop, probabilities, train
@@ -113,6 +114,25 @@ def test_the_network_s_size_comes_from_whatever_knows_it(school: School) -> None
 
 
 CHANGES = {"frequency_masks": 1, "time_masks": 2, "channel": 0.5, "scale": 0.1}
+
+
+def test_a_state_of_a_target_that_the_student_lacks_is_an_error_where_it_is_read(school: School) -> None:
+    arrays = {
+        u: {"target_state": np.full((n, 3), 2, np.uint16), "weight": np.ones((n, 3), np.float16)}
+        for u, n in school.data.frame_counts.items()
+    }
+    arrays["u2"]["target_state"][5, 1] = STATES
+    config = {**dataclasses.asdict(FORMS["sampled"]), "num_states": STATES}
+    content = StoreContent("targets", FORMS["sampled"].tensors(STATES), config)
+    targets = TargetStore(write_arrays(school.folder / "wrong", content, arrays))
+    data = TrainingData(school.data.features, targets=targets)
+    with pytest.raises(
+        UserError, match=rf"wrong: utterance u2, frame 5: .* state {STATES}; .* states 0 to {STATES - 1}"
+    ):
+        data.read("u2")
+    with pytest.raises(UserError, match="utterance u2, frame 5"):
+        list(data.runs(data.utterances))
+    data.read("u1")
 
 
 @pytest.mark.parametrize("key", CHANGES)

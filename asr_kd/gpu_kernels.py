@@ -1,0 +1,60 @@
+"""Common parts of kernels for a GPU: importing them, and launching one program for each row of a matrix.
+
+The kernels are written in Triton, in modules called ``triton_...``, which this one imports on the first call. Each is
+wrapped as a custom operator of torch, so that it can be traced, and counted on a device that does not exist.
+"""
+
+import functools
+import importlib
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr_kd.errors import UserError
+
+LARGEST_BLOCK = 16384  # columns that a program holds in registers
+COLUMNS_PER_WARP = 1024
+REGISTERS: int | None = None  # of a thread, at most
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def serves(matrix: Tensor) -> bool:
+    """Whether the kernels can take such a matrix."""
+    return matrix.device.type == "cuda" and matrix.dtype in TYPES
+
+
+@functools.cache
+def kernels(module: str) -> ModuleType:
+    """The kernels in ``asr_kd.MODULE``; ``UserError`` if Triton is not installed."""
+    try:
+        return importlib.import_module(f"asr_kd.{module}")
+    except ImportError as error:
+        raise UserError(
+            f"a GPU needs Triton, which torch for Linux installs ({error}); install torch from its CUDA wheels, or give"
+            " --device cpu"
+        ) from None
+
+
+def by_rows(kernel: Any, matrix: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Launch ``kernel(matrix, *arguments, columns, MANY, BLOCK, **constants)``, a program for each row.
+
+    ``BLOCK``: how many columns a program takes at once. ``MANY``: whether there are more.
+    """
+    rows, columns = matrix.shape
+    block = min(max(power_of_two(columns), 128), LARGEST_BLOCK)
+    options = {"num_warps": max(1, block // COLUMNS_PER_WARP)} | ({"maxnreg": REGISTERS} if REGISTERS else {})
+    if rows:
+        with device_of(matrix):
+            kernel[(rows,)](matrix, *arguments, columns, MANY=columns > block, BLOCK=block, **constants, **options)
+
+
+def device_of(tensor: Tensor) -> torch.cuda.device:
+    """The context for launching a kernel: Triton launches on the current device."""
+    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)  # -1: interpreted, on the CPU
+
+
+def power_of_two(number: int) -> int:
+    """The least power of two that is at least ``number``."""
+    return 1 << max(number - 1, 0).bit_length()
