@@ -1,7 +1,6 @@
 """The training loop: data, forward, objective, backward, step, evaluation, checkpoint."""
 
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from asr_kd.errors import UserError
 from asr_kd.nets import (
@@ -32,12 +30,12 @@ from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
 from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.objective import Objective
-from asr_kd.train.optimiser import learning_rate, limit_norms, make_optimiser
+from asr_kd.train.optimiser import clip_gradients, gradient_norm, learning_rate, limit_norms, make_optimiser
 from asr_kd.train.reader import Batch, Reader
+from asr_kd.train.step_metrics import StepMetrics
 from asr_kd.train.transfer_set import NO_SOURCES, Sources, TrainingTask
 
 SAMPLE_FRAMES = 20_000  # of the training data, evaluated beside dev
-COUNTED = 8  # the running accuracy looks at one of so many outputs, since argmax is slow
 
 
 def train(
@@ -84,12 +82,13 @@ def _train(
     objective = task.objective(reader, device)
     sample = data.sample(SAMPLE_FRAMES, config.seed, labelled=True) if data.labelled else None
     position = resume(experiment, model, optimiser, group, config.epochs)
-    parallel = group.parallel(model)
+    parallel, metrics = group.parallel(model), StepMetrics(group, device)
 
     def step(batch: Batch) -> None:
-        training_step(parallel, batch, reader, objective, optimiser, config, position)
+        training_step(parallel, batch, reader, objective, optimiser, metrics, position)
 
     def save() -> None:
+        metrics.read(position)
         if group.leads:
             save_checkpoint(experiment.checkpoint, model, optimiser, position)
         group.wait()
@@ -97,6 +96,7 @@ def _train(
     with interruption(insist=group.world == 1) as interrupted:
         while position.epoch < config.epochs and not out_of_patience(position, config):
             run_epoch(reader, position, step, save, interrupted)
+            metrics.read(position)
             if group.leads:
                 end_epoch(model, position, config, sample, dev, experiment)
             vars(position).update(group.of_first(vars(position)))
@@ -160,15 +160,16 @@ def training_step(
     reader: Reader,
     objective: Objective,
     optimiser: torch.optim.Optimizer,
-    config: TrainConfig,
+    metrics: StepMetrics,
     position: Position,
 ) -> None:
     """Take one step of the optimiser and move ``position`` past it.
 
-    Raises ``UserError``, with the weights unchanged, if the loss or its gradient is not finite.
+    On a GPU nothing here waits for the device. Raises ``UserError`` if ``metrics`` reads a loss or a gradient that is
+    not finite: on a CPU with the weights unchanged, on a GPU perhaps some steps later.
     """
-    group = reader.group
-    entropy = [config.seed, position.step, *([group.rank] if group.rank else [])]
+    config = reader.config
+    entropy = [config.seed, position.step, *([reader.group.rank] if reader.group.rank else [])]
     seed_draws(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]), batch.features.device)
     for parameters in optimiser.param_groups:
         parameters["lr"] = learning_rate((position.epoch + batch.fraction) / config.epochs, config)
@@ -181,25 +182,13 @@ def training_step(
         loss = objective(logits, batch)
     optimiser.zero_grad()
     loss.backward()
-    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
-    norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
-    total, correct, counted = group.sum(loss.item(), *predictions(logits.detach(), batch))
-    mean = total / group.world
-    if not math.isfinite(mean + norm.item()):
-        raise UserError(
-            f"the loss or its gradient is not finite (loss {mean}, norm {norm.item()}) at step {position.step},"
-            f" epoch {position.epoch + 1}, in a batch from {', '.join(batch.utterances[:5])}, ...; the last checkpoint"
-            " is intact: check the features of these utterances, or lower learning_rate"
-        )
-    if norm > config.clip_norm:
-        nn.utils.clip_grads_with_norm_(weights, config.clip_norm, norm)
+    norm = gradient_norm(optimiser)
+    metrics.add(position, batch, loss, norm, logits)
+    clip_gradients(optimiser, norm, config.clip_norm)
     optimiser.step()
     if config.max_norm:
         limit_norms(model, config.max_norm)
-    position.loss_sum += mean * batch.part.frames
     position.frames += batch.part.frames
-    position.correct += int(correct)
-    position.counted += int(counted)
     position.step += 1
     position.batch += 1
 
@@ -210,15 +199,8 @@ def seed_draws(seed: int, device: torch.device) -> None:
     ``torch.manual_seed`` would seed devices of every kind, which takes 1 % of a step of a 4x512 network.
     """
     torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def predictions(logits: Tensor, batch: Batch) -> tuple[int, int]:
-    """Correct predictions and how many were counted: each ``COUNTED``-th output of the whole batch that is here."""
-    first = -batch.part.begin * batch.labels.shape[1] % COUNTED
-    logits, labels = logits[first::COUNTED].float(), batch.labels.flatten()[first::COUNTED]  # bf16's argmax is slower
-    return int((logits.argmax(-1) == labels).sum()), int((labels >= 0).sum())
+    if device.type == "cuda":  # not torch.cuda.manual_seed, which seeds the current device, whichever is used
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
 def end_epoch(

@@ -58,8 +58,7 @@ class Batch:
     @property
     def utterances(self) -> list[str]:
         """The distinct utterances in this batch, sorted."""
-        rows = np.searchsorted(self.layout.begins, self.starts, side="right") - 1
-        return sorted({self.layout.utterances[max(row, 0)] for row in rows})
+        return self.layout.utterances_at(self.starts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +91,11 @@ class Layout:
         begins = np.cumsum(lengths) - lengths
         place = np.arange(lengths.sum()) - np.repeat(begins + self.left, lengths)
         return np.repeat(offsets[:-1], lengths) + place.clip(0, np.repeat(counts - 1, lengths))
+
+    def utterances_at(self, starts: np.ndarray) -> list[str]:
+        """The distinct utterances of examples that start at these rows, sorted."""
+        rows = np.searchsorted(self.begins, starts, side="right") - 1
+        return sorted({self.utterances[max(row, 0)] for row in rows})
 
     def valid(self) -> np.ndarray:
         """Whether the output at each row, which predicts the frame ``left`` rows later, has a frame: ``[rows]``."""

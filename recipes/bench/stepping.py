@@ -11,6 +11,7 @@ from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import make_reader, new_model, training_step
 from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Batch
+from asr_kd.train.step_metrics import StepMetrics
 from asr_kd.train.transfer_set import TrainingTask
 
 CPU = torch.device("cpu")
@@ -26,6 +27,7 @@ class Trainer:
         self.optimiser = make_optimiser(self.model, task.config)
         self.reader = make_reader(data, task.config, self.model, device)
         self.objective = task.objective(self.reader, device)
+        self._metrics, self._position = StepMetrics(self.reader.group, device), Position()
         self._batches = itertools.chain.from_iterable(self.reader.epoch(number) for number in itertools.count())
 
     def batches(self, number: int) -> Iterator[Batch]:
@@ -34,7 +36,8 @@ class Trainer:
 
     def step(self, batch: Batch) -> int:
         """Take a step; returns its outputs."""
-        training_step(self.model, batch, self.reader, self.objective, self.optimiser, self.config, Position())
+        tools = self.reader, self.objective, self.optimiser, self._metrics
+        training_step(self.model, batch, *tools, self._position)
         return batch.labels.numel()
 
     def steps(self, number: int) -> int:

@@ -28,9 +28,9 @@ from asr_kd.targets import Dense, TargetConfig, TargetStore, Teacher, write_targ
 from asr_kd.train import Sources, TrainConfig, TrainingData, train
 from asr_kd.train.group import ALONE, Group, _final_error, joined
 from asr_kd.train.interrupt import interruption
-from asr_kd.train.loop import predictions
 from asr_kd.train.objective import HardTargets, _mixed
 from asr_kd.train.reader import Batch, Layout, RankPart, Reader
+from asr_kd.train.step_metrics import predictions
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData, speech, write_features, write_states
 
 LENGTHS = [50, 33, 7, 71] * 3
@@ -252,7 +252,7 @@ def test_the_shares_of_a_batch_make_up_the_whole(make_data: MakeData, world: int
         for batch in shares[1:]:
             found.append(predictions(logits[done : done + batch.labels.numel()], batch))
             done += batch.labels.numel()
-        assert tuple(np.sum(found, axis=0)) == predictions(logits, whole)
+        assert torch.equal(torch.stack(found).sum(0), predictions(logits, whole))
     assert world < 7 or any(not len(batch.labels) for batches in shared for batch in batches)
 
 
