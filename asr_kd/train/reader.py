@@ -3,13 +3,15 @@
 An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance). A pool
 is one contiguous tensor of frames in float32. Each utterance in it lies between its repeated edge frames, so that every
 window is a slice; windows are copied only for the current batch. The examples of a pool are shuffled across all of its
-utterances. Memory: one pool, at most ``pool_mib`` MiB, and a batch or two. A frame takes its features, its soft targets
-and 40 bytes. The order follows from the seed, the epoch and the pool's number, so that a position is (epoch, batch).
+utterances. Memory: one pool, at most ``pool_mib`` MiB, and a batch or two; on a GPU two pools, since one is read while
+the other is used. A frame takes its features, its soft targets and 40 bytes. The order follows from the seed, the epoch
+and the pool's number, so that a position is (epoch, batch).
 """
 
 import dataclasses
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.group import ALONE, Group
+from asr_kd.train.pools import Layout, Pool, PoolLoader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,72 +55,13 @@ class Batch:
     targets: dict[str, Tensor]
     fraction: float
     starts: np.ndarray
-    layout: "Layout"
+    layout: Layout
     part: RankPart
 
     @property
     def utterances(self) -> list[str]:
         """The distinct utterances in this batch, sorted."""
         return self.layout.utterances_at(self.starts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where the utterances of a pool lie: from row ``begins[i]``, ``left`` edge rows, the frames, ``right`` edge rows.
-
-    ``margin`` rows before and after let chunks begin before the first utterance and end after the last.
-    """
-
-    utterances: list[str]
-    counts: np.ndarray
-    left: int
-    right: int
-    margin: int
-
-    @property
-    def begins(self) -> np.ndarray:
-        """First row of each utterance, and the end of the last: ``[utterances + 1]``."""
-        return self.margin + np.concatenate([[0], np.cumsum(self.counts + self.left + self.right)])
-
-    @property
-    def rows(self) -> int:
-        """Rows in all."""
-        return int(self.begins[-1]) + self.margin
-
-    def frames(self, first: int, last: int, offsets: np.ndarray) -> np.ndarray:
-        """The frame in each row of the utterances ``first:last``, which begin at ``offsets [last - first + 1]``."""
-        counts = self.counts[first:last]
-        lengths = counts + self.left + self.right
-        begins = np.cumsum(lengths) - lengths
-        place = np.arange(lengths.sum()) - np.repeat(begins + self.left, lengths)
-        return np.repeat(offsets[:-1], lengths) + place.clip(0, np.repeat(counts - 1, lengths))
-
-    def utterances_at(self, starts: np.ndarray) -> list[str]:
-        """The distinct utterances of examples that start at these rows, sorted."""
-        rows = np.searchsorted(self.begins, starts, side="right") - 1
-        return sorted({self.utterances[max(row, 0)] for row in rows})
-
-    def valid(self) -> np.ndarray:
-        """Whether the output at each row, which predicts the frame ``left`` rows later, has a frame: ``[rows]``."""
-        steps = np.zeros(self.rows + 1, np.int8)
-        np.add.at(steps, self.begins[:-1], 1)
-        np.add.at(steps, self.begins[:-1] + self.counts, -1)
-        return np.cumsum(steps[:-1], dtype=np.int8).astype(bool)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """The frames of a layout in memory, ``[rows, ...]`` each; all but the features belong to the output of a row.
-
-    ``counted``: whether each output has a frame, and whether it has a label, on the CPU, where batches are planned.
-    """
-
-    layout: Layout
-    features: Tensor
-    labels: Tensor
-    valid: Tensor
-    targets: dict[str, Tensor]
-    counted: tuple[np.ndarray, np.ndarray]
 
 
 class Reader:
@@ -138,24 +82,71 @@ class Reader:
     ) -> None:
         self.data, self.config, self.device, self.group = data, config, device, group
         self.left, self.right, self.chunk = left, right, chunk
-        self._pool: Pool | None = None
+        self.ahead = device.type != "cpu"  # read the next pool while this one is used
         self.pool_frames = min(config.pool_frames, (config.pool_mib << 20) // data.bytes_per_frame)
+        self._loader = PoolLoader(data, device)
+        self._offsets = torch.arange(0, chunk, config.every, device=device)
+        self._executor: ThreadPoolExecutor | None = None
+        self._next: _Coming | None = None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` (from 0), without the first ``skip``.
 
-        They are gathered on demand. On a CPU a thread that gathers ahead would slow the matrix products down by more
-        than it saves; on a GPU gathering is a kernel like any other.
+        They are gathered on demand. On a CPU nothing is read or gathered ahead, as a thread would slow the matrix
+        products down by more than it saves.
         """
+        if not self.ahead:
+            for plan in self._plans(epoch, skip):
+                yield from self._batches(plan, self._loader.load(plan.layout, keep=False))
+            return
+        coming = self._begun(epoch, skip)
+        while (found := coming.result.result()) is not None:
+            plan, pool = found
+            coming = self._begin(epoch, coming.plans)
+            yield from self._batches(plan, pool)
+        if epoch + 1 < self.config.epochs:
+            self._next = self._begin(epoch + 1, self._plans(epoch + 1, 0))
+
+    def _begun(self, epoch: int, skip: int) -> "_Coming":
+        """The first pool of an epoch, which may be on its way since the end of the last one."""
+        coming, self._next = self._next, None
+        if coming is None or coming.epoch != epoch or skip:
+            coming = self._begin(epoch, self._plans(epoch, skip))
+        return coming
+
+    def _begin(self, epoch: int, plans: "Iterator[_Plan]") -> "_Coming":
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, "pools")
+        return _Coming(epoch, plans, self._executor.submit(self._read_next, plans))
+
+    def _read_next(self, plans: "Iterator[_Plan]") -> "tuple[_Plan, Pool] | None":
+        plan = next(plans, None)
+        if plan is None:
+            return None
+        pool = self._loader.load(plan.layout, keep=True)
+        starts = self._loader.moved(torch.cat(plan.own))
+        return dataclasses.replace(plan, own=starts.split([len(own) for own in plan.own])), pool
+
+    def _plans(self, epoch: int, skip: int) -> "Iterator[_Plan]":
+        """The pools of an epoch without those whose batches are all among the first ``skip``."""
         done = 0
         for number, layout in enumerate(self._layouts(epoch)):
-            frames = int(layout.counts.sum())
             batches = self._starts(layout, np.random.default_rng([self.config.seed, epoch, number]))
-            for i in range(skip, len(batches)):
-                fraction = (done + frames * (i + 1) / len(batches)) / self.data.total_frames
-                yield self._gather(layout, batches[i], fraction)
+            if skip < len(batches):
+                own = tuple(torch.from_numpy(starts[self.group.slice_of(len(starts))]) for starts in batches)
+                yield _Plan(layout, batches, own, skip, done)
             skip = max(0, skip - len(batches))
-            done += frames
+            done += int(layout.counts.sum())
+
+    def _batches(self, plan: "_Plan", pool: Pool) -> Iterator[Batch]:
+        if self.device.type == "cuda":  # it was allocated for another stream
+            used = torch.cuda.current_stream(self.device)
+            for tensor in (pool.features, pool.labels, pool.valid, *pool.targets.values(), *plan.own[:1]):
+                tensor.record_stream(used)
+        frames = int(plan.layout.counts.sum())
+        for i in range(plan.skip, len(plan.starts)):
+            fraction = (plan.done + frames * (i + 1) / len(plan.starts)) / self.data.total_frames
+            yield self._gather(pool, plan, i, fraction)
 
     def _layouts(self, epoch: int) -> Iterator[Layout]:
         utterances, counts = self.data.utterances, self.data.frame_counts
@@ -192,14 +183,12 @@ class Reader:
             batches = max(1, min(batches, len(starts) // 2))
         return np.array_split(starts, batches)
 
-    def _gather(self, layout: Layout, starts: np.ndarray, fraction: float) -> Batch:
-        pool = self._load(layout)
+    def _gather(self, pool: Pool, plan: "_Plan", i: int, fraction: float) -> Batch:
+        starts, chosen = plan.starts[i], plan.own[i]
         bins, span, every = pool.features.shape[1], self.chunk + self.left + self.right, self.config.every
-        own = self.group.slice_of(len(starts))
-        chosen = torch.from_numpy(starts[own]).to(self.device)
         rows = len(pool.features) - span + 1
         windows = pool.features.as_strided((rows, span * bins), (bins, 1)).index_select(0, chosen)
-        outputs = chosen[:, None] + torch.arange(0, self.chunk, every, device=self.device)
+        outputs = chosen[:, None] + self._offsets
         return Batch(
             features=windows.view(-1, span, bins),
             labels=pool.labels[outputs].long(),
@@ -207,8 +196,8 @@ class Reader:
             targets={name: tensor.index_select(0, outputs.flatten()) for name, tensor in pool.targets.items()},
             fraction=fraction,
             starts=starts,
-            layout=layout,
-            part=self._part(pool, starts[:, None] + np.arange(0, self.chunk, every), own),
+            layout=plan.layout,
+            part=self._part(pool, starts[:, None] + np.arange(0, self.chunk, every), self.group.slice_of(len(starts))),
         )
 
     def _part(self, pool: Pool, outputs: np.ndarray, own: slice) -> RankPart:
@@ -217,42 +206,23 @@ class Reader:
         fractions = (self.group.world * mask[own].sum() / max(mask.sum(), 1) for mask in (valid, labelled))
         return RankPart(own.start, int(valid.sum()), *map(float, fractions))
 
-    def _load(self, layout: Layout) -> Pool:
-        if self._pool is not None and self._pool.layout.utterances == layout.utterances:
-            return self._pool
-        self._pool = None  # free the last pool before the next one is allocated
-        features = torch.zeros(layout.rows, self.data.bins)
-        labels = torch.full((layout.rows,), -1, dtype=torch.int32)
-        targets = {
-            name: torch.zeros(layout.rows, *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)))
-            for name, spec in self.data.target_tensors.items()
-        }
-        begins, valid, first = layout.begins, layout.valid(), 0
-        for run in self.data.runs(layout.utterances):
-            last = first + len(run.offsets) - 1
-            rows = slice(begins[first], begins[last])
-            features[rows] = torch.from_numpy(run.features[layout.frames(first, last, run.offsets)])
-            own = torch.from_numpy(rows.start + np.flatnonzero(valid[rows]))
-            if run.states is not None:
-                labels[own] = torch.from_numpy(run.states.astype(np.int32))
-            for name, values in run.targets.items():
-                targets[name][own] = torch.tensor(_signed(values))
-            first = last
-        self._pool = Pool(
-            layout,
-            features.to(self.device),
-            labels.to(self.device),
-            torch.from_numpy(valid).to(self.device),
-            {name: tensor.to(self.device) for name, tensor in targets.items()},
-            (valid, (labels >= 0).numpy()),
-        )
-        return self._pool
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """The batches of a pool: the first row of each of their examples, in ``starts`` of all ranks, in ``own`` of this
+    rank, on the device. The first ``skip`` are left out; ``done`` frames of the epoch are in earlier pools."""
+
+    layout: Layout
+    starts: list[np.ndarray]
+    own: tuple[Tensor, ...]
+    skip: int
+    done: int
 
 
-def _signed(array: np.ndarray) -> np.ndarray:
-    """Unsigned 16-bit numbers as signed ones of the same bits: torch cannot index into unsigned ones."""
-    return array.view(np.int16) if array.dtype == np.uint16 else array
+@dataclasses.dataclass(frozen=True)
+class _Coming:
+    """A pool that a thread reads, the next of those that ``plans`` has left for an epoch; None after the last."""
 
-
-def _torch_dtype(dtype: np.dtype) -> torch.dtype:
-    return torch.from_numpy(_signed(np.empty(0, dtype))).dtype
+    epoch: int
+    plans: Iterator[_Plan]
+    result: Future[tuple[_Plan, Pool] | None]

@@ -1,6 +1,8 @@
 """The reader: every frame once an epoch, with its own window, shuffled, in bounded memory, from any position on."""
 
 import dataclasses
+import itertools
+import weakref
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from asr_kd.nets import pad_edges
 from asr_kd.train import TrainingData
+from asr_kd.train.pools import Pool, PoolLoader
 from asr_kd.train.reader import Batch, Reader
 from tests.train.conftest import CONFIG, MakeData
 
@@ -16,10 +19,12 @@ LEFT, RIGHT = 3, 2
 LENGTHS = [17, 40, 3, 1, 29, 60, 22, 8]
 
 
-def reader(data: TrainingData, chunk: int = 1, **settings: Any) -> Reader:
-    """A reader over ``data`` with small batches."""
+def reader(data: TrainingData, chunk: int = 1, ahead: bool = False, **settings: Any) -> Reader:
+    """A reader over ``data`` with small batches; ``ahead``: as on a GPU, a thread reads the next pool."""
     config = dataclasses.replace(CONFIG, **{"batch_frames": 24, **settings})
-    return Reader(data, config, LEFT, RIGHT, chunk, torch.device("cpu"))
+    made = Reader(data, config, LEFT, RIGHT, chunk, torch.device("cpu"))
+    made.ahead = ahead
+    return made
 
 
 def examples(batches: list[Batch], every: int = 1) -> list[tuple[bytes, int]]:
@@ -109,18 +114,38 @@ def test_a_batch_knows_its_utterances_and_how_far_it_is(make_data: MakeData) -> 
     assert fractions[-1] == pytest.approx(1)
 
 
-def test_no_more_than_a_pool_is_ever_loaded(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make_data([20] * 50)
-    sizes: list[int] = []
-    load = Reader._load
+@pytest.mark.parametrize("ahead", [False, True])
+def test_no_more_than_a_pool_is_in_memory_or_two_where_one_is_read_ahead(
+    make_data: MakeData, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, pools, sizes, before = make_data([20] * 50), list[weakref.ref[Pool]](), list[int](), list[int]()
+    read = PoolLoader._read
 
-    def note(self: Reader, layout: Any) -> Any:
-        sizes.append(len(load(self, layout).features))
-        return load(self, layout)
+    def note(self: PoolLoader, layout: Any) -> Pool:
+        before.append(sum(pool() is not None for pool in pools))
+        pool = read(self, layout)
+        pools.append(weakref.ref(pool))
+        sizes.append(len(pool.features))
+        return pool
 
-    monkeypatch.setattr(Reader, "_load", note)
-    assert sum(len(batch.labels) for batch in reader(data, pool_frames=100).epoch(0)) == 1000
+    monkeypatch.setattr(PoolLoader, "_read", note)
+    batches = reader(data, ahead=ahead, pool_frames=100)
+    assert sum(len(batch.labels) for epoch in range(2) for batch in batches.epoch(epoch)) == 2000
+    assert len(pools) >= 20
     assert max(sizes) == 5 * (20 + LEFT + RIGHT)
+    assert max(before) == int(ahead)
+
+
+@pytest.mark.parametrize("pool_frames", [40, 10_000])
+def test_reading_ahead_changes_no_batch(make_data: MakeData, pool_frames: int) -> None:
+    data = make_data(LENGTHS)
+
+    def contents(ahead: bool) -> list[tuple[bytes, bytes, float, list[str]]]:
+        batches = reader(data, ahead=ahead, pool_frames=pool_frames, epochs=3)
+        found = [*batches.epoch(0, 3), *batches.epoch(1), *itertools.islice(batches.epoch(2), 2), *batches.epoch(2, 2)]
+        return [(b.features.numpy().tobytes(), b.labels.numpy().tobytes(), b.fraction, b.utterances) for b in found]
+
+    assert contents(ahead=True) == contents(ahead=False)
 
 
 def test_an_error_while_reading_is_raised_to_the_loop(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,5 +155,6 @@ def test_an_error_while_reading_is_raised_to_the_loop(make_data: MakeData, monke
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(data, "runs", fail)
-    with pytest.raises(OSError, match="the disk is gone"):
-        list(reader(data).epoch(0))
+    for ahead in (False, True):
+        with pytest.raises(OSError, match="the disk is gone"):
+            list(reader(data, ahead=ahead).epoch(0))
