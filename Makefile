@@ -19,7 +19,8 @@ VERSION_CHECK := import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys
 demo: install
 	recipes/digits/run.sh --small
 
-test: lint .venv/kenlm
+test: install
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync lint .venv/kenlm
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not soak"
 
 soak: install
