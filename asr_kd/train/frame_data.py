@@ -69,7 +69,7 @@ class TrainingData:
         self.features, self.states, self.targets = features, states, targets
         stores = [features, states, targets.store if targets else None]
         self.joined = open_joined([store for store in stores if store is not None], utterances)
-        self._name = next(iter(features.tensors))
+        self.feature_name = next(iter(features.tensors))
         self.target_tensors: dict[str, TensorSpec] = targets.store.tensors if targets else {}
         self.utterances = list(self.joined.utterances)
         self.frame_counts = self.joined.frame_counts
@@ -98,7 +98,7 @@ class TrainingData:
     @property
     def bins(self) -> int:
         """Width of a feature frame."""
-        return int(self.features.tensors[self._name].shape[-1])
+        return int(self.features.tensors[self.feature_name].shape[-1])
 
     def read(self, utterance: str) -> Frames:
         """The frames of an utterance; ``UserError`` if a feature is NaN or infinite."""
@@ -109,19 +109,35 @@ class TrainingData:
 
         Raises ``UserError`` if a feature is NaN or infinite, or if a target has a state that the teacher lacks.
         """
+        return map(self._checked, self.joined.runs(utterances))
+
+    def read_into(self, arrays: dict[str, np.ndarray], utterances: Sequence[str]) -> Frames:
+        """The frames of ``utterances`` in their order, all together in ``arrays``, one for each tensor of the stores.
+
+        Raises ``UserError`` as ``runs`` does.
+        """
+        offsets = np.cumsum([0, *(self.frame_counts[utterance] for utterance in utterances)])
+        first = 0
         for run in self.joined.runs(utterances):
-            features, targets = run.tensors[self._name], {name: run.tensors[name] for name in self.target_tensors}
-            finite = np.isfinite(features)
-            if not finite.all():
-                row, column = np.argwhere(~finite)[0]
-                utterance, frame = _frame_at(run, row)
-                raise UserError(
-                    f"{self.features.path}: utterance {utterance}, frame {frame}, bin {column} is"
-                    f" {features[row, column]}; a finite number was expected: compute the features again"
-                )
-            if self.targets is not None:
-                _check_states(self.targets, run)
-            yield Frames(run.offsets, features, run.tensors.get("state"), targets)
+            last = first + int(run.offsets[-1])
+            for name, array in arrays.items():
+                array[first:last] = run.tensors[name]
+            first = last
+        return self._checked(Shard(tuple(utterances), offsets, arrays))
+
+    def _checked(self, run: Shard) -> Frames:
+        features, targets = run.tensors[self.feature_name], {name: run.tensors[name] for name in self.target_tensors}
+        finite = np.isfinite(features)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            utterance, frame = _frame_at(run, row)
+            raise UserError(
+                f"{self.features.path}: utterance {utterance}, frame {frame}, bin {column} is"
+                f" {features[row, column]}; a finite number was expected: compute the features again"
+            )
+        if self.targets is not None:
+            _check_states(self.targets, run)
+        return Frames(run.offsets, features, run.tensors.get("state"), targets)
 
     def sample(self, frames: int, seed: int, labelled: bool = False) -> "TrainingData":
         """About ``frames`` frames, in whole utterances drawn at random with ``seed``.

@@ -6,7 +6,6 @@ from the current one: two pools are in memory.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -73,18 +72,17 @@ class Pool:
     targets: dict[str, Tensor]
     counted: tuple[np.ndarray, np.ndarray]
 
-    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Pool":
-        """The pool with ``function`` of each tensor in its place."""
-        targets = {name: function(tensor) for name, tensor in self.targets.items()}
-        features, labels, valid = map(function, (self.features, self.labels, self.valid))
-        return Pool(self.layout, features, labels, valid, targets, self.counted)
-
 
 class PoolLoader:
-    """Reads pools of ``data`` onto ``device``."""
+    """Reads pools of ``data`` onto ``device``.
+
+    For a GPU the stores' numbers are copied as they are, and take their places in the pool on the GPU: a thread that
+    computed more would hold up the one that starts the GPU's work.
+    """
 
     def __init__(self, data: TrainingData, device: torch.device) -> None:
         self._data, self._device = data, device
+        self.apart = device.type != "cpu"
         self._last: Pool | None = None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -95,41 +93,83 @@ class PoolLoader:
         """
         if self._last is None or self._last.layout.utterances != layout.utterances:
             self._last = self._last if keep else None
-            self._last = self._read(layout)
+            self._last = self._read_apart(layout) if self.apart else self._read(layout)
         return self._last
 
     def _read(self, layout: Layout) -> Pool:
-        pinned = self._stream is not None
-        with torch.cuda.device(self._device) if pinned else contextlib.nullcontext():
-            features = torch.zeros(layout.rows, self._data.bins, pin_memory=pinned)
-            labels = torch.full((layout.rows,), -1, dtype=torch.int32, pin_memory=pinned)
-            targets = {
-                name: torch.zeros(layout.rows, *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)), pin_memory=pinned)
-                for name, spec in self._data.target_tensors.items()
-            }
-            begins, valid, first = layout.begins, layout.valid(), 0
-            for run in self._data.runs(layout.utterances):
-                last = first + len(run.offsets) - 1
-                rows = slice(begins[first], begins[last])
-                features[rows] = torch.from_numpy(run.features[layout.frames(first, last, run.offsets)])
-                own = torch.from_numpy(rows.start + np.flatnonzero(valid[rows]))
-                if run.states is not None:
-                    labels[own] = torch.from_numpy(run.states.astype(np.int32))
-                for name, values in run.targets.items():
-                    targets[name][own] = torch.tensor(_signed(values))
-                first = last
-            counted = valid, (labels >= 0).numpy()
-            pool = Pool(layout, features, labels, torch.from_numpy(valid), targets, counted)
-            return pool.mapped(self.moved)
+        features = torch.zeros(layout.rows, self._data.bins)
+        labels = torch.full((layout.rows,), -1, dtype=torch.int32)
+        targets = {
+            name: torch.zeros(layout.rows, *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)))
+            for name, spec in self._data.target_tensors.items()
+        }
+        begins, valid, first = layout.begins, layout.valid(), 0
+        for run in self._data.runs(layout.utterances):
+            last = first + len(run.offsets) - 1
+            rows = slice(begins[first], begins[last])
+            features[rows] = torch.from_numpy(run.features[layout.frames(first, last, run.offsets)])
+            own = torch.from_numpy(rows.start + np.flatnonzero(valid[rows]))
+            if run.states is not None:
+                labels[own] = torch.from_numpy(run.states.astype(np.int32))
+            for name, values in run.targets.items():
+                targets[name][own] = torch.tensor(_signed(values))
+            first = last
+        return Pool(layout, features, labels, torch.from_numpy(valid), targets, (valid, (labels >= 0).numpy()))
+
+    def _read_apart(self, layout: Layout) -> Pool:
+        """As ``_read``, on the device."""
+        with torch.cuda.device(self._device) if self._stream else contextlib.nullcontext():
+            held = {
+                name: torch.empty(
+                    int(layout.counts.sum()), *spec.shape, dtype=_torch_dtype(np.dtype(spec.dtype)),
+                    pin_memory=self._stream is not None,
+                )
+                for name, spec in self._data.joined.tensors.items()
+            }  # fmt: skip
+            arrays = {name: held[name].numpy().view(spec.dtype) for name, spec in self._data.joined.tensors.items()}
+            read = self._data.read_into(arrays, layout.utterances)
+            valid = layout.valid()
+            labelled = np.zeros_like(valid)
+            if read.states is not None:
+                labelled[valid] = read.states >= 0
+            counted = valid, labelled
+            with torch.cuda.stream(self._stream):
+                pool = self._placed(layout, {name: self._copied(tensor) for name, tensor in held.items()}, counted)
+            if self._stream is not None:
+                self._stream.synchronize()
+            return pool
+
+    def _placed(self, layout: Layout, held: dict[str, Tensor], counted: tuple[np.ndarray, np.ndarray]) -> Pool:
+        """The pool of the frames ``held`` on the device, without gaps between utterances."""
+        device, rows, margin = self._device, layout.rows, layout.margin
+        offsets = np.concatenate([[0], np.cumsum(layout.counts)])
+        frame = self._copied(torch.from_numpy(layout.frames(0, len(layout.counts), offsets)))
+        valid = self._copied(torch.from_numpy(counted[0]))
+        own = self._copied(torch.from_numpy(np.flatnonzero(counted[0])))
+        features = torch.zeros(rows, self._data.bins, device=device)
+        features[margin : rows - margin] = held[self._data.feature_name].index_select(0, frame)
+        labels = torch.full((rows,), -1, dtype=torch.int32, device=device)
+        if "state" in held:
+            unsigned = self._data.joined.tensors["state"].dtype == "uint16"
+            labels.index_copy_(0, own, held["state"].int() & 0xFFFF if unsigned else held["state"].int())
+        targets = {
+            name: torch.zeros(rows, *held[name].shape[1:], dtype=held[name].dtype, device=device)
+            for name in self._data.target_tensors
+        }
+        for name, target in targets.items():
+            target.index_copy_(0, own, held[name])
+        return Pool(layout, features, labels, valid, targets, counted)
 
     def moved(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the device, copied apart from what the GPU computes; this thread waits for it."""
-        if self._stream is None:
-            return tensor.to(self._device)
         with torch.cuda.stream(self._stream):
-            copied = tensor.to(self._device, non_blocking=True)
-        self._stream.synchronize()
+            copied = self._copied(tensor)
+        if self._stream is not None:
+            self._stream.synchronize()
         return copied
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
 
 
 def _signed(array: np.ndarray) -> np.ndarray:

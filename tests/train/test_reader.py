@@ -3,17 +3,19 @@
 import dataclasses
 import itertools
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from asr_kd.nets import pad_edges
+from asr_kd.nets import AcousticModel, NetConfig, pad_edges, save_model
+from asr_kd.targets import TargetConfig, Teacher, write_targets
 from asr_kd.train import TrainingData
 from asr_kd.train.pools import Pool, PoolLoader
 from asr_kd.train.reader import Batch, Reader
-from tests.train.conftest import CONFIG, MakeData
+from tests.train.conftest import BINS, CONFIG, STATES, MakeData, speech, without_labels, write_states
 
 LEFT, RIGHT = 3, 2
 LENGTHS = [17, 40, 3, 1, 29, 60, 22, 8]
@@ -23,7 +25,7 @@ def reader(data: TrainingData, chunk: int = 1, ahead: bool = False, **settings: 
     """A reader over ``data`` with small batches; ``ahead``: as on a GPU, a thread reads the next pool."""
     config = dataclasses.replace(CONFIG, **{"batch_frames": 24, **settings})
     made = Reader(data, config, LEFT, RIGHT, chunk, torch.device("cpu"))
-    made.ahead = ahead
+    made.ahead = made._loader.apart = ahead
     return made
 
 
@@ -119,7 +121,8 @@ def test_no_more_than_a_pool_is_in_memory_or_two_where_one_is_read_ahead(
     make_data: MakeData, ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, pools, sizes, before = make_data([20] * 50), list[weakref.ref[Pool]](), list[int](), list[int]()
-    read = PoolLoader._read
+    name = "_read_apart" if ahead else "_read"
+    read = getattr(PoolLoader, name)
 
     def note(self: PoolLoader, layout: Any) -> Pool:
         before.append(sum(pool() is not None for pool in pools))
@@ -128,7 +131,7 @@ def test_no_more_than_a_pool_is_in_memory_or_two_where_one_is_read_ahead(
         sizes.append(len(pool.features))
         return pool
 
-    monkeypatch.setattr(PoolLoader, "_read", note)
+    monkeypatch.setattr(PoolLoader, name, note)
     batches = reader(data, ahead=ahead, pool_frames=100)
     assert sum(len(batch.labels) for epoch in range(2) for batch in batches.epoch(epoch)) == 2000
     assert len(pools) >= 20
@@ -137,15 +140,29 @@ def test_no_more_than_a_pool_is_in_memory_or_two_where_one_is_read_ahead(
 
 
 @pytest.mark.parametrize("pool_frames", [40, 10_000])
-def test_reading_ahead_changes_no_batch(make_data: MakeData, pool_frames: int) -> None:
+@pytest.mark.parametrize("chunk", [1, 10])
+def test_reading_ahead_changes_no_batch(tmp_path: Path, make_data: MakeData, chunk: int, pool_frames: int) -> None:
     data = make_data(LENGTHS)
+    save_model(AcousticModel(NetConfig(bins=BINS, states=STATES, width=8, layers=1)), tmp_path / "teacher")
+    targets = write_targets(Teacher(tmp_path / "teacher", data.features), tmp_path / "targets", TargetConfig(k=3))
+    _, states = speech(LENGTHS)
+    some = write_states(tmp_path / "some", without_labels(states, "u1", "u4"))
 
-    def contents(ahead: bool) -> list[tuple[bytes, bytes, float, list[str]]]:
-        batches = reader(data, ahead=ahead, pool_frames=pool_frames, epochs=3)
+    def contents(data: TrainingData, ahead: bool) -> list[tuple[object, ...]]:
+        batches = reader(data, chunk, ahead=ahead, pool_frames=pool_frames, epochs=3)
         found = [*batches.epoch(0, 3), *batches.epoch(1), *itertools.islice(batches.epoch(2), 2), *batches.epoch(2, 2)]
-        return [(b.features.numpy().tobytes(), b.labels.numpy().tobytes(), b.fraction, b.utterances) for b in found]
+        return [
+            (
+                *(each.numpy().tobytes() for each in (b.features, b.labels, b.valid, *b.targets.values())),
+                *(each.dtype for each in (b.features, b.labels, b.valid, *b.targets.values())),
+                *(list(b.targets), b.fraction, b.utterances, b.part),
+            )
+            for b in found
+        ]
 
-    assert contents(ahead=True) == contents(ahead=False)
+    for labels in (data.states, some, None):
+        whole = TrainingData(data.features, labels, None, targets)
+        assert contents(whole, ahead=True) == contents(whole, ahead=False)
 
 
 def test_an_error_while_reading_is_raised_to_the_loop(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +171,7 @@ def test_an_error_while_reading_is_raised_to_the_loop(make_data: MakeData, monke
     def fail(_: str) -> tuple[np.ndarray, np.ndarray]:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(data, "runs", fail)
+    monkeypatch.setattr(data.joined, "runs", fail)
     for ahead in (False, True):
         with pytest.raises(OSError, match="the disk is gone"):
             list(reader(data, ahead=ahead).epoch(0))
