@@ -41,12 +41,16 @@ def test_digits_from_nothing_to_a_table_and_a_second_run_repeats_no_stage(tmp_pa
 
 
 @pytest.mark.timeout(2400)
-def test_an4_recognises_real_speech(tmp_path: Path, corpora: Path) -> None:
-    run = _run("an4", "--small", "--corpus-dir", corpora / "an4", "--work", tmp_path)
+@pytest.mark.parametrize("parts", ["tables", pytest.param("tables own specialists", marks=pytest.mark.soak)])
+def test_an4_recognises_real_speech(parts: str, tmp_path: Path, corpora: Path) -> None:
+    run = _run("an4", "--small", "--parts", parts, "--corpus-dir", corpora / "an4", "--work", tmp_path)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     rates = _word_error_rates(tmp_path)
     for system in ("monophones", "triphones, LDA+MLLT", "labels: teachers", "ensemble of 2", "distilled, T = 5"):
         assert rates[system] < 0.5, rates
+    if parts == "tables":
+        return
+    assert "soft, 3 %, live teachers" in _word_error_rates(tmp_path / "own")
     rates = _word_error_rates(tmp_path / "specialists")
     assert rates["with 2 specialists"] < rates["generalist"] + 0.1, rates
     assert "## Table 4: where specialists with a dustbin help" in (tmp_path / "specialists" / "RESULTS.md").read_text()
