@@ -1,6 +1,7 @@
-"""Parts of Triton kernels that work on a row of a matrix, ``BLOCK`` columns at a time.
+"""Parts of Triton kernels in which a program works on a row of a matrix, ``BLOCK`` columns at a time.
 
-A block is ``[BLOCK / 32, 32]``: the words and the bits of a set of columns.
+A row is read from memory once; later passes over it find it in the first cache. A block is ``[BLOCK / 32, 32]``: the
+words and the bits of a set of columns. Arithmetic is float32.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -8,6 +9,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 LEAST = tl.constexpr(-3.0e38)  # a maximum of nothing, finite since -inf minus itself would be NaN
 MINUS_INFINITY = tl.constexpr(-float("inf"))
 
@@ -33,19 +35,84 @@ def store(row, start, values, STATES, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load_outside(row, start, state, STATES, CHOSEN: tl.constexpr, ALL: tl.constexpr, BLOCK: tl.constexpr):
-    """As ``load``, but -inf at the ``CHOSEN`` columns that ``state`` points to, or at ``ALL``.
+def filled(value, BLOCK: tl.constexpr):
+    """A block of equal numbers."""
+    return tl.full([BLOCK // 32, 32], value, tl.float32)
+
+
+@triton.jit
+def greatest_of(row, STATES, BLOCK: tl.constexpr):
+    """The maximum of a row, finite if all are -inf; NaN is passed over."""
+    greatest = filled(LEAST, BLOCK)
+    for start in range(0, STATES, BLOCK):
+        greatest = tl.maximum(greatest, load(row, start, STATES, BLOCK))
+    return tl.max(greatest)
+
+
+@triton.jit
+def bases(top, scale, POWER: tl.constexpr):
+    """What ``exponents`` are relative to, for the logit ``top``: at T (``scale`` is log2(e) / T), and at 1.
+
+    ``POWER``: exponentials at 1 are this power of those at T (1 also where they are not needed); 0: neither 1 nor 2.
+    """
+    base = top * scale
+    return base, top * LOG2_E if POWER == 0 else base * POWER
+
+
+@triton.jit
+def exponents(values, base, base_at_one, scale, POWER: tl.constexpr):
+    """Logarithms to the base 2 of ``exponentials``. A fused operation rounds once, and what rounding made of the base
+    is common to all, so that no digits are lost."""
+    soft = tl.fma(values, scale, -base)
+    return soft, tl.fma(values, LOG2_E, -base_at_one) if POWER == 0 else soft * POWER
+
+
+@triton.jit
+def exponentials(values, base, base_at_one, scale, POWER: tl.constexpr):
+    """Exponentials of ``values``, over T and at 1, relative to ``bases``."""
+    exponent, exponent_at_one = exponents(values, base, base_at_one, scale, POWER)
+    soft = tl.exp2(exponent)
+    if POWER == 1:
+        at_one = soft
+    elif POWER == 2:
+        at_one = soft * soft
+    else:
+        at_one = tl.exp2(exponent_at_one)
+    return soft, at_one
+
+
+@triton.jit
+def sums_of_exponentials(row, base, base_at_one, scale, STATES, BLOCK: tl.constexpr, POWER: tl.constexpr):
+    """The sums over a row of both ``exponentials``."""
+    soft_sums, sums_at_one = filled(0.0, BLOCK), filled(0.0, BLOCK)
+    for start in range(0, STATES, BLOCK):
+        soft, at_one = exponentials(load(row, start, STATES, BLOCK), base, base_at_one, scale, POWER)
+        soft_sums += soft
+        if POWER != 1:
+            sums_at_one += at_one
+    return sums_of(soft_sums, sums_at_one, POWER)
+
+
+@triton.jit
+def sums_of(soft, at_one, POWER: tl.constexpr):
+    """The sums of both ``exponentials``."""
+    total = tl.sum(soft)
+    total_at_one = total
+    if POWER != 1:
+        total_at_one = tl.sum(at_one)
+    return total, total_at_one
+
+
+@triton.jit
+def load_outside(row, start, state, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
+    """As ``load``, but -inf at the ``CHOSEN`` columns that ``state`` points to.
 
     The set of bits takes a fraction of the time of comparing each column with each chosen one.
     """
-    if ALL:
-        values = tl.full([BLOCK // 32, 32], MINUS_INFINITY, tl.float32)
-    else:
-        values, word = load(row, start, STATES, BLOCK), tl.arange(0, BLOCK // 32)
-        bits = tl.zeros([BLOCK // 32], tl.int32)
-        for number in range(CHOSEN):
-            place = tl.load(state + number).to(tl.int32) - start
-            bits |= tl.where(word == (place >> 5), 1 << (place & 31), 0)
-        chosen = (bits[:, None] >> tl.arange(0, 32)[None, :]) & 1
-        values = tl.where(chosen != 0, MINUS_INFINITY, values)
-    return values
+    values, word = load(row, start, STATES, BLOCK), start // 32 + tl.arange(0, BLOCK // 32)
+    bits = tl.zeros([BLOCK // 32], tl.int32)
+    for number in range(CHOSEN):
+        place = tl.load(state + number).to(tl.int32)
+        bits |= tl.where(word == (place >> 5), 1 << (place & 31), 0)
+    chosen = bits[:, None] & (1 << tl.arange(0, 32))[None, :]
+    return tl.where(chosen != 0, MINUS_INFINITY, values)

@@ -1,9 +1,8 @@
 """The mean of an ensemble's distributions on a GPU: a member is added in one pass over memory."""
 
-import torch
 from torch import Tensor
 
-from asr_kd.gpu_kernels import by_rows, kernels
+from asr_kd.gpu_kernels import by_rows, kernels, operator
 
 
 def add_softmax_(mean: Tensor, logits: Tensor, share: float) -> None:
@@ -14,6 +13,6 @@ def add_softmax_(mean: Tensor, logits: Tensor, share: float) -> None:
     _add_softmax(mean, logits.contiguous(), share)
 
 
-@torch.library.custom_op("asr_kd::add_softmax_", mutates_args=("mean",))
+@operator("add_softmax_(Tensor(a!) mean, Tensor logits, float share) -> ()")
 def _add_softmax(mean: Tensor, logits: Tensor, share: float) -> None:
     by_rows(kernels("nets.triton_mean").add_softmax, logits.flatten(0, -2), mean, share)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asr_kd.gpu_kernels import by_rows, kernels
+from asr_kd.gpu_kernels import by_rows, kernels, operator, power_of_two
 
 
 def tail_sums(log_prob: Tensor, state: Tensor, peak: Tensor, temperatures: Sequence[float]) -> Tensor:
@@ -17,23 +17,13 @@ def tail_sums(log_prob: Tensor, state: Tensor, peak: Tensor, temperatures: Seque
     return _tail_sums(log_prob.contiguous(), state.contiguous(), peak.contiguous(), of_temperatures)
 
 
-@torch.library.custom_op("asr_kd::tail_sums", mutates_args=())
-def _tail_sums(log_prob: Tensor, state: Tensor, peak: Tensor, temperatures: Tensor) -> Tensor:
-    sums, chosen = _like(log_prob, state, peak, temperatures), state.shape[1]
-    by_rows(
-        kernels("targets.triton_tails").tail_sums,
-        log_prob,
-        state,
-        peak,
-        temperatures,
-        sums,
-        CHOSEN=chosen,
-        TEMPERATURES=len(temperatures),
-        ALL=chosen == log_prob.shape[1],
-    )
-    return sums
-
-
-@_tail_sums.register_fake
-def _like(log_prob: Tensor, _state: Tensor, _peak: Tensor, temperatures: Tensor) -> Tensor:
+def _sums(log_prob: Tensor, _state: Tensor, _peak: Tensor, temperatures: Tensor) -> Tensor:
     return log_prob.new_empty(len(log_prob), len(temperatures), dtype=torch.float32)
+
+
+@operator("tail_sums(Tensor log_prob, Tensor state, Tensor peak, Tensor temperatures) -> Tensor", _sums)
+def _tail_sums(log_prob: Tensor, state: Tensor, peak: Tensor, temperatures: Tensor) -> Tensor:
+    sums, kernel, count = _sums(log_prob, state, peak, temperatures), kernels("targets.triton_tails"), len(temperatures)
+    widths = {"CHOSEN": state.shape[1], "TEMPERATURES": count, "SLOTS": power_of_two(count)}
+    by_rows(kernel.tail_sums, log_prob, state, peak, temperatures, sums, **widths)
+    return sums

@@ -94,9 +94,12 @@ def logit_matching_loss(
 
 def _weights(labels: Tensor, soft: float, hard: float, frames: Tensor | None = None) -> Tensor:
     """The weights ``[rows, 2]`` of the two terms in each row: each term is a mean over the rows that count for it."""
+    if labels.device.type == "cuda":
+        return gpu_rows.row_weights(labels, frames, soft, hard)
     counted = torch.ones(len(labels), device=labels.device) if frames is None else frames.float()
     labelled = (labels >= 0).float()
-    return torch.stack([soft * counted / counted.sum().clamp(min=1), hard * labelled / labelled.sum().clamp(min=1)], 1)
+    of_soft, of_hard = soft * counted / counted.sum().clamp(min=1), hard * labelled / labelled.sum().clamp(min=1)
+    return torch.stack([of_soft, of_hard], 1)
 
 
 class _WithGradient(torch.autograd.Function):

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr_kd.gpu_kernels import by_rows, device_of, kernels, power_of_two, serves
+from asr_kd.gpu_kernels import by_rows, device_of, kernels, operator, power_of_two, serves
 from asr_kd.targets.forms import Dense, SoftTargets, TopK
 from asr_kd.train.rows import check_shapes
 
-__all__ = ["cross_entropy", "logit_matching", "objective", "scale_", "serves"]
-SCALED_AT_ONCE = 4096
+__all__ = ["cross_entropy", "logit_matching", "objective", "row_weights", "scale_", "serves"]
+ROWS_WEIGHED = 1024  # by a program
+SCALED_AT_ONCE, SCALING_PROGRAMS = 4096, 1024
 _rows = functools.partial(kernels, "train.triton_rows")
 
 
@@ -39,14 +40,14 @@ def objective(
     else:
         drawn = targets.state.contiguous(), targets.weight.contiguous()
         lost, gradient = _sampled(logits.contiguous(), *drawn, *common)
-    return _sum(lost), gradient
+    return lost.sum(), gradient
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """The hard term alone, with label smoothing; otherwise as ``objective``, whose ``weights`` these are."""
     check_shapes(logits, Dense(logits), labels, weights)
     lost, gradient = _labelled(logits.contiguous(), labels.contiguous(), weights.float().contiguous(), smoothing)
-    return _sum(lost), gradient
+    return lost.sum(), gradient
 
 
 def logit_matching(logits: Tensor, targets: Dense, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +55,12 @@ def logit_matching(logits: Tensor, targets: Dense, labels: Tensor, weights: Tens
     check_shapes(logits, targets, labels, weights)
     own = logits.contiguous(), targets.log_prob.contiguous()
     lost, gradient = _matched(*own, labels.contiguous(), weights.float().contiguous())
-    return _sum(lost), gradient
+    return lost.sum(), gradient
+
+
+def row_weights(labels: Tensor, frames: Tensor | None, to_soft: float, to_hard: float) -> Tensor:
+    """The weights of ``objective``: each term is a mean over the rows that count for it."""
+    return _row_weights(labels.contiguous(), None if frames is None else frames.contiguous(), to_soft, to_hard)
 
 
 def scale_(gradient: Tensor, factor: Tensor) -> None:
@@ -62,71 +68,80 @@ def scale_(gradient: Tensor, factor: Tensor) -> None:
     _scale(gradient, factor)
 
 
-def _sum(lost: Tensor) -> Tensor:
-    return lost.sum(dtype=torch.float64).float()
-
-
-@torch.library.custom_op("asr_kd::top_k_objective", mutates_args=())
-def _top_k(
-    logits: Tensor,
-    state: Tensor,
-    log_prob: Tensor,
-    log_tail: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    temperature: float,
-    has_hard: bool,
-) -> tuple[Tensor, Tensor]:
-    tensors, every = (logits, state, log_prob, log_tail, labels, weights), state.shape[1] == logits.shape[1]
-    return _run(_rows().top_k, tensors, temperature, ALL=every, **_widths(state), POWER=_power(temperature, has_hard))
-
-
-@torch.library.custom_op("asr_kd::sampled_objective", mutates_args=())
-def _sampled(
-    logits: Tensor, state: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, temperature: float, has_hard: bool
-) -> tuple[Tensor, Tensor]:
-    tensors = logits, state, weight, labels, weights
-    return _run(_rows().sampled, tensors, temperature, **_widths(state), POWER=_power(temperature, has_hard))
-
-
-@torch.library.custom_op("asr_kd::dense_objective", mutates_args=())
-def _dense(
-    logits: Tensor, log_prob: Tensor, labels: Tensor, weights: Tensor, temperature: float, has_hard: bool
-) -> tuple[Tensor, Tensor]:
-    tensors = logits, log_prob, labels, weights
-    return _run(_rows().dense, tensors, temperature, POWER=_power(temperature, has_hard))
-
-
-@torch.library.custom_op("asr_kd::cross_entropy", mutates_args=())
-def _labelled(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    return _run(_rows().labelled, (logits, labels, weights), smoothing)
-
-
-@torch.library.custom_op("asr_kd::logit_matching", mutates_args=())
-def _matched(logits: Tensor, teacher: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    return _run(_rows().matched, (logits, teacher, labels, weights))
-
-
-@torch.library.custom_op("asr_kd::scale_", mutates_args=("gradient",))
-def _scale(gradient: Tensor, factor: Tensor) -> None:
-    if blocks := math.ceil(gradient.numel() / SCALED_AT_ONCE):
-        with device_of(gradient):
-            _rows().scale_unless_one[(blocks,)](gradient, factor, gradient.numel(), BLOCK=SCALED_AT_ONCE)
-
-
 def _results(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """The loss of each row and the gradient, not yet computed."""
     return logits.new_empty(len(logits), dtype=torch.float32), torch.empty_like(logits)
 
 
-for _operator in (_top_k, _sampled, _dense, _labelled, _matched):
-    _operator.register_fake(_results)
+@operator(
+    "top_k_objective(Tensor logits, Tensor state, Tensor log_prob, Tensor log_tail, Tensor labels, Tensor weights,"
+    " float temperature, bool has_hard) -> (Tensor, Tensor)",
+    _results,
+)
+def _top_k(logits: Tensor, state: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *tensors, temperature, has_hard = others
+    widths, power = _widths(state), _power(temperature, has_hard)
+    every = state.shape[1] == logits.shape[1]
+    return _run(_rows().top_k, logits, state, *tensors, last=temperature, **widths, ALL=every, POWER=power)
 
 
-def _run(kernel: Any, tensors: tuple[Tensor, ...], *numbers: float, **constants: int) -> tuple[Tensor, Tensor]:
-    logits = tensors[0]
+@operator(
+    "sampled_objective(Tensor logits, Tensor state, Tensor weight, Tensor labels, Tensor weights, float temperature,"
+    " bool has_hard) -> (Tensor, Tensor)",
+    _results,
+)
+def _sampled(logits: Tensor, state: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *tensors, temperature, has_hard = others
+    widths, power = _widths(state), _power(temperature, has_hard)
+    return _run(_rows().sampled, logits, state, *tensors, last=temperature, **widths, POWER=power)
+
+
+@operator(
+    "dense_objective(Tensor logits, Tensor log_prob, Tensor labels, Tensor weights, float temperature, bool has_hard)"
+    " -> (Tensor, Tensor)",
+    _results,
+)
+def _dense(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *tensors, temperature, has_hard = others
+    return _run(_rows().dense, logits, *tensors, last=temperature, POWER=_power(temperature, has_hard))
+
+
+@operator("cross_entropy(Tensor logits, Tensor labels, Tensor weights, float smoothing) -> (Tensor, Tensor)", _results)
+def _labelled(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    return _run(_rows().labelled, logits, labels, weights, last=smoothing)
+
+
+@operator("logit_matching(Tensor logits, Tensor teacher, Tensor labels, Tensor weights) -> (Tensor, Tensor)", _results)
+def _matched(logits: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    return _run(_rows().matched, logits, *tensors)
+
+
+@operator(
+    "row_weights(Tensor labels, Tensor? frames, float to_soft, float to_hard) -> Tensor",
+    lambda labels, *_: labels.new_empty(len(labels), 2, dtype=torch.float32),
+)
+def _row_weights(labels: Tensor, frames: Tensor | None, to_soft: float, to_hard: float) -> Tensor:
+    rows, given = len(labels), frames is not None
+    weights = labels.new_empty(rows, 2, dtype=torch.float32)
+    if blocks := math.ceil(rows / ROWS_WEIGHED):
+        with device_of(labels):
+            tensors = labels, frames if given else labels, weights
+            _rows().row_weights[(blocks,)](*tensors, to_soft, to_hard, rows, FRAMES=given, BLOCK=ROWS_WEIGHED)
+    return weights
+
+
+@operator("scale_(Tensor(a!) gradient, Tensor factor) -> ()")
+def _scale(gradient: Tensor, factor: Tensor) -> None:
+    size = gradient.numel()
+    if blocks := min(math.ceil(size / SCALED_AT_ONCE), SCALING_PROGRAMS):
+        with device_of(gradient):
+            _rows().scale_unless_one[(blocks,)](gradient, factor, size, BLOCK=SCALED_AT_ONCE)
+
+
+def _run(kernel: Any, logits: Tensor, *tensors: Tensor, last: float | None = None, **constants: int) -> Any:
+    """Loss of each row, and gradient; ``last``: a number that the kernel takes after all tensors."""
     lost, gradient = _results(logits)
-    by_rows(kernel, logits, *tensors[1:], gradient, lost, *numbers, **constants)
+    by_rows(kernel, logits, *tensors, gradient, lost, *([] if last is None else [last]), **constants)
     return lost, gradient
 
 

@@ -72,14 +72,14 @@ def on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> No
         logits = torch.randn(frames, states, device=device).to(dtype).requires_grad_()
         of_copy = device_seconds(logits.detach().clone)
         for name, dense, loss in gpu_losses(logits):
-            seconds = device_seconds(gradient_of(loss, logits))
+            seconds, host = timed(gradient_of(loss, logits))
             necessary = 2 * dtype.itemsize + 2 * dense  # bytes for each logit
             least = of_copy * necessary / (2 * dtype.itemsize)
             speed = necessary * logits.numel() / least / 1e12
             row(
                 f"objective on a GPU, {name}, {frames} x {states}, {str(dtype).removeprefix('torch.')}",
                 seconds / least,
-                f"times as long ({1000 * seconds:.3f} ms)",
+                f"times as long ({1000 * seconds:.3f} ms; the host takes {1000 * host:.3f} ms)",
                 f"a copy of {necessary} bytes for each logit at {speed:.2f} TB/s ({1000 * least:.3f} ms)",
                 most=1.5,
             )
@@ -109,22 +109,19 @@ def gpu_losses(logits: Tensor) -> list[tuple[str, bool, Callable[[], Tensor]]]:
 
 def tune(device: torch.device, frames: int = 8192) -> None:
     """Lines of milliseconds for each way to launch, not rows."""
-    for states, dtype in itertools.product((14_000, 13_999), (torch.bfloat16, torch.float32)):
-        logits = torch.randn(frames, states, device=device).to(dtype).requires_grad_()
-        of_copy = device_seconds(logits.detach().clone)
-        losses = [each for each in gpu_losses(logits) if "T = 1" not in each[0] and "without" not in each[0]]
-        print(states, dtype, f"copy {1000 * of_copy:.3f} ms;", *(name for name, _, _ in losses), sep="\t", flush=True)
-        for block, warp, registers in itertools.product((2048, 4096, 8192, 16384), (512, 1024, 2048), (None, 64)):
-            if block // warp > 32 or (states == 13_999 and block != 16384):
-                continue
-            gpu_kernels.LARGEST_BLOCK, gpu_kernels.COLUMNS_PER_WARP, gpu_kernels.REGISTERS = block, warp, registers
-            times = [device_seconds(gradient_of(loss, logits)) for *_, loss in losses]
-            print(block, block // warp, registers, *(f"{1000 * each:.3f}" for each in times), sep="\t", flush=True)
-
-
-def gradient_of(loss: Callable[[], Tensor], logits: Tensor) -> Callable[[], object]:
-    """Computes ``loss`` and its gradient."""
-    return lambda: torch.autograd.grad(loss(), logits)
+    launches = [(1024, 1), (1024, 2), (2048, 1), (2048, 2), (2048, 4), (4096, 4), (4096, 8), (16_384, 16)]
+    for states in (14_000, 13_999):
+        logits = torch.randn(frames, states, device=device).bfloat16().requires_grad_()
+        wanted = ("labels", "top-20, T = 2", "top-20, T = 3", "dense, T = 2")
+        losses = {name: loss for name, _, loss in gpu_losses(logits) if name in wanted}
+        print(f"{states} states; copy {1000 * device_seconds(logits.detach().clone):.3f} ms")
+        print("block", "warps", "registers", *losses, sep="\t", flush=True)
+        some = launches if states == 14_000 else launches[3:5]
+        for (block, warps), registers in itertools.chain(((each, None) for each in some), [((2048, 4), 64)]):
+            gpu_kernels.LARGEST_BLOCK, gpu_kernels.COLUMNS_PER_WARP = block, block // warps
+            gpu_kernels.REGISTERS = registers
+            times = [device_seconds(gradient_of(loss, logits)) for loss in losses.values()]
+            print(block, warps, registers, *(f"{1000 * each:.3f}" for each in times), sep="\t", flush=True)
 
 
 def targets_on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> None:
@@ -144,17 +141,30 @@ def targets_on_gpu(device: torch.device, frames: int = 8192, states: int = 14_00
             row(f"{name}, {frames} x {states}", seconds / of_copy, f"times ({1000 * seconds:.3f} ms)", of_logits)
 
 
-def device_seconds(work: Callable[[], object], turns: int = 20) -> float:
+def gradient_of(loss: Callable[[], Tensor], logits: Tensor) -> Callable[[], object]:
+    """Computes ``loss`` and its gradient."""
+    return lambda: torch.autograd.grad(loss(), logits)
+
+
+def device_seconds(work: Callable[[], object]) -> float:
     """The median time that the GPU takes for ``work``, after two warm-up turns."""
+    return timed(work)[0]
+
+
+def timed(work: Callable[[], object], turns: int = 20) -> tuple[float, float]:
+    """Seconds that the GPU computes for ``work`` (the median) and that the host takes to start it (the mean)."""
     work(), work()
     torch.cuda.synchronize()
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(turns)]
+    torch.cuda._sleep(100_000_000)  # the host starts all turns before the GPU begins the first
+    began = time.perf_counter()
     for begin, end in events:
         begin.record()
         work()
         end.record()
+    host = (time.perf_counter() - began) / turns
     torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in events) / 1000
+    return statistics.median(begin.elapsed_time(end) for begin, end in events) / 1000, host
 
 
 def top_k(log_prob: Tensor) -> TopK:
@@ -167,7 +177,7 @@ def top_k(log_prob: Tensor) -> TopK:
 def sampled(log_prob: Tensor) -> Sampled:
     """Twelve draws for each frame."""
     states = torch.multinomial((log_prob / TEMPERATURE).softmax(1), 12, replacement=True)
-    return Sampled(states.int(), torch.full(states.shape, 1 / 12))
+    return Sampled(states.int(), torch.full(states.shape, 1 / 12, device=states.device))
 
 
 def best(logits: Tensor, losses: list[Callable[[], Tensor]], rounds: int) -> list[float]:

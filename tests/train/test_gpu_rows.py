@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from asr_kd import gpu_kernels
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.train import gpu_rows, reference
-from asr_kd.train.distillation import distillation_loss, logit_matching_loss
+from asr_kd.train.distillation import _weights, distillation_loss, logit_matching_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the interpreter, where values are masked
 
@@ -73,16 +73,19 @@ def computed(case: Case, device: str) -> tuple[Tensor, Tensor]:
 
 
 def check(case: Case, device: str) -> None:
-    """Within a few units in the last place of float32, and the gradient within one of its type."""
+    """Within a few units in the last place of float32, and the gradient within one of its type.
+
+    The interpreter has no fused operations, so that large logits lose digits, and cuts instead of rounding to bfloat16.
+    """
     logits, *others = case.inputs()
     loss, gradient = computed(case, device)
     exact_loss, exact = reference.objective(logits.double(), *others)  # type: ignore[arg-type]
     # Single precision resolves a divergence to 1e-7 nats for each row.
-    torch.testing.assert_close(loss, exact_loss, rtol=2e-6, atol=2e-6 * case.rows)
-    # 2^-8 is the rounding of bfloat16, but the interpreter cuts instead.
+    torch.testing.assert_close(loss, exact_loss, rtol=3e-6, atol=2e-6 * case.rows)
     rounding = {torch.float32: 2e-5, torch.bfloat16: 2**-7 if device == "cpu" else 2**-8, torch.float16: 2**-10}
-    absolute = 3e-6 * max(1, 1 / case.temperature)
-    torch.testing.assert_close(gradient, exact, rtol=1.01 * rounding[case.dtype], atol=absolute)
+    unfused = 1e-6 * case.scale / min(case.temperature, 1) if device == "cpu" else 0.0
+    relative, absolute = 1.01 * rounding[case.dtype] + unfused, 3e-6 * max(1, 1 / case.temperature) + unfused
+    torch.testing.assert_close(gradient, exact, rtol=relative, atol=absolute)
     assert not gradient[::7].any()
 
 
@@ -122,8 +125,19 @@ def test_rows_of_many_states_are_the_references(kind: str, states: int, dtype: t
     check(Case(kind, 100, states, 20, temperature, 3.0, dtype, True, states), "cuda")
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 3.3])
+def test_a_vanishing_mass_outside_the_best_states_keeps_its_digits(temperature: float, kernel_device: str) -> None:
+    logits, targets, labels, _, weights = Case("top_k", 3, 300, 5, temperature, 1.0, torch.float32, True, 1).inputs()
+    assert isinstance(targets, TopK)
+    logits.scatter_(1, targets.state.long(), 200 + torch.rand(3, 5))
+    loss, gradient = gpu_rows.objective(*on(kernel_device, logits, targets, labels, temperature, weights))
+    exact_loss, exact = reference.objective(logits.double(), targets, labels, temperature, weights)
+    torch.testing.assert_close(loss.cpu().double(), exact_loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient.cpu().double(), exact, rtol=3e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("block", [128, 16_384])
+@pytest.mark.parametrize("block", [128, 2048])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_cross_entropy_is_torchs(
     smoothing: float, block: int, scale: float, kernel_device: str, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +154,7 @@ def test_cross_entropy_is_torchs(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("block", [128, 16_384])
+@pytest.mark.parametrize("block", [128, 2048])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_logit_matching_is_that_of_double_precision(
     dtype: torch.dtype, block: int, scale: float, kernel_device: str, monkeypatch: pytest.MonkeyPatch
@@ -218,6 +232,14 @@ def test_targets_of_another_shape_are_an_error(kernel_device: str) -> None:
     for wrong in ((logits[1:], targets, labels), (logits, Dense(logits[:, 1:]), labels), (logits, targets, labels[1:])):
         with pytest.raises(ValueError, match="expected"):
             gpu_rows.objective(*on(kernel_device, *wrong, temperature, weights))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1023, 3000])
+def test_each_term_is_a_mean_over_the_rows_that_count_for_it(rows: int, kernel_device: str) -> None:
+    labels, frames = torch.randint(-1, 2, (rows,)), torch.rand(rows) < 0.3
+    for some in (frames, frames & False, None):
+        ours = gpu_rows.row_weights(*on(kernel_device, labels, some, 4.0, 0.5))
+        torch.testing.assert_close(ours.cpu(), _weights(labels, 4.0, 0.5, some))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
