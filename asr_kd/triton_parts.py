@@ -12,6 +12,7 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 LEAST = tl.constexpr(-3.0e38)  # a maximum of nothing, finite since -inf minus itself would be NaN
 MINUS_INFINITY = tl.constexpr(-float("inf"))
+SMALL_SUM, LARGE_SUM = tl.constexpr(1e-20), tl.constexpr(1e30)  # between which no exponential over- or underflows
 
 
 @triton.jit
@@ -82,18 +83,6 @@ def exponentials(values, base, base_at_one, scale, POWER: tl.constexpr):
 
 
 @triton.jit
-def sums_of_exponentials(row, base, base_at_one, scale, STATES, BLOCK: tl.constexpr, POWER: tl.constexpr):
-    """The sums over a row of both ``exponentials``."""
-    soft_sums, sums_at_one = filled(0.0, BLOCK), filled(0.0, BLOCK)
-    for start in range(0, STATES, BLOCK):
-        soft, at_one = exponentials(load(row, start, STATES, BLOCK), base, base_at_one, scale, POWER)
-        soft_sums += soft
-        if POWER != 1:
-            sums_at_one += at_one
-    return sums_of(soft_sums, sums_at_one, POWER)
-
-
-@triton.jit
 def sums_of(soft, at_one, POWER: tl.constexpr):
     """The sums of both ``exponentials``."""
     total = tl.sum(soft)
@@ -116,3 +105,41 @@ def load_outside(row, start, state, STATES, CHOSEN: tl.constexpr, BLOCK: tl.cons
         bits |= tl.where(word == (place >> 5), 1 << (place & 31), 0)
     chosen = bits[:, None] & (1 << tl.arange(0, 32))[None, :]
     return tl.where(chosen != 0, MINUS_INFINITY, values)
+
+
+@triton.jit
+def greatest_outside(row, state, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
+    """The maximum of a row but for the chosen columns, finite if all are -inf; NaN is passed over."""
+    greatest = filled(LEAST, BLOCK)
+    for start in range(0, STATES, BLOCK):
+        greatest = tl.maximum(greatest, load_outside(row, start, state, STATES, CHOSEN, BLOCK))
+    return tl.max(greatest)
+
+
+@triton.jit
+def sums_outside(row, top, state, scale, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
+    """The sums over a row, but for the chosen columns, of both ``exponentials`` relative to ``top``."""
+    base, base_at_one = bases(top, scale, POWER)
+    soft_sums, sums_at_one = filled(0.0, BLOCK), filled(0.0, BLOCK)
+    for start in range(0, STATES, BLOCK):
+        values = load_outside(row, start, state, STATES, CHOSEN, BLOCK)
+        soft, at_one = exponentials(values, base, base_at_one, scale, POWER)
+        soft_sums += soft
+        if POWER != 1:
+            sums_at_one += at_one
+    return sums_of(soft_sums, sums_at_one, POWER)
+
+
+@triton.jit
+def log_sums(row, state, scale, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
+    """A logit, and the ``sums_outside`` relative to it.
+
+    It is the greatest of the first block; if others are so far above it, or all so far below, that digits could be
+    lost, the greatest of all: a pass that is hardly ever taken.
+    """
+    top = tl.max(tl.maximum(load_outside(row, 0, state, STATES, CHOSEN, BLOCK), LEAST))
+    total, total_at_one = sums_outside(row, top, state, scale, STATES, CHOSEN, BLOCK, POWER)
+    if (tl.minimum(total, total_at_one) < SMALL_SUM) | (tl.maximum(total, total_at_one) > LARGE_SUM):
+        top = greatest_outside(row, state, STATES, CHOSEN, BLOCK)
+        total, total_at_one = sums_outside(row, top, state, scale, STATES, CHOSEN, BLOCK, POWER)
+    return top, total, total_at_one

@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from asr_kd.triton_parts import LOG2_E, greatest_of, load, store, sums_of_exponentials
+from asr_kd.triton_parts import LOG2_E, load, log_sums, store
 
 
 @triton.jit
@@ -12,8 +12,8 @@ def add_softmax(logits, mean, share, STATES, BLOCK: tl.constexpr):
     """Add ``share`` times the softmax of a row of ``logits`` to the same row of ``mean``."""
     number = tl.program_id(0).to(tl.int64)
     logits, mean = logits + number * STATES, mean + number * STATES
-    base = greatest_of(logits, STATES, BLOCK) * LOG2_E
-    total, _ = sums_of_exponentials(logits, base, base, LOG2_E, STATES, BLOCK, 1)
+    top, total, _ = log_sums(logits, logits, LOG2_E, STATES, 0, BLOCK, 1)
+    base = top * LOG2_E
     for start in range(0, STATES, BLOCK):
         prob = tl.exp2(tl.fma(load(logits, start, STATES, BLOCK), LOG2_E, -base))
         store(mean, start, load(mean, start, STATES, BLOCK) + share / total * prob, STATES, BLOCK)

@@ -25,13 +25,10 @@ from asr_kd.triton_parts import (
     filled,
     greatest_of,
     load,
-    load_outside,
+    log_sums,
     store,
     sums_of,
-    sums_of_exponentials,
 )
-
-SMALL_SUM = tl.constexpr(1e-20)  # of exponentials, some of which may have underflowed
 
 
 @triton.jit
@@ -54,13 +51,13 @@ def top_k(logits, state, log_prob, log_tail, labels, weights, gradient, lost, te
         prob, log_of_prob, tail, log_of_tail = _teacher(
             log_prob + number * CHOSEN, log_tail + number, scale, CHOSEN, WIDTH
         )
-        peak = greatest_of(row, STATES, BLOCK)
         top = tl.full([], LEAST, tl.float32)
         total, total_at_one = tl.full([], 0.0, tl.float32), tl.full([], 0.0, tl.float32)
         if not ALL:
-            top, total, total_at_one = _outside(row, peak, state, scale, STATES, CHOSEN, BLOCK, POWER)
+            top, total, total_at_one = log_sums(row, state, scale, STATES, CHOSEN, BLOCK, POWER)
 
-        base, base_at_one = bases(peak, scale, POWER)
+        # From here on all is relative to the greatest logit, which may be far above those outside.
+        base, base_at_one = bases(tl.maximum(top, tl.max(inside)), scale, POWER)
         inside_soft, inside_at_one = exponentials(inside, base, base_at_one, scale, POWER)
         inside_log, _ = exponents(inside, base, base_at_one, scale, POWER)
         _, known_log_at_one = exponents(known, base, base_at_one, scale, POWER)
@@ -83,36 +80,6 @@ def top_k(logits, state, log_prob, log_tail, labels, weights, gradient, lost, te
         at_states = pull * (inside_soft / mass - prob) + hard * inside_at_one
         at_label = _mixed(known, outer, outer_at_one, scale, spread, hard_spread, POWER)
         _store_chosen(gradient, own, exists, at_states, label, counts, at_label, to_hard)
-
-
-@triton.jit
-def _outside(row, peak, state, scale, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
-    """What the exponentials of the states that are not chosen are relative to, and their sums.
-
-    It is the greatest logit of all, ``peak``, or of these states, if that is so much less that digits could be lost.
-    """
-    top = peak
-    total, total_at_one = _sums_outside(row, top, state, scale, STATES, CHOSEN, BLOCK, POWER)
-    if tl.minimum(total, total_at_one) < SMALL_SUM:
-        greatest = filled(LEAST, BLOCK)
-        for start in range(0, STATES, BLOCK):
-            greatest = tl.maximum(greatest, load_outside(row, start, state, STATES, CHOSEN, BLOCK))
-        top = tl.max(greatest)
-        total, total_at_one = _sums_outside(row, top, state, scale, STATES, CHOSEN, BLOCK, POWER)
-    return top, total, total_at_one
-
-
-@triton.jit
-def _sums_outside(row, top, state, scale, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
-    base, base_at_one = bases(top, scale, POWER)
-    soft_sums, sums_at_one = filled(0.0, BLOCK), filled(0.0, BLOCK)
-    for start in range(0, STATES, BLOCK):
-        values = load_outside(row, start, state, STATES, CHOSEN, BLOCK)
-        soft, at_one = exponentials(values, base, base_at_one, scale, POWER)
-        soft_sums += soft
-        if POWER != 1:
-            sums_at_one += at_one
-    return sums_of(soft_sums, sums_at_one, POWER)
 
 
 @triton.jit
@@ -148,8 +115,8 @@ def sampled(logits, state, weight, labels, weights, gradient, lost, temperature,
         for other in range(CHOSEN):
             again = own == tl.load(state + other).to(tl.int32)
             of_state += tl.where(again, tl.load(weight + other).to(tl.float32), 0.0)
-        base, base_at_one = bases(greatest_of(row, STATES, BLOCK), scale, POWER)
-        total, total_at_one = sums_of_exponentials(row, base, base_at_one, scale, STATES, BLOCK, POWER)
+        top, total, total_at_one = log_sums(row, row, scale, STATES, 0, BLOCK, POWER)
+        base, base_at_one = bases(top, scale, POWER)
 
         mass = tl.sum(drawn)
         inside_log, _ = exponents(inside, base, base_at_one, scale, POWER)

@@ -136,6 +136,20 @@ def test_a_vanishing_mass_outside_the_best_states_keeps_its_digits(temperature: 
     torch.testing.assert_close(gradient.cpu().double(), exact, rtol=3e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["top_k", "dense", "sampled"])
+@pytest.mark.parametrize("far", [-300.0, 300.0])
+def test_blocks_far_above_or_below_the_first_keep_their_digits(
+    far: float, kind: str, kernel_device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_kernels, "LARGEST_BLOCK", 128)
+    logits, targets, labels, _, weights = Case(kind, 3, 300, 5, 1.0, 1.0, torch.float32, True, 1).inputs()
+    logits[:, 128:] += far
+    loss, gradient = gpu_rows.objective(*on(kernel_device, logits, targets, labels, 1.0, weights))
+    exact_loss, exact = reference.objective(logits.double(), targets, labels, 1.0, weights)
+    torch.testing.assert_close(loss.cpu().double(), exact_loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient.cpu().double(), exact, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("block", [128, 2048])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
