@@ -92,6 +92,19 @@ def test_a_verb_s_help_does_not_wait_for_torch(verb: str) -> None:
     assert done.stdout.splitlines()[-1] == "False"
 
 
+def test_every_verb_that_runs_a_network_over_data_takes_the_same_device_by_default() -> None:
+    found = {}
+    for verb in cli.VERBS:
+        parser = argparse.ArgumentParser(prog=verb)
+        importlib.import_module(f"asr_kd.cli.{verb}").configure(parser)
+        for part in _parsers(parser):
+            for action in part._actions:
+                if "--device" in action.option_strings:
+                    found[part.prog] = action.default
+    expected = ("decode", "hmm align", "specialists cluster", "specialists compare", "targets compare", "targets write")
+    assert found == dict.fromkeys((*expected, "train"), "auto")
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])

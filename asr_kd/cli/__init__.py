@@ -58,6 +58,12 @@ def whole_numbers(option: str, text: str) -> list[int]:
     return [int(number) for number in found]
 
 
+def add_device(parser: argparse.ArgumentParser, remark: str = "") -> None:
+    """The option ``--device``, with the same default for every verb that runs a network."""
+    text = f"cpu, cuda, cuda:1, ... (default: a GPU if there is one){remark and f'; {remark}'}"
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help=text)
+
+
 def torch_device(name: str) -> "torch.device":
     """The device that ``--device`` names; ``auto`` is a GPU if there is one. ``UserError`` if this machine lacks it."""
     import torch

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr_kd.cli import add_device, torch_device
 from asr_kd.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--nbest", type=int, default=0, metavar="N", help="print the N best word sequences (text or json)"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    add_device(parser, "of the network; all processes share it")
     parser.add_argument("--output", metavar="DIR", help="also write text, ctm and decode.json here; resumable")
     parser.add_argument(
         "--no-times", action="store_true", help="with --output: skip the ctm file, whose confidences take time"
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
         raise UserError("--tune needs one data directory with text: asr-kd decode MODEL_DIR DATADIR --tune")
     options.resumes = options.output is not None and not options.tune
-    model = load_model_folder(options.model)
+    model = load_model_folder(options.model, device=str(torch_device(options.device)))
     if options.tune:
         _tune(model, options)
     else:

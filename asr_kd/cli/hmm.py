@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_kd.cli import add_action
+from asr_kd.cli import add_action, add_device, torch_device
 
 if TYPE_CHECKING:
     from asr_kd.corpus.datadir import DataDir
@@ -117,6 +117,7 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
     add_lexicon_format(parser)
     add_silence_probability(parser, "that of --lexicon or MODEL")
     parser.add_argument("--network", metavar="NETWORK", help="align with the likelihoods of this network or ensemble")
+    add_device(parser, "of --network")
     parser.add_argument("--beam", type=float, default=200.0, metavar="B", help="pruning beam, in nats (default: 200)")
     parser.add_argument(
         "--ctm",
@@ -272,7 +273,7 @@ def _network(options: argparse.Namespace, space: "StateSpace") -> "AlignmentMode
     from asr_kd.hmm.alignment_store import AlignmentModel
     from asr_kd.nets import model_hash
 
-    scorer = NetworkScorer(options.network)
+    scorer = NetworkScorer(options.network, str(torch_device(options.device)))
     if scorer.num_states != space.num_states:
         raise UserError(
             f"{options.network}: the network has {scorer.num_states} states, but {options.model} has {space.num_states}"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_kd.cli import add_action
+from asr_kd.cli import add_action, add_device, torch_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--states-dir", metavar="DIR", help="folder with states.yaml, for the names of phones and contexts"
     )
+    add_device(cluster)
     cluster.set_defaults(run=_cluster)
     _configure_prepare(verbs)
     _configure_join(verbs)
@@ -144,6 +145,7 @@ def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     compare.add_argument(
         "--title", default="What specialists add", metavar="TEXT", help="title of the table and the picture"
     )
+    add_device(compare)
     compare.set_defaults(run=_compare)
 
 
@@ -157,7 +159,7 @@ def _cluster(options: argparse.Namespace) -> None:
     from asr_kd.specialists import Clusters, Confusion, check_sizes, cluster_states, load_generalist, state_names
     from asr_kd.train import TrainingData, probabilities
 
-    model = load_generalist(options.network)
+    model = load_generalist(options.network).to(torch_device(options.device))
     check_sizes(model.num_states, options.k, options.size)
     if options.frames < 2:
         raise UserError(f"--frames {options.frames}: expected at least 2 frames to predict")
@@ -266,7 +268,7 @@ def _compare(options: argparse.Namespace) -> None:
     from asr_kd.train import TrainingData
 
     data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
-    model = open_model(options.joint)
+    model = open_model(options.joint).to(torch_device(options.device))
     if not isinstance(model, Ensemble):
         raise UserError(f"{options.joint}: a single network; expected an ensemble of asr-kd specialists join")
     speakers = read_speakers(options.utt2spk) if options.utt2spk else None

@@ -4,6 +4,8 @@ import argparse
 import json
 from collections.abc import Callable
 
+from asr_kd.cli import add_device
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of ``targets``."""
@@ -85,8 +87,7 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
     _add_form(write)
     precision = "of the teacher's products; auto: bf16 where the processor has it, else fp32 (default: fp32)"
     write.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help=precision)
-    device = "cpu, cuda, cuda:1, ...; with cuda, each torchrun process takes its own GPU (default: cpu)"
-    write.add_argument("--device", default="cpu", help=device)
+    add_device(write, "with cuda each torchrun process takes its own GPU, and --jobs is ignored")
     write.add_argument("--part", metavar="I/N", help="the I-th of N parts only (default under torchrun: the rank's)")
     write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")
 
@@ -127,7 +128,7 @@ def _configure_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("--temperature", type=float, default=2.0, metavar="T", help="the student's (default: 2)")
     compare.add_argument("--frames", type=int, default=20_000, metavar="N", help="size of the sample (default: 20,000)")
     compare.add_argument("--k", metavar="K,K,...", help="states of a frame (default: 5,10,20,50)")
-    compare.add_argument("--device", default="cpu", help="of the teacher: cpu, cuda, cuda:1, ...")
+    add_device(compare)
     compare.add_argument("--json", action="store_true", help="print the numbers unrounded, as JSON")
 
 
@@ -141,7 +142,8 @@ def _write(options: argparse.Namespace) -> None:
     teacher = Teacher(options.teacher, FrameStore(options.feats), device=_device(options.device))
     config = _config(options)
     chosen = read_utterance_list(options.utterances) if options.utterances else None
-    how = WriteOptions(options.jobs, skip_bad=options.skip_bad, force=options.force, part=_part(options.part))
+    jobs = options.jobs if teacher.device == "cpu" else 1  # one process keeps a GPU busy
+    how = WriteOptions(jobs, skip_bad=options.skip_bad, force=options.force, part=_part(options.part))
     if how.part[0] == 0:
         states = FrameStore(options.states) if options.states else None
         expected = estimate(teacher, options.out, config, chosen, states, how)

@@ -5,7 +5,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from asr_kd.cli import torch_device
+from asr_kd.cli import add_device, torch_device
 
 if TYPE_CHECKING:
     from asr_kd.train import TrainConfig
@@ -87,8 +87,7 @@ def _configure_members(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, metavar="N", help=members)
     mean = "how the ensemble averages its members' distributions (default: arithmetic)"
     parser.add_argument("--mean", choices=("arithmetic", "geometric"), help=mean)
-    device = "cpu, cuda, cuda:1, ... (default: a GPU if there is one); with cuda each GPU trains one member at a time"
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help=device)
+    add_device(parser, "with cuda each GPU trains one member at a time")
     threads = (
         "number of CPU threads (default: OMP_NUM_THREADS, else all cores); T threads train up to T members at"
         " once, each of which needs the memory of a whole training run"

@@ -126,8 +126,8 @@ def build_model(
     return model
 
 
-def load_model_folder(path: str | Path, verify: bool = True) -> Model:
-    """Open a model folder; the graph is mapped, not read.
+def load_model_folder(path: str | Path, verify: bool = True, device: str = "cpu") -> Model:
+    """Open a model folder, with a network on ``device``; the graph is mapped, not read.
 
     Raises ``UserError`` for a file that is missing, was changed or swapped (``verify`` compares the checksums of
     model.yaml), or does not fit the others.
@@ -139,7 +139,7 @@ def load_model_folder(path: str | Path, verify: bool = True) -> Model:
             raise UserError(f"{path / name}: no such file; the model folder is incomplete: build it again")
         if verify and sha256(path / name) != config.files.get(name):
             raise UserError(f"{path / name}: the checksum differs from that in {CONFIG}; build the model again")
-    return _load(path, config)
+    return _load(path, config, device)
 
 
 def read_model_config(path: str | Path) -> ModelConfig:
@@ -206,8 +206,8 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     return tuple(words.get(index, "") for index in range(max(words) + 1))
 
 
-def _load(path: Path, config: ModelConfig) -> Model:
-    scorer, words = load_scorer(config.kind, path), read_words(path / WORDS)
+def _load(path: Path, config: ModelConfig, device: str = "cpu") -> Model:
+    scorer, words = load_scorer(config.kind, path, device), read_words(path / WORDS)
     graph, emitted = map_graph(path / GRAPH, len(words))
     emitted[0] = False  # no word
     if graph.columns > scorer.num_states:

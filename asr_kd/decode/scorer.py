@@ -15,8 +15,10 @@ class Scorer(Protocol):
     """What the search needs from an acoustic model.
 
     ``parameters`` counts trained numbers; ``log_prior`` ``[states]`` added to log-likelihoods gives log-posteriors up
-    to a constant of the frame.
+    to a constant of the frame. ``device`` is what torch calls the device that computes.
     """
+
+    device: str
 
     num_states: int
     dimension: int
@@ -30,13 +32,13 @@ class Scorer(Protocol):
 class NetworkScorer:
     """log p(state | features) - log p(state): the log-likelihood up to a constant of the frame."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, device: str = "cpu") -> None:
         from asr_kd.nets import num_parameters, open_model
 
-        self.network = open_model(folder)
+        self.network, self.device = open_model(folder).to(device), device
         self.parameters = num_parameters(self.network)
         self.num_states, self.dimension = self.network.num_states, self.network.bins
-        self.log_prior: np.ndarray = self.network.log_prior.numpy()
+        self.log_prior: np.ndarray = self.network.log_prior.cpu().numpy()
 
     def blocks(self, features: np.ndarray) -> Iterator[np.ndarray]:
         """As ``Scorer``; memory is bounded by a block, whatever the length of the audio."""
@@ -51,11 +53,13 @@ class NetworkScorer:
                 if piece is None:
                     return
                 block = piece[0].sub_(self.network.log_prior)
-            yield block.numpy()
+            yield block.cpu().numpy()
 
 
 class GmmScorer:
     """The log-likelihoods of Gaussian mixtures."""
+
+    device = "cpu"
 
     def __init__(self, folder: str | Path) -> None:
         from asr_kd.hmm.gmm import Gmm
@@ -72,9 +76,9 @@ class GmmScorer:
             yield self.gmm.score(frames[start : start + GMM_BLOCK])
 
 
-def load_scorer(kind: str, folder: str | Path) -> Scorer:
-    """The acoustic model in ``folder``; ``kind`` is ``network`` or ``gmm``."""
-    return NetworkScorer(folder) if kind == "network" else GmmScorer(folder)
+def load_scorer(kind: str, folder: str | Path, device: str = "cpu") -> Scorer:
+    """The acoustic model in ``folder``; ``kind`` is ``network``, which runs on ``device``, or ``gmm``."""
+    return NetworkScorer(folder, device) if kind == "network" else GmmScorer(folder)
 
 
 def frames_right(block: np.ndarray, scorer: Scorer, states: np.ndarray) -> int:

@@ -46,7 +46,7 @@ class Session:
     def _run(self, sources: Sequence[Source], meter: "_Meter") -> Iterator[tuple[int, list[Result]]]:
         """The number and results of each source as it completes."""
         if self.jobs > 1 and len(sources) > 1:
-            arguments = (str(self.model.path), self.search, self.outputs)
+            arguments = (str(self.model.path), self.model.scorer.device, self.search, self.outputs)
             with Workers(min(self.jobs, len(sources)), _start, arguments) as workers:
                 yield from workers.completed(_recognise, sources)
             return
@@ -84,9 +84,9 @@ class _Meter:
 _recogniser: Recogniser | None = None
 
 
-def _start(model: str, search: SearchOptions, outputs: OutputOptions) -> None:
+def _start(model: str, device: str, search: SearchOptions, outputs: OutputOptions) -> None:
     global _recogniser
-    _recogniser = Recogniser(load_model_folder(model, verify=False), search, outputs)
+    _recogniser = Recogniser(load_model_folder(model, verify=False, device=device), search, outputs)
 
 
 def _recognise(source: Source) -> list[Result]:

@@ -36,7 +36,7 @@ def tune(
         )
     if not (words := sum(len(references[name]) for name in names)):
         raise UserError(f"the transcripts of all {len(names)} utterances are empty; tuning needs words to count")
-    workers = Workers(jobs, _start, (str(model.path), dict(references)))
+    workers = Workers(jobs, _start, (str(model.path), model.scorer.device, dict(references)))
     with workers, Progress(None, "tuning", "passes over the development set") as bar:
 
         def evaluate(search: SearchOptions, grid: list[Setting]) -> tuple[Point, ...]:
@@ -80,12 +80,12 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start(path: str, references: dict[str, Sequence[str]]) -> None:
+def _start(path: str, device: str, references: dict[str, Sequence[str]]) -> None:
     import torch
 
     global _worker
     torch.set_num_threads(1)
-    _worker = _Worker(load_model_folder(path, verify=False), references)
+    _worker = _Worker(load_model_folder(path, verify=False, device=device), references)
 
 
 def _rescore(task: tuple[Source, SearchOptions, list[Setting]]) -> np.ndarray:

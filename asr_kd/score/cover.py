@@ -53,8 +53,9 @@ def count_by_cover(joint: Ensemble, data: TrainingData) -> CoverCounts:
     batches = zip(outputs(joint.members[0], data), outputs(joint, data), strict=True)
     for (utterances, general, truth), (_, both, _) in batches:
         assert truth is not None
-        labels = truth.numpy()
-        answers = [(logits.argmax(-1).numpy(), _restricted(logits.numpy(), cover)) for logits in (general, both)]
+        labels = truth.cpu().numpy()
+        scores = (logits.cpu() for logits in (general, both))
+        answers = [(logits.argmax(-1).numpy(), _restricted(logits.numpy(), cover)) for logits in scores]
         for row, utterance in enumerate(utterances):
             counted = _count(labels[row], [(free[row], bound[row]) for free, bound in answers], cover, groups)
             found[utterance] = found.get(utterance, 0) + counted

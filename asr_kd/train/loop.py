@@ -1,5 +1,6 @@
 """The training loop: data, forward, objective, backward, step, evaluation, checkpoint."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -67,7 +68,8 @@ def train(
     experiment = Experiment(folder, config, data, dev, task.hashes, group.leads)
     if (summary := group.of_first(experiment.summary)) is not None:
         return summary
-    with experiment.locked():
+    current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with experiment.locked(), current:  # kernels start on the current GPU
         summary = _train(task, dev, experiment, device, sources.begin)
     return summary
 

@@ -257,6 +257,14 @@ def test_patience_counts_evaluations_since_the_best() -> None:
     assert not out_of_patience(position(0.5, 0.1, 0.1, 0.1), CONFIG)
 
 
+def test_the_gpu_that_is_used_is_the_one_that_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    generators = Mock(), Mock()
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    loop.seed_draws(7, torch.device("cuda:1"))
+    generators[0].manual_seed.assert_not_called()
+    generators[1].manual_seed.assert_called_once_with(7)
+
+
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(decay: Any) -> None:
     config = dataclasses.replace(CONFIG, warmup=0.1, decay=decay, learning_rate=2.0)
