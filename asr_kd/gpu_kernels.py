@@ -6,6 +6,7 @@ operators of torch, so that they can be traced, and counted on a device that doe
 
 import functools
 import importlib
+import subprocess
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -67,14 +68,23 @@ def by_rows(kernel: Any, matrix: Tensor, *arguments: Any, **constants: Any) -> N
     rows, columns = matrix.shape
     block = min(max(power_of_two(columns), 128), LARGEST_BLOCK)
     options = {"num_warps": max(1, block // COLUMNS_PER_WARP)} | ({"maxnreg": REGISTERS} if REGISTERS else {})
-    if rows:
-        with device_of(matrix):
-            kernel[(rows,)](matrix, *arguments, columns, BLOCK=block, **constants, **options)
+    launch(kernel, rows, matrix, *arguments, columns, BLOCK=block, **constants, **options)
 
 
-def device_of(tensor: Tensor) -> torch.cuda.device:
-    """The context for launching a kernel: Triton launches on the current device."""
-    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)  # -1: interpreted, on the CPU
+def launch(kernel: Any, programs: int, tensor: Tensor, *arguments: Any, **constants: Any) -> None:
+    """Run ``programs`` of ``kernel(tensor, *arguments, **constants)`` on the device of ``tensor``."""
+    if not programs:
+        return
+    try:
+        with torch.cuda.device(tensor.device if tensor.is_cuda else -1):  # -1: interpreted, on the CPU
+            kernel[(programs,)](tensor, *arguments, **constants)
+    except (RuntimeError, subprocess.CalledProcessError) as error:
+        if isinstance(error, subprocess.CalledProcessError) or "C compiler" in str(error):
+            raise UserError(
+                f"Triton cannot build the code that starts its kernels ({error}); install gcc and the headers of Python"
+                " (python3-dev), or give --device cpu"
+            ) from None
+        raise
 
 
 def power_of_two(number: int) -> int:

@@ -22,17 +22,17 @@ def columns(start, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def load(row, start, STATES, BLOCK: tl.constexpr):
+def load(row, start, length, BLOCK: tl.constexpr):
     """The columns from ``start`` on in float32; those past the end are -inf."""
     place = columns(start, BLOCK)
-    return tl.load(row + place, mask=place < STATES, other=MINUS_INFINITY).to(tl.float32)
+    return tl.load(row + place, mask=place < length, other=MINUS_INFINITY).to(tl.float32)
 
 
 @triton.jit
-def store(row, start, values, STATES, BLOCK: tl.constexpr):
+def store(row, start, values, length, BLOCK: tl.constexpr):
     """The inverse of ``load``."""
     place = columns(start, BLOCK)
-    tl.store(row + place, values.to(row.dtype.element_ty), mask=place < STATES)
+    tl.store(row + place, values.to(row.dtype.element_ty), mask=place < length)
 
 
 @triton.jit
@@ -42,11 +42,11 @@ def filled(value, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def greatest_of(row, STATES, BLOCK: tl.constexpr):
+def greatest_of(row, length, BLOCK: tl.constexpr):
     """The maximum of a row, finite if all are -inf; NaN is passed over."""
     greatest = filled(LEAST, BLOCK)
-    for start in range(0, STATES, BLOCK):
-        greatest = tl.maximum(greatest, load(row, start, STATES, BLOCK))
+    for start in range(0, length, BLOCK):
+        greatest = tl.maximum(greatest, load(row, start, length, BLOCK))
     return tl.max(greatest)
 
 
@@ -93,12 +93,12 @@ def sums_of(soft, at_one, POWER: tl.constexpr):
 
 
 @triton.jit
-def load_outside(row, start, state, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
+def load_outside(row, start, state, length, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
     """As ``load``, but -inf at the ``CHOSEN`` columns that ``state`` points to.
 
     The set of bits takes a fraction of the time of comparing each column with each chosen one.
     """
-    values, word = load(row, start, STATES, BLOCK), start // 32 + tl.arange(0, BLOCK // 32)
+    values, word = load(row, start, length, BLOCK), start // 32 + tl.arange(0, BLOCK // 32)
     bits = tl.zeros([BLOCK // 32], tl.int32)
     for number in range(CHOSEN):
         place = tl.load(state + number).to(tl.int32)
@@ -108,21 +108,21 @@ def load_outside(row, start, state, STATES, CHOSEN: tl.constexpr, BLOCK: tl.cons
 
 
 @triton.jit
-def greatest_outside(row, state, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
+def greatest_outside(row, state, length, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
     """The maximum of a row but for the chosen columns, finite if all are -inf; NaN is passed over."""
     greatest = filled(LEAST, BLOCK)
-    for start in range(0, STATES, BLOCK):
-        greatest = tl.maximum(greatest, load_outside(row, start, state, STATES, CHOSEN, BLOCK))
+    for start in range(0, length, BLOCK):
+        greatest = tl.maximum(greatest, load_outside(row, start, state, length, CHOSEN, BLOCK))
     return tl.max(greatest)
 
 
 @triton.jit
-def sums_outside(row, top, state, scale, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
+def sums_outside(row, top, state, scale, length, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
     """The sums over a row, but for the chosen columns, of both ``exponentials`` relative to ``top``."""
     base, base_at_one = bases(top, scale, POWER)
     soft_sums, sums_at_one = filled(0.0, BLOCK), filled(0.0, BLOCK)
-    for start in range(0, STATES, BLOCK):
-        values = load_outside(row, start, state, STATES, CHOSEN, BLOCK)
+    for start in range(0, length, BLOCK):
+        values = load_outside(row, start, state, length, CHOSEN, BLOCK)
         soft, at_one = exponentials(values, base, base_at_one, scale, POWER)
         soft_sums += soft
         if POWER != 1:
@@ -131,15 +131,15 @@ def sums_outside(row, top, state, scale, STATES, CHOSEN: tl.constexpr, BLOCK: tl
 
 
 @triton.jit
-def log_sums(row, state, scale, STATES, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
+def log_sums(row, state, scale, length, CHOSEN: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):
     """A logit, and the ``sums_outside`` relative to it.
 
     It is the greatest of the first block; if others are so far above it, or all so far below, that digits could be
     lost, the greatest of all: a pass that is hardly ever taken.
     """
-    top = tl.max(tl.maximum(load_outside(row, 0, state, STATES, CHOSEN, BLOCK), LEAST))
-    total, total_at_one = sums_outside(row, top, state, scale, STATES, CHOSEN, BLOCK, POWER)
+    top = tl.max(tl.maximum(load_outside(row, 0, state, length, CHOSEN, BLOCK), LEAST))
+    total, total_at_one = sums_outside(row, top, state, scale, length, CHOSEN, BLOCK, POWER)
     if (tl.minimum(total, total_at_one) < SMALL_SUM) | (tl.maximum(total, total_at_one) > LARGE_SUM):
-        top = greatest_outside(row, state, STATES, CHOSEN, BLOCK)
-        total, total_at_one = sums_outside(row, top, state, scale, STATES, CHOSEN, BLOCK, POWER)
+        top = greatest_outside(row, state, length, CHOSEN, BLOCK)
+        total, total_at_one = sums_outside(row, top, state, scale, length, CHOSEN, BLOCK, POWER)
     return top, total, total_at_one

@@ -3,9 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from asr_kd import gpu_kernels
+from asr_kd.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1] / "asr_kd"
 PROGRAM = """
@@ -15,7 +20,7 @@ from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
 TYPES = {"labels": "*i64", "state": "*i64", "frames": "*i1", "logits": "*bf16", "gradient": "*bf16",
-         "log_prob": "*fp16", "teacher": "*bf16", "STATES": "i32", "rows": "i32", "size": "i32"}
+         "log_prob": "*fp16", "teacher": "*bf16", "length": "i32", "rows": "i32", "size": "i32"}
 NUMBERS = ("temperature", "smoothing", "share", "to_soft", "to_hard")
 CONSTANTS = {"CHOSEN": 3, "WIDTH": 4, "SLOTS": 4, "TEMPERATURES": 3, "BLOCK": 128, "FRAMES": True, "ALL": False}
 
@@ -34,6 +39,30 @@ for place in sys.argv[1:]:
             compile(ASTSource(kernel, types, values), GPUTarget("cuda", 80 if power == 1 else 90, 32))
         print(name)
 """
+
+
+def test_what_triton_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "asr_kd.nets.triton_mean", raising=False)
+    with pytest.raises(UserError, match="a GPU needs Triton, which torch for Linux installs .* --device cpu"):
+        gpu_kernels.kernels.__wrapped__("nets.triton_mean")
+
+    class Kernel:
+        def __getitem__(self, _: object) -> Callable[..., None]:
+            return self.run
+
+        def run(self, *_: object) -> None:
+            raise error
+
+    error: Exception = RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+    with pytest.raises(UserError, match=r"cannot build .*Failed to find C compiler.*; install gcc and the headers"):
+        gpu_kernels.launch(Kernel(), 1, torch.zeros(1))
+    error = subprocess.CalledProcessError(1, ["gcc"])
+    with pytest.raises(UserError, match="cannot build .*gcc.*; install gcc and the headers"):
+        gpu_kernels.launch(Kernel(), 1, torch.zeros(1))
+    error = RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        gpu_kernels.launch(Kernel(), 1, torch.zeros(1))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asr_kd.gpu_kernels import by_rows, device_of, kernels, operator, power_of_two, serves
+from asr_kd.gpu_kernels import by_rows, kernels, launch, operator, power_of_two, serves
 from asr_kd.targets.forms import Dense, SoftTargets, TopK
 from asr_kd.train.rows import check_shapes
 
@@ -123,19 +123,16 @@ def _matched(logits: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
 def _row_weights(labels: Tensor, frames: Tensor | None, to_soft: float, to_hard: float) -> Tensor:
     rows, given = len(labels), frames is not None
     weights = labels.new_empty(rows, 2, dtype=torch.float32)
-    if blocks := math.ceil(rows / ROWS_WEIGHED):
-        with device_of(labels):
-            tensors = labels, frames if given else labels, weights
-            _rows().row_weights[(blocks,)](*tensors, to_soft, to_hard, rows, FRAMES=given, BLOCK=ROWS_WEIGHED)
+    arguments = labels, frames if given else labels, weights, to_soft, to_hard, rows
+    launch(_rows().row_weights, math.ceil(rows / ROWS_WEIGHED), *arguments, FRAMES=given, BLOCK=ROWS_WEIGHED)
     return weights
 
 
 @operator("scale_(Tensor(a!) gradient, Tensor factor) -> ()")
 def _scale(gradient: Tensor, factor: Tensor) -> None:
     size = gradient.numel()
-    if blocks := min(math.ceil(size / SCALED_AT_ONCE), SCALING_PROGRAMS):
-        with device_of(gradient):
-            _rows().scale_unless_one[(blocks,)](gradient, factor, size, BLOCK=SCALED_AT_ONCE)
+    programs = min(math.ceil(size / SCALED_AT_ONCE), SCALING_PROGRAMS)
+    launch(_rows().scale_unless_one, programs, gradient, factor, size, BLOCK=SCALED_AT_ONCE)
 
 
 def _run(kernel: Any, logits: Tensor, *tensors: Tensor, last: float | None = None, **constants: int) -> Any:

@@ -32,7 +32,7 @@ from asr_kd.triton_parts import (
 
 
 @triton.jit
-def top_k(logits, state, log_prob, log_tail, labels, weights, gradient, lost, temperature, STATES,
+def top_k(logits, state, log_prob, log_tail, labels, weights, gradient, lost, temperature, length,
           CHOSEN: tl.constexpr, WIDTH: tl.constexpr, ALL: tl.constexpr,
           BLOCK: tl.constexpr, POWER: tl.constexpr):  # fmt: skip
     """The objective of a row with top-k targets.
@@ -40,21 +40,21 @@ def top_k(logits, state, log_prob, log_tail, labels, weights, gradient, lost, te
     ``WIDTH``: the least power of two that is at least ``CHOSEN``. ``ALL``: all states are chosen.
     """
     number = tl.program_id(0).to(tl.int64)
-    row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
+    row, gradient, lost = logits + number * length, gradient + number * length, lost + number
     to_soft, to_hard = tl.load(weights + 2 * number), tl.load(weights + 2 * number + 1)
     if (to_soft == 0) & (to_hard == 0):
-        _clear(gradient, lost, STATES, BLOCK)
+        _clear(gradient, lost, length, BLOCK)
     else:
         state, scale = state + number * CHOSEN, (1 / temperature) * LOG2_E
-        own, exists, inside, lacking = _chosen(row, state, STATES, CHOSEN, WIDTH)
-        label, counts, known, unknown = _label(row, labels + number, to_hard, STATES)
+        own, exists, inside, lacking = _chosen(row, state, length, CHOSEN, WIDTH)
+        label, counts, known, unknown = _label(row, labels + number, to_hard, length)
         prob, log_of_prob, tail, log_of_tail = _teacher(
             log_prob + number * CHOSEN, log_tail + number, scale, CHOSEN, WIDTH
         )
         top = tl.full([], LEAST, tl.float32)
         total, total_at_one = tl.full([], 0.0, tl.float32), tl.full([], 0.0, tl.float32)
         if not ALL:
-            top, total, total_at_one = log_sums(row, state, scale, STATES, CHOSEN, BLOCK, POWER)
+            top, total, total_at_one = log_sums(row, state, scale, length, CHOSEN, BLOCK, POWER)
 
         # From here on all is relative to the greatest logit, which may be far above those outside.
         base, base_at_one = bases(tl.maximum(top, tl.max(inside)), scale, POWER)
@@ -75,7 +75,7 @@ def top_k(logits, state, log_prob, log_tail, labels, weights, gradient, lost, te
         pull, hard = to_soft / temperature, to_hard / mass_at_one
         spread = pull * (share / mass - tl.where(tail > 0, tail / total, 0.0))  # p's tail is spread as q's is
         hard_spread = hard * share_at_one
-        _store_mixed(row, gradient, outer, outer_at_one, scale, spread, hard_spread, STATES, BLOCK, POWER)
+        _store_mixed(row, gradient, outer, outer_at_one, scale, spread, hard_spread, length, BLOCK, POWER)
         tl.debug_barrier()  # each chosen state's gradient after the one that it replaces
         at_states = pull * (inside_soft / mass - prob) + hard * inside_at_one
         at_label = _mixed(known, outer, outer_at_one, scale, spread, hard_spread, POWER)
@@ -97,25 +97,25 @@ def _teacher(log_prob, log_tail, scale, CHOSEN: tl.constexpr, WIDTH: tl.constexp
 
 
 @triton.jit
-def sampled(logits, state, weight, labels, weights, gradient, lost, temperature, STATES,
+def sampled(logits, state, weight, labels, weights, gradient, lost, temperature, length,
             CHOSEN: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, POWER: tl.constexpr):  # fmt: skip
     """The objective of a row with sampled targets; ``WIDTH`` as for ``top_k``."""
     number = tl.program_id(0).to(tl.int64)
-    row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
+    row, gradient, lost = logits + number * length, gradient + number * length, lost + number
     to_soft, to_hard = tl.load(weights + 2 * number), tl.load(weights + 2 * number + 1)
     if (to_soft == 0) & (to_hard == 0):
-        _clear(gradient, lost, STATES, BLOCK)
+        _clear(gradient, lost, length, BLOCK)
     else:
         state, weight, scale = state + number * CHOSEN, weight + number * CHOSEN, (1 / temperature) * LOG2_E
-        own, exists, inside, lacking = _chosen(row, state, STATES, CHOSEN, WIDTH)
-        label, counts, known, unknown = _label(row, labels + number, to_hard, STATES)
+        own, exists, inside, lacking = _chosen(row, state, length, CHOSEN, WIDTH)
+        label, counts, known, unknown = _label(row, labels + number, to_hard, length)
         place = tl.arange(0, WIDTH)
         drawn = tl.load(weight + place, mask=place < CHOSEN, other=0.0).to(tl.float32)
         of_state = tl.zeros([WIDTH], tl.float32)  # a state may have been drawn twice
         for other in range(CHOSEN):
             again = own == tl.load(state + other).to(tl.int32)
             of_state += tl.where(again, tl.load(weight + other).to(tl.float32), 0.0)
-        top, total, total_at_one = log_sums(row, row, scale, STATES, 0, BLOCK, POWER)
+        top, total, total_at_one = log_sums(row, row, scale, length, 0, BLOCK, POWER)
         base, base_at_one = bases(top, scale, POWER)
 
         mass = tl.sum(drawn)
@@ -127,7 +127,7 @@ def sampled(logits, state, weight, labels, weights, gradient, lost, temperature,
 
         pull, hard = to_soft / temperature, to_hard / total_at_one
         spread = pull * mass / total
-        _store_mixed(row, gradient, base, base_at_one, scale, spread, hard, STATES, BLOCK, POWER)
+        _store_mixed(row, gradient, base, base_at_one, scale, spread, hard, length, BLOCK, POWER)
         tl.debug_barrier()  # each chosen state's gradient after the one that it replaces
         at_states = _mixed(inside, base, base_at_one, scale, spread, hard, POWER) - pull * of_state
         at_label = _mixed(known, base, base_at_one, scale, spread, hard, POWER)
@@ -135,27 +135,27 @@ def sampled(logits, state, weight, labels, weights, gradient, lost, temperature,
 
 
 @triton.jit
-def dense(logits, log_prob, labels, weights, gradient, lost, temperature, STATES,
+def dense(logits, log_prob, labels, weights, gradient, lost, temperature, length,
           BLOCK: tl.constexpr, POWER: tl.constexpr):  # fmt: skip
     """The objective of a row with the log-probability of every state."""
     number = tl.program_id(0).to(tl.int64)
-    row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
+    row, gradient, lost = logits + number * length, gradient + number * length, lost + number
     to_soft, to_hard = tl.load(weights + 2 * number), tl.load(weights + 2 * number + 1)
     if (to_soft == 0) & (to_hard == 0):
-        _clear(gradient, lost, STATES, BLOCK)
+        _clear(gradient, lost, length, BLOCK)
     else:
-        log_prob, scale = log_prob + number * STATES, (1 / temperature) * LOG2_E
-        label, counts, known, unknown = _label(row, labels + number, to_hard, STATES)
+        log_prob, scale = log_prob + number * length, (1 / temperature) * LOG2_E
+        label, counts, known, unknown = _label(row, labels + number, to_hard, length)
         given = tl.load(log_prob + label, mask=counts, other=0.0).to(tl.float32)
-        base, base_at_one = bases(greatest_of(row, STATES, BLOCK), scale, POWER)
-        teacher_base = greatest_of(log_prob, STATES, BLOCK) * scale
+        base, base_at_one = bases(greatest_of(row, length, BLOCK), scale, POWER)
+        teacher_base = greatest_of(log_prob, length, BLOCK) * scale
         soft_sums, sums_at_one = filled(0.0, BLOCK), filled(0.0, BLOCK)
         teacher_sums, cross_sums = filled(0.0, BLOCK), filled(0.0, BLOCK)
-        for start in range(0, STATES, BLOCK):
-            values = load(row, start, STATES, BLOCK)
+        for start in range(0, length, BLOCK):
+            values = load(row, start, length, BLOCK)
             soft, at_one = exponentials(values, base, base_at_one, scale, POWER)
             log_soft, _ = exponents(values, base, base_at_one, scale, POWER)
-            log_of_prob = tl.fma(load(log_prob, start, STATES, BLOCK), scale, -teacher_base)
+            log_of_prob = tl.fma(load(log_prob, start, length, BLOCK), scale, -teacher_base)
             prob = tl.exp2(log_of_prob)
             soft_sums += soft
             teacher_sums += prob
@@ -172,11 +172,11 @@ def dense(logits, log_prob, labels, weights, gradient, lost, temperature, STATES
 
         pull, hard = to_soft / temperature, to_hard / total_at_one
         spread, less = pull / total, pull / teacher_total
-        for start in range(0, STATES, BLOCK):
-            values = load(row, start, STATES, BLOCK)
+        for start in range(0, length, BLOCK):
+            values = load(row, start, length, BLOCK)
             mixed = _mixed(values, base, base_at_one, scale, spread, hard, POWER)
-            prob = tl.exp2(tl.fma(load(log_prob, start, STATES, BLOCK), scale, -teacher_base))
-            store(gradient, start, mixed - less * prob, STATES, BLOCK)
+            prob = tl.exp2(tl.fma(load(log_prob, start, length, BLOCK), scale, -teacher_base))
+            store(gradient, start, mixed - less * prob, length, BLOCK)
         tl.debug_barrier()  # the label's gradient after the one that it replaces
         at_label = _mixed(known, base, base_at_one, scale, spread, hard, POWER) - less * tl.exp2(
             tl.fma(given, scale, -teacher_base)
@@ -185,100 +185,100 @@ def dense(logits, log_prob, labels, weights, gradient, lost, temperature, STATES
 
 
 @triton.jit
-def labelled(logits, labels, weights, gradient, lost, smoothing, STATES, BLOCK: tl.constexpr):
+def labelled(logits, labels, weights, gradient, lost, smoothing, length, BLOCK: tl.constexpr):
     """The hard term of a row alone, with label smoothing; only the second column of ``weights`` counts."""
     number = tl.program_id(0).to(tl.int64)
-    row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
+    row, gradient, lost = logits + number * length, gradient + number * length, lost + number
     to_hard = tl.load(weights + 2 * number + 1)
     if to_hard == 0:
-        _clear(gradient, lost, STATES, BLOCK)
+        _clear(gradient, lost, length, BLOCK)
     else:
-        label, counts, known, unknown = _label(row, labels + number, to_hard, STATES)
-        base = greatest_of(row, STATES, BLOCK) * LOG2_E
+        label, counts, known, unknown = _label(row, labels + number, to_hard, length)
+        base = greatest_of(row, length, BLOCK) * LOG2_E
         sums, log_sums = filled(0.0, BLOCK), filled(0.0, BLOCK)
-        for start in range(0, STATES, BLOCK):
-            exponent = tl.fma(load(row, start, STATES, BLOCK), LOG2_E, -base)
+        for start in range(0, length, BLOCK):
+            exponent = tl.fma(load(row, start, length, BLOCK), LOG2_E, -base)
             sums += tl.exp2(exponent)
-            log_sums += tl.where(columns(start, BLOCK) < STATES, exponent, 0.0)
-        total, mean_log = tl.sum(sums), tl.sum(log_sums) / STATES
+            log_sums += tl.where(columns(start, BLOCK) < length, exponent, 0.0)
+        total, mean_log = tl.sum(sums), tl.sum(log_sums) / length
         known_log = tl.fma(known, LOG2_E, -base)
         loss = tl.log2(total) - (1 - smoothing) * known_log - smoothing * mean_log
         _store_loss(lost, to_hard * LN_2 * loss, unknown)
 
-        hard, even = to_hard / total, to_hard * smoothing / STATES
-        for start in range(0, STATES, BLOCK):
-            prob = tl.exp2(tl.fma(load(row, start, STATES, BLOCK), LOG2_E, -base))
-            store(gradient, start, hard * prob - even, STATES, BLOCK)
+        hard, even = to_hard / total, to_hard * smoothing / length
+        for start in range(0, length, BLOCK):
+            prob = tl.exp2(tl.fma(load(row, start, length, BLOCK), LOG2_E, -base))
+            store(gradient, start, hard * prob - even, length, BLOCK)
         tl.debug_barrier()  # the label's gradient after the one that it replaces
         at_label = hard * tl.exp2(known_log) - even - to_hard * (1 - smoothing)
         _scatter(gradient, label, counts, at_label)
 
 
 @triton.jit
-def matched(logits, teacher, labels, weights, gradient, lost, STATES, BLOCK: tl.constexpr):
+def matched(logits, teacher, labels, weights, gradient, lost, length, BLOCK: tl.constexpr):
     """The objective of logit matching of a row, and the hard term."""
     number = tl.program_id(0).to(tl.int64)
-    row, gradient, lost = logits + number * STATES, gradient + number * STATES, lost + number
+    row, gradient, lost = logits + number * length, gradient + number * length, lost + number
     to_soft, to_hard = tl.load(weights + 2 * number), tl.load(weights + 2 * number + 1)
     if (to_soft == 0) & (to_hard == 0):
-        _clear(gradient, lost, STATES, BLOCK)
+        _clear(gradient, lost, length, BLOCK)
     else:
-        teacher += number * STATES
-        label, counts, known, unknown = _label(row, labels + number, to_hard, STATES)
+        teacher += number * length
+        label, counts, known, unknown = _label(row, labels + number, to_hard, length)
         given = tl.load(teacher + label, mask=counts, other=0.0).to(tl.float32)
         greatest, sums = filled(LEAST, BLOCK), filled(0.0, BLOCK)
-        for start in range(0, STATES, BLOCK):
-            values = load(row, start, STATES, BLOCK)
+        for start in range(0, length, BLOCK):
+            values = load(row, start, length, BLOCK)
             greatest = tl.maximum(greatest, values)
-            sums += _apart(values, teacher, 0.0, start, STATES, BLOCK)
-        base, mean = tl.max(greatest) * LOG2_E, tl.sum(sums) / STATES
+            sums += _apart(values, teacher, 0.0, start, length, BLOCK)
+        base, mean = tl.max(greatest) * LOG2_E, tl.sum(sums) / length
         sums, squares = filled(0.0, BLOCK), filled(0.0, BLOCK)
-        for start in range(0, STATES, BLOCK):
-            values = load(row, start, STATES, BLOCK)
-            apart = _apart(values, teacher, mean, start, STATES, BLOCK)
+        for start in range(0, length, BLOCK):
+            values = load(row, start, length, BLOCK)
+            apart = _apart(values, teacher, mean, start, length, BLOCK)
             sums += tl.exp2(tl.fma(values, LOG2_E, -base))
             squares += apart * apart
-        total, pull = tl.sum(sums), to_soft / STATES
+        total, pull = tl.sum(sums), to_soft / length
         known_log = tl.fma(known, LOG2_E, -base)
         hard_loss = to_hard * LN_2 * (tl.log2(total) - known_log)
         _store_loss(lost, pull * tl.sum(squares) / 2 + tl.where(counts, hard_loss, 0.0), unknown)
 
         hard = to_hard / total
-        for start in range(0, STATES, BLOCK):
-            values = load(row, start, STATES, BLOCK)
-            apart = _apart(values, teacher, mean, start, STATES, BLOCK)
-            store(gradient, start, pull * apart + hard * tl.exp2(tl.fma(values, LOG2_E, -base)), STATES, BLOCK)
+        for start in range(0, length, BLOCK):
+            values = load(row, start, length, BLOCK)
+            apart = _apart(values, teacher, mean, start, length, BLOCK)
+            store(gradient, start, pull * apart + hard * tl.exp2(tl.fma(values, LOG2_E, -base)), length, BLOCK)
         tl.debug_barrier()  # the label's gradient after the one that it replaces
         at_label = pull * (known - given - mean) + hard * tl.exp2(known_log)
         _scatter(gradient, label, counts, at_label - to_hard)
 
 
 @triton.jit
-def _apart(values, teacher, mean, start, STATES, BLOCK: tl.constexpr):
+def _apart(values, teacher, mean, start, length, BLOCK: tl.constexpr):
     """The student's logits minus the teachers' and ``mean``; 0 past the end."""
-    apart = values - load(teacher, start, STATES, BLOCK) - mean
-    return tl.where(columns(start, BLOCK) < STATES, apart, 0.0)
+    apart = values - load(teacher, start, length, BLOCK) - mean
+    return tl.where(columns(start, BLOCK) < length, apart, 0.0)
 
 
 @triton.jit
-def _chosen(row, state, STATES, CHOSEN: tl.constexpr, WIDTH: tl.constexpr):
+def _chosen(row, state, length, CHOSEN: tl.constexpr, WIDTH: tl.constexpr):
     """The chosen states, whether each exists, their logits (-inf where it does not), and how many do not exist."""
     place = tl.arange(0, WIDTH)
     given = tl.load(state + place, mask=place < CHOSEN, other=-1)
-    exists = (given >= 0) & (given < STATES)
+    exists = (given >= 0) & (given < length)
     own = tl.where(exists, given, -1).to(tl.int32)
     logits = tl.load(row + own, mask=exists, other=MINUS_INFINITY).to(tl.float32)
     return own, exists, logits, CHOSEN - tl.sum(exists.to(tl.int32))
 
 
 @triton.jit
-def _label(row, labels, to_hard, STATES):
+def _label(row, labels, to_hard, length):
     """The row's label, whether it counts, its logit, and 1 if the student has no such state."""
     given = tl.load(labels)
-    exists = (given >= 0) & (given < STATES)
+    exists = (given >= 0) & (given < length)
     label = tl.where(exists, given, -1).to(tl.int32)
     logit = tl.load(row + label, mask=exists, other=0.0).to(tl.float32)
-    return label, exists & (to_hard != 0), logit, ((given >= STATES) | (given < -1)).to(tl.int32)
+    return label, exists & (to_hard != 0), logit, ((given >= length) | (given < -1)).to(tl.int32)
 
 
 @triton.jit
@@ -295,12 +295,12 @@ def _mixed(logits, base, base_at_one, scale, to_soft, to_hard, POWER: tl.constex
 
 
 @triton.jit
-def _store_mixed(row, gradient, base, base_at_one, scale, to_soft, to_hard, STATES,
+def _store_mixed(row, gradient, base, base_at_one, scale, to_soft, to_hard, length,
                  BLOCK: tl.constexpr, POWER: tl.constexpr):  # fmt: skip
     """The gradient of all states as if none were chosen; those that are get theirs afterwards."""
-    for start in range(0, STATES, BLOCK):
-        values = load(row, start, STATES, BLOCK)
-        store(gradient, start, _mixed(values, base, base_at_one, scale, to_soft, to_hard, POWER), STATES, BLOCK)
+    for start in range(0, length, BLOCK):
+        values = load(row, start, length, BLOCK)
+        store(gradient, start, _mixed(values, base, base_at_one, scale, to_soft, to_hard, POWER), length, BLOCK)
 
 
 @triton.jit
@@ -321,9 +321,9 @@ def _store_loss(lost, loss, lacking):
 
 
 @triton.jit
-def _clear(gradient, lost, STATES, BLOCK: tl.constexpr):
-    for start in range(0, STATES, BLOCK):
-        store(gradient, start, filled(0.0, BLOCK), STATES, BLOCK)
+def _clear(gradient, lost, length, BLOCK: tl.constexpr):
+    for start in range(0, length, BLOCK):
+        store(gradient, start, filled(0.0, BLOCK), length, BLOCK)
     tl.store(lost, 0.0)
 
 
