@@ -17,7 +17,7 @@ from torch import Tensor
 from asr_kd.errors import UserError
 
 LARGEST_BLOCK = 2048  # columns that a program takes at once
-COLUMNS_PER_WARP = 1024
+COLUMNS_PER_WARP, CHOSEN_PER_WARP, MOST_WARPS = 1024, 512, 16
 REGISTERS: int | None = None  # of a thread, at most
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -63,11 +63,13 @@ _LIBRARY = torch.library.Library("asr_kd", "FRAGMENT")
 def by_rows(kernel: Any, matrix: Tensor, *arguments: Any, **constants: Any) -> None:
     """Launch ``kernel(matrix, *arguments, columns, BLOCK, **constants)``, a program for each row.
 
-    ``BLOCK``: how many columns a program takes at once.
+    ``BLOCK``: how many columns a program takes at once. ``WIDTH``, if it is among the constants: how many numbers it
+    holds besides.
     """
     rows, columns = matrix.shape
     block = min(max(power_of_two(columns), 128), LARGEST_BLOCK)
-    options = {"num_warps": max(1, block // COLUMNS_PER_WARP)} | ({"maxnreg": REGISTERS} if REGISTERS else {})
+    warps = max(block // COLUMNS_PER_WARP, constants.get("WIDTH", 0) // CHOSEN_PER_WARP, 1)
+    options = {"num_warps": min(warps, MOST_WARPS)} | ({"maxnreg": REGISTERS} if REGISTERS else {})
     launch(kernel, rows, matrix, *arguments, columns, BLOCK=block, **constants, **options)
 
 
