@@ -19,7 +19,7 @@ from asr_kd import gpu_kernels
 from asr_kd.nets.ensemble import _added
 from asr_kd.targets import Dense, Sampled, SoftTargets, TopK
 from asr_kd.targets.forms import top_k as best_states
-from asr_kd.train.distillation import cross_entropy, distillation_loss
+from asr_kd.train.distillation import cross_entropy, distillation_loss, logit_matching_loss
 
 FRAMES, STATES, CHOSEN, TEMPERATURE, HARD = 4096, 2000, 20, 2.0, 0.5
 
@@ -89,34 +89,37 @@ def on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> No
 def gpu_losses(logits: Tensor) -> list[tuple[str, bool, Callable[[], Tensor]]]:
     """Name, whether the targets are dense, and loss."""
     log_prob = (3 * torch.randn(logits.shape, device=logits.device)).log_softmax(1)
+    halves = log_prob.half()
     labels = torch.randint(logits.shape[1], (len(logits),), device=logits.device)
     forms: dict[str, SoftTargets] = {
         f"top-{CHOSEN}": top_k(log_prob),
-        "dense": Dense(log_prob.half()),
+        "dense": Dense(halves),
         "sampled": sampled(log_prob),
     }
 
     def ours(targets: SoftTargets, temperature: float, hard: float) -> Callable[[], Tensor]:
         return lambda: distillation_loss(logits, targets, labels, temperature, 1.0, hard)
 
-    named = [
-        (f"{form}, T = {temperature:g}", form == "dense", ours(forms[form], temperature, HARD))
-        for form, temperature in itertools.product(forms, (1.0, 2.0, 3.0))
+    return [
+        ("labels", False, lambda: cross_entropy(logits, labels)),
+        *((f"top-{CHOSEN}, T = {t:g}", False, ours(forms[f"top-{CHOSEN}"], t, HARD)) for t in (1.0, 2.0, 3.0)),
+        ("dense, T = 2", True, ours(forms["dense"], 2.0, HARD)),
+        ("dense without labels", True, ours(forms["dense"], 2.0, 0.0)),
+        ("sampled, T = 2", False, ours(forms["sampled"], 2.0, HARD)),
+        ("logits", True, lambda: logit_matching_loss(logits, Dense(halves), labels, 1.0, HARD)),
     ]
-    soft_alone = [(f"{form} without labels", form == "dense", ours(forms[form], 2.0, 0.0)) for form in forms]
-    return [("labels", False, lambda: cross_entropy(logits, labels)), *named, *soft_alone]
 
 
 def tune(device: torch.device, frames: int = 8192) -> None:
     """Lines of milliseconds for each way to launch, not rows."""
-    launches = [(1024, 1), (1024, 2), (2048, 1), (2048, 2), (2048, 4), (4096, 4), (4096, 8), (16_384, 16)]
+    launches = [(1024, 1), (2048, 1), (2048, 2), (2048, 4), (4096, 4), (4096, 8), (16_384, 16)]
     for states in (14_000, 13_999):
         logits = torch.randn(frames, states, device=device).bfloat16().requires_grad_()
-        wanted = ("labels", "top-20, T = 2", "top-20, T = 3", "dense, T = 2")
+        wanted = ("labels", "top-20, T = 2", "dense, T = 2")
         losses = {name: loss for name, _, loss in gpu_losses(logits) if name in wanted}
         print(f"{states} states; copy {1000 * device_seconds(logits.detach().clone):.3f} ms")
         print("block", "warps", "registers", *losses, sep="\t", flush=True)
-        some = launches if states == 14_000 else launches[3:5]
+        some = launches if states == 14_000 else launches[2:4]
         for (block, warps), registers in itertools.chain(((each, None) for each in some), [((2048, 4), 64)]):
             gpu_kernels.LARGEST_BLOCK, gpu_kernels.COLUMNS_PER_WARP = block, block // warps
             gpu_kernels.REGISTERS = registers
