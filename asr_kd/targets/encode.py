@@ -12,7 +12,9 @@ from asr_kd.errors import UserError
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.forms import LEAST, sample, top_k
 
-BLOCK = 1 << 22  # log-probabilities per block: 16 MB in float32, plus several times that for intermediate results
+# Log-probabilities per block: 16 MB in float32, plus several times that for intermediate results; on a GPU, whose
+# kernels take as long to start as small ones run, 512 MB.
+BLOCK, GPU_BLOCK = 1 << 22, 1 << 27
 
 
 @contextlib.contextmanager
@@ -33,7 +35,7 @@ def encode(log_prob: Tensor, config: TargetConfig, random: np.random.Generator) 
     Raises ``UserError`` where a value is NaN or a frame's distribution is empty.
     """
     check_finite(log_prob)
-    rows = max(1, BLOCK // log_prob.shape[1])
+    rows = max(1, (BLOCK if log_prob.device.type == "cpu" else GPU_BLOCK) // log_prob.shape[1])
     parts = [_encode(log_prob[i : i + rows], config, random) for i in range(0, len(log_prob), rows)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -15,7 +15,7 @@ from asr_kd.frames.plan import alike
 from asr_kd.nets import AcousticModel, Ensemble, autocast, hold_weights, log_prob_by_chunk, open_model
 from asr_kd.targets.encode import check_finite, one_thread
 
-TOGETHER = 1000  # frames of utterances of equal length in one forward pass
+TOGETHER, TOGETHER_ON_GPU = 1000, 8000  # frames of utterances of equal length in one forward pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Teacher:
 
         Neighbours of equal length share a forward pass, since each pass takes at least a millisecond.
         """
-        for group in alike(utterances, self.features.frame_counts, TOGETHER):
+        together = TOGETHER if torch.device(self.device).type == "cpu" else TOGETHER_ON_GPU
+        for group in alike(utterances, self.features.frame_counts, together):
             read = [self._features(utterance) for utterance in group]
             good = [features for features in read if isinstance(features, np.ndarray)]
             outputs = iter(self._log_prob(np.stack(good))) if good else iter(())

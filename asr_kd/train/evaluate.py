@@ -41,17 +41,18 @@ def evaluate(model: AcousticModel | Ensemble, data: TrainingData, precision: str
     """Frame accuracy and cross-entropy of ``model``, in evaluation mode, on all labelled frames of ``data``."""
     was_training = model.training
     model.eval()
-    correct, frames, loss = 0, 0, 0.0
+    sums = torch.zeros(
+        3, dtype=torch.float64, device=model.log_prior.device
+    )  # read once, since reading waits for a GPU
     for _, logits, labels in outputs(model, data, precision):
         truth = _known(labels, data)
-        correct += int((logits.argmax(-1) == truth).sum())
-        frames += int((truth >= 0).sum())
-        flat = logits.flatten(0, 1), truth.flatten()
-        loss += float(functional.cross_entropy(*flat, reduction="sum", ignore_index=-1))
+        loss = functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="sum", ignore_index=-1)
+        sums += torch.stack([(logits.argmax(-1) == truth).sum(), (truth >= 0).sum(), loss])
     model.train(was_training)
+    correct, frames, nats = sums.tolist()
     if not frames:
         raise _unlabelled(data)
-    return Evaluation(correct / frames, loss / frames, frames)
+    return Evaluation(correct / frames, nats / frames, int(frames))
 
 
 @torch.inference_mode()
