@@ -25,7 +25,8 @@ class TrainConfig:
     - ``standardise``: the network subtracts a mean and divides by a deviation: of each of the ``bins``, or of the
       ``whole`` frame. The latter suits pixels, since some are always empty.
     - ``precision``: ``bf16`` multiplies in bfloat16, with weights in fp32 (``torch.autocast``). ``auto`` takes it where
-      the processor has such instructions, and ``fp32`` elsewhere.
+      the processor or the GPU has such instructions, and ``fp32`` elsewhere. A GPU multiplies ``fp32`` in full, and in
+      TF32 only where the environment has torch's variable ``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1``.
     - ``label_smoothing``: the part of a hard target that is spread over all states.
     - With soft targets: ``temperature``, ``soft_weight`` and ``hard_weight`` of the objective. Its soft term is
       multiplied by the square of the temperature (``asr_kd.train.distillation``). The default of ``hard_weight`` is
@@ -43,7 +44,7 @@ class TrainConfig:
       do not overfit. Training stops after ``patience`` evaluations without a better one (0: never).
     - ``checkpoint_steps``: steps between checkpoints, besides the one after each evaluation.
     - ``pool_frames``: how many frames are in memory to be shuffled, if they fit into ``pool_mib`` MiB
-      (``asr_kd.train.reader`` says what a frame takes).
+      (``asr_kd.train.reader`` says what a frame takes). On a GPU there are two such pools.
     """
 
     net: NetConfig = dataclasses.field(default_factory=NetConfig)
