@@ -15,7 +15,8 @@ from asr_kd.config import shown
 from asr_kd.frames.checked import Damaged, count, counts, digits, members, plain, texts
 from asr_kd.frames.plan import PlannedShard, plan_hash
 
-SCHEMA = 1
+SCHEMAS = (1, 2)  # that can be read; a store of schema 1 has no hash of its content
+SCHEMA = SCHEMAS[-1]
 CODES = {  # numpy's names of dtypes -> safetensors'
     "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL",
     "uint8": "U8", "uint16": "U16", "uint32": "U32", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
@@ -151,13 +152,13 @@ class Description:
 
     @property
     def identity(self) -> str:
-        """A hash of everything but the project's version: equal where ``differences`` finds none."""
-        text = json.dumps({**self.to_json(), "version": None}, sort_keys=True)
+        """A hash of everything but the versions of project and layout: equal where ``differences`` finds none."""
+        text = json.dumps({**self.to_json(), "version": None, "schema": None}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def differences(self, wanted: "Description") -> list[str]:
-        """How ``wanted`` differs from this description, a phrase each. The project's version is not compared."""
-        here, there = (_flat({**d.to_json(), "version": None}) for d in (self, wanted))
+        """How ``wanted`` differs from this description, a phrase each, but for the versions of project and layout."""
+        here, there = (_flat({**d.to_json(), "version": None, "schema": None}) for d in (self, wanted))
         phrases = []
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):

@@ -12,7 +12,7 @@ from asr_kd.errors import UserError
 from asr_kd.files import parse_json, read_text, write_text
 from asr_kd.frames.checked import Damaged, count, digits, members, texts
 from asr_kd.frames.description import Description
-from asr_kd.frames.shard import ShardHeader, check_schema, checksum, read_header, shard_name
+from asr_kd.frames.shard import ShardHeader, check_schema, checksum, content_of, map_shard, read_header, shard_name
 from asr_kd.limits import STORE_JSON_BYTES
 
 INDEX = "index.json"
@@ -20,13 +20,14 @@ INDEX = "index.json"
 
 @dataclasses.dataclass(frozen=True)
 class ShardEntry:
-    """One shard's line in the index."""
+    """One shard's line in the index; ``content`` is empty in schema 1."""
 
     file: str
     utterances: int
     frames: int
     bytes: int
     sha256: str
+    content: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,22 +71,27 @@ def _checked_index(path: Path, values: Any) -> Index:
     description = Description.from_json({k: v for k, v in own.items() if k not in types})
     if len(shards) != description.num_shards:
         raise Damaged(f"{len(shards):,} shards are listed, {description.num_shards:,} expected")
-    entries = tuple(_checked_entry(entry, number) for number, entry in enumerate(shards))
+    entries = tuple(_checked_entry(entry, number, description.schema) for number, entry in enumerate(shards))
     if (frames, utterances) != (sum(e.frames for e in entries), sum(e.utterances for e in entries)):
         raise Damaged("its numbers of frames and utterances are not the sums over its shards")
     return Index(description, entries, texts(skipped, "skipped"))
 
 
-def _checked_entry(values: Any, number: int) -> ShardEntry:
+_ENTRY = {"file": str, "utterances": int, "frames": int, "bytes": int, "sha256": str, "content": str}
+
+
+def _checked_entry(values: Any, number: int, schema: int) -> ShardEntry:
     what = f"shard {number}"
-    file, utterances, frames, size, sha256 = members(
-        values, what, {"file": str, "utterances": int, "frames": int, "bytes": int, "sha256": str}
-    )
+    if isinstance(values, dict) and schema == 1:
+        values.setdefault("content", "")
+    file, utterances, frames, size, sha256, content = members(values, what, _ENTRY)
     if file != shard_name(number):  # another name could point outside the folder
         raise Damaged(f"{what} is called {shown(file)}, expected {shard_name(number)}")
     for number_of in (utterances, frames, size):
         count(number_of, f"a number of {what}")
-    return ShardEntry(file, utterances, frames, size, digits(sha256, f"sha256 of {what}"))
+    if schema > 1:
+        digits(content, f"content of {what}")
+    return ShardEntry(file, utterances, frames, size, digits(sha256, f"sha256 of {what}"), content)
 
 
 def publish_index(folder: Path, verify: bool = False) -> Index:
@@ -108,7 +114,7 @@ def publish_index(folder: Path, verify: bool = False) -> Index:
         "utterances": sum(entry.utterances for entry in shards),
         "frames": sum(entry.frames for entry in shards),
         "skipped": skipped,
-        "shards": [dataclasses.asdict(entry) for entry in shards],
+        "shards": [_entry_to_json(entry) for entry in shards],
     }
     write_text(folder / INDEX, json.dumps(values, indent=1) + "\n")
     return Index(description, shards, skipped)
@@ -116,7 +122,12 @@ def publish_index(folder: Path, verify: bool = False) -> Index:
 
 def entry_of(header: ShardHeader) -> ShardEntry:
     """The index's line for a shard."""
-    return ShardEntry(header.path.name, len(header.utterances), header.frames, header.bytes, header.sha256)
+    sizes = len(header.utterances), header.frames, header.bytes
+    return ShardEntry(header.path.name, *sizes, header.sha256, header.content)
+
+
+def _entry_to_json(entry: ShardEntry) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(entry).items() if value or name != "content"}
 
 
 def check_order(headers: Sequence[ShardHeader]) -> None:
@@ -145,4 +156,9 @@ def check_content(header: ShardHeader) -> None:
         raise UserError(
             f"{header.path}: checksum {found[:12]}, expected {header.sha256[:12]}: the file is damaged; "
             f"delete it and {INDEX} and run the command that wrote the store again"
+        )
+    if header.content and (found := content_of(map_shard(header))) != header.content:
+        raise UserError(
+            f"{header.path}: the hash of its frames is {found[:12]}, expected {header.content[:12]}: not written by "
+            f"asr_kd; delete it and {INDEX} and run the command that wrote the store again"
         )

@@ -1,9 +1,9 @@
 """One shard: a safetensors file that explains itself.
 
-Its metadata has two entries: ``asr_kd``, a JSON text with the store's description and this shard's number, utterances
-and offsets, and ``sha256``, the hash of the whole file with these 64 digits as zeros. So a shard can be recognised,
-checked and put into an index without any other file. The header is written here and not by the safetensors library,
-whose order of metadata entries changes from run to run.
+Its metadata has two entries: ``asr_kd``, a JSON text with the store's description, this shard's number, utterances,
+offsets and the hash of its content, and ``sha256``, the hash of the whole file with these 64 digits as zeros. So a
+shard can be recognised, checked and put into an index without any other file. The header is written here and not by the
+safetensors library, whose order of metadata entries changes from run to run.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.files import atomic_write, open_descriptor, parse_json
 from asr_kd.frames.checked import LARGEST, Damaged, count, digits, members, texts
-from asr_kd.frames.description import SCHEMA, Description
+from asr_kd.frames.description import SCHEMAS, Description
 from asr_kd.frames.mapping import map_file
 from asr_kd.frames.plan import problem_of_ids
 from asr_kd.limits import STORE_JSON_BYTES
@@ -31,7 +31,7 @@ _NO_HASH = b"0" * 64
 _HASH_AT = 8 + len(_OPENING)  # after the header's length
 _AFTER_HASH = '","asr_kd":'
 _METADATA_AT = len(_OPENING) + 64 + len(_AFTER_HASH)
-_MEMBERS = {"number": int, "utterances": list, "offsets": list, "skipped": dict}  # of the metadata, beside "store"
+_MEMBERS = {"number": int, "utterances": list, "offsets": list, "skipped": dict, "content": str}  # beside "store"
 _DECODER = json.JSONDecoder()
 _USUAL_HEADER = 1 << 14  # bytes read at once; more only for a shard of many utterances
 
@@ -52,8 +52,8 @@ class Shard:
 class ShardHeader:
     """A shard's metadata, checked against its description and the size of its file.
 
-    ``offsets`` ``[utterances + 1]`` int64; ``skipped`` ``{utterance: reason}``; the tensors begin at byte
-    ``data``.
+    ``offsets`` ``[utterances + 1]`` int64; ``skipped`` ``{utterance: reason}``; ``content``: see ``content_of``, empty
+    in schema 1; the tensors begin at byte ``data``.
     """
 
     path: Path
@@ -62,6 +62,7 @@ class ShardHeader:
     utterances: tuple[str, ...]
     offsets: np.ndarray
     skipped: dict[str, str]
+    content: str
     sha256: str
     bytes: int
     data: int
@@ -85,6 +86,7 @@ def write_shard(path: Path, description: Description, number: int, skipped: Mapp
         "utterances": shard.utterances,
         "offsets": shard.offsets.tolist(),
         "skipped": dict(skipped),
+        "content": content_of(shard),
     }
     arrays = [np.ascontiguousarray(shard.tensors[name]) for name, _, _ in description.spans]
     metadata = json.dumps(json.dumps(about, separators=(",", ":")))
@@ -136,12 +138,15 @@ def _checked_header(path: Path, text: bytes, size: int, known: Description | Non
     sha256, metadata, rest = _parts(text)
     if known is not None and metadata.startswith(known.opening):  # nearly always: it is not parsed again
         description, metadata = known, "{" + metadata[len(known.opening) :]
-        number, utterances, offsets, skipped = members(parse_json(metadata, str(path)), "its metadata", _MEMBERS)
+        values = parse_json(metadata, str(path))
     else:
         values = parse_json(metadata, str(path))
-        store, number, utterances, offsets, skipped = members(values, "its metadata", {"store": dict, **_MEMBERS})
+        store = values.pop("store", None) if isinstance(values, dict) else None
         check_schema(path, store)
         description = Description.from_json(store)
+    if isinstance(values, dict) and description.schema == 1:
+        values.setdefault("content", "")
+    number, utterances, offsets, skipped, content = members(values, "its metadata", _MEMBERS)
     _check_utterances(utterances)
     rows = _checked_offsets(offsets, len(utterances))
     frames, data = offsets[-1], 8 + len(text)
@@ -152,7 +157,8 @@ def _checked_header(path: Path, text: bytes, size: int, known: Description | Non
     if (end := data + frames * description.bytes_per_frame) != size:
         raise UserError(f"{path}: {size:,} bytes, expected {end:,}: the shard is cut; delete it and run again")
     number, skipped = count(number, "number"), texts(skipped, "skipped")
-    return ShardHeader(path, description, number, tuple(utterances), rows, skipped, sha256, size, data)
+    content = digits(content, "content") if description.schema > 1 else ""
+    return ShardHeader(path, description, number, tuple(utterances), rows, skipped, content, sha256, size, data)
 
 
 def _parts(text: bytes) -> tuple[str, str, str]:
@@ -177,8 +183,9 @@ def _read_all(descriptor: int, size: int) -> bytes:
 
 def check_schema(path: Path, values: Any) -> None:
     """``UserError`` for a store of a newer layout, before anything else in it is found unknown."""
-    if isinstance(values, dict) and type(values.get("schema")) is int and values["schema"] != SCHEMA:
-        raise UserError(f"{path}: store schema {values['schema']}; this version reads schema {SCHEMA}")
+    if isinstance(values, dict) and type(values.get("schema")) is int and values["schema"] not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        raise UserError(f"{path}: store schema {values['schema']}; this version reads schemas {known}: update asr_kd")
 
 
 def _check_utterances(utterances: list[Any]) -> None:
@@ -216,6 +223,32 @@ def checksum(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def content_of(shard: Shard) -> str:
+    """A hash of the utterances and their frames: a sum, so that it does not depend on how they are cut into shards.
+
+    The sum modulo 2^256, in hexadecimal, of the SHA-256 of each utterance's id and tensors (names, types, shapes and
+    values). It tells stores apart that differ by mistake, not stores that someone made to look the same.
+    """
+    names = sorted(shard.tensors)
+    arrays = [np.ascontiguousarray(shard.tensors[name]) for name in names]
+    layout = [[name, array.dtype.str, array.shape[1:]] for name, array in zip(names, arrays, strict=True)]
+    about = json.dumps(layout, separators=(",", ":"))
+    rows = [(array.reshape(-1).view(np.uint8).data, array.nbytes // max(1, len(array))) for array in arrays]
+    total, offsets = 0, shard.offsets.tolist()
+    for number, utterance in enumerate(shard.utterances):
+        begin, end = offsets[number], offsets[number + 1]
+        digest = hashlib.sha256(f"{utterance}\n{end - begin}\n{about}\n".encode())
+        for content, size in rows:
+            digest.update(content[begin * size : end * size])
+        total += int.from_bytes(digest.digest(), "big")
+    return sum_of_content([total])
+
+
+def sum_of_content(parts: Iterable[int]) -> str:
+    """The ``content_of`` several parts of a store together."""
+    return format(sum(parts) % (1 << 256), "064x")
 
 
 def map_shard(header: ShardHeader) -> Shard:

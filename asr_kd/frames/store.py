@@ -13,9 +13,9 @@ import numpy as np
 from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.frames.description import TensorSpec
-from asr_kd.frames.index import check_content, check_order, check_place, entry_of, read_index
+from asr_kd.frames.index import Index, check_content, check_order, check_place, entry_of, read_index
 from asr_kd.frames.remote import download, is_url
-from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header
+from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header, sum_of_content
 from asr_kd.limits import STATES
 
 RUN_FRAMES = 10_000  # of utterances read together: enough to save time, and cheap to copy
@@ -41,7 +41,8 @@ class FrameStore:
         self.inputs: dict[str, str] = description.inputs
         self.version: str = description.version
         self.skipped: dict[str, str] = {**description.left_out, **index.skipped}
-        self.content_hash = hashlib.sha256("".join(entry.sha256 for entry in index.shards).encode()).hexdigest()
+        #: Depends on utterances and frames only, not on shards or versions; in schema 1 on the bytes of the shards.
+        self.content_hash = _content_hash(index)
         self.headers: list[ShardHeader] = []
         for number, entry in enumerate(index.shards):
             header = read_header(self.path / entry.file, description)
@@ -181,6 +182,12 @@ def open_joined(stores: Sequence[FrameStore | str | Path], utterances: Sequence[
             if common := earlier.tensors.keys() & store.tensors.keys():
                 raise UserError(f"{earlier.path} and {store.path} both hold a tensor {min(common)!r}; join only one")
     return JoinedStore(opened, wanted)
+
+
+def _content_hash(index: Index) -> str:
+    if index.description.schema == 1:
+        return hashlib.sha256("".join(entry.sha256 for entry in index.shards).encode()).hexdigest()
+    return sum_of_content(int(entry.content, 16) for entry in index.shards)
 
 
 def _missing(missing: Sequence[str], store: FrameStore, other: FrameStore | None) -> str:

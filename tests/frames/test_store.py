@@ -1,10 +1,14 @@
 """Reading: the arrays come back, mapped and not loaded; what is broken is named."""
 
+import dataclasses
 import gc
+import hashlib
 import itertools
+import json
 import pickle
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +20,16 @@ from asr_kd.frames import (
     StoreContent,
     TensorSpec,
     WriteOptions,
+    description,
     mapping,
     open_joined,
     write_arrays,
     write_store,
 )
 from asr_kd.frames.index import publish_index
+from asr_kd.frames.shard import checksum
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_arrays, make_states
+from tests.fuzz.seals import read_about, sign_shard
 
 
 def verify(path: Path) -> None:
@@ -149,16 +156,78 @@ def test_a_store_of_another_kind_or_shape_is_not_what_is_expected(store: FrameSt
         odd.expect("features")
 
 
-def test_content_hash_depends_on_content_only(tmp_path: Path, store: FrameStore, arrays: Arrays) -> None:
-    same = write_arrays(
-        tmp_path / "same", StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100)
-    )
-    assert same.content_hash == store.content_hash
-    arrays["utt03"]["fbank"][0, 0] += 1
-    other = write_arrays(
-        tmp_path / "other", StoreContent("features", FEATURES, {"bins": 4}), arrays, WriteOptions(shard_frames=100)
-    )
-    assert other.content_hash != store.content_hash
+def test_content_hash_depends_on_utterances_and_frames_only(
+    tmp_path: Path, store: FrameStore, arrays: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count()
+
+    def hash_of(arrays: Arrays, tensors: dict[str, TensorSpec] = FEATURES, **options: Any) -> str:
+        content = StoreContent("features", tensors, {"bins": 4, "number": next(numbers)})
+        return write_arrays(tmp_path / f"{next(numbers)}", content, arrays, WriteOptions(**options)).content_hash
+
+    for shard_frames in (1, 7, 100, 100_000):
+        assert hash_of(arrays, shard_frames=shard_frames) == store.content_hash
+    monkeypatch.setattr(description, "__version__", "99.0")
+    assert hash_of(dict(reversed(arrays.items())), jobs=2) == store.content_hash
+    found = {store.content_hash}
+    first, second = sorted(arrays)[:2]
+    both = np.concatenate([arrays[first]["fbank"], arrays[second]["fbank"]])
+    cut = len(arrays[first]["fbank"]) - 1
+    for change in (
+        {"utt99": arrays[first]},
+        {first: arrays[second], second: arrays[first]},
+        {first: {"fbank": both[:cut]}, second: {"fbank": both[cut:]}},
+        {first: {"fbank": arrays[first]["fbank"] + np.float16(1)}},
+    ):
+        found.add(hash_of({**arrays, **change}))
+    found.add(hash_of({u: a for u, a in arrays.items() if u != first}))
+    found.add(hash_of({u: {"other": a["fbank"]} for u, a in arrays.items()}, {"other": FEATURES["fbank"]}))
+    wide = {"fbank": dataclasses.replace(FEATURES["fbank"], dtype="float32")}
+    found.add(hash_of({u: {"fbank": a["fbank"].astype(np.float32)} for u, a in arrays.items()}, wide))
+    assert len(found) == 8
+
+
+def test_a_store_of_schema_1_opens_and_keeps_its_hash(tmp_path: Path, store: FrameStore, arrays: Arrays) -> None:
+    before = [path.read_bytes() for path in sorted(store.path.glob("shard-*"))]
+    as_schema_1(store.path)
+    old = FrameStore(store.path)
+    assert list(old.verify()) == [header.bytes for header in old.headers]
+    hashes = "".join(header.sha256 for header in old.headers)
+    assert old.content_hash == hashlib.sha256(hashes.encode()).hexdigest()
+    for utterance, expected in arrays.items():
+        np.testing.assert_array_equal(old.read(utterance)["fbank"], expected["fbank"].astype(np.float16))
+    publish_index(store.path, verify=True)
+    assert FrameStore(store.path).content_hash == old.content_hash
+    content = StoreContent("features", FEATURES, {"bins": 4})
+    again = write_arrays(store.path, content, arrays, WriteOptions(shard_frames=100))  # complete: nothing is written
+    assert again.content_hash == old.content_hash
+    (store.path / "index.json").unlink()
+    (store.path / "shard-00001.safetensors").unlink()
+    write_arrays(store.path, content, arrays, WriteOptions(shard_frames=100))  # a store is of one schema
+    assert [path.read_bytes() for path in sorted(store.path.glob("shard-*"))] == before
+
+
+def as_schema_1(folder: Path) -> None:
+    """Rewrite a store as versions before the hash of the content did."""
+    values = json.loads((folder / "index.json").read_text())
+    values["schema"] = 1
+    for entry in values["shards"]:
+        path = folder / entry["file"]
+        header, about = read_about(path)
+        about["store"]["schema"] = 1
+        del about["content"], entry["content"]
+        sign_shard(path, header, about)
+        entry |= {"bytes": path.stat().st_size, "sha256": checksum(path)}
+    (folder / "index.json").write_text(json.dumps(values))
+
+
+def test_a_wrong_hash_of_the_content_is_found_by_verify(store: FrameStore) -> None:
+    path = store.path / "shard-00001.safetensors"
+    header, about = read_about(path)
+    sign_shard(path, header, {**about, "content": "0" * 64})
+    publish_index(store.path)
+    with pytest.raises(UserError, match="shard-00001.safetensors: the hash of its frames is .*, expected 000000000000"):
+        list(FrameStore(store.path).verify())
 
 
 def test_unknown_utterance_is_named(store: FrameStore) -> None:

@@ -54,29 +54,30 @@ def _seal_store(changed: Path) -> None:
     if changed == index:
         description = {key: value for key, value in values.items() if key not in _TOTALS}
     else:
-        description = _about(changed)[1]["store"]
+        description = read_about(changed)[1]["store"]
     for path in shards:
-        header, about = _about(path)
+        header, about = read_about(path)
         if path != changed:
             about["store"] = description
-        _sign_shard(path, header, about)
+        sign_shard(path, header, about)
     if changed != index:
         values = {**description, **{key: values[key] for key in _TOTALS}}
     for entry, path in zip(values["shards"], shards, strict=False):
-        about = _about(path)[1]
+        about = read_about(path)[1]
         entry["sha256"], entry["bytes"] = path.read_bytes()[8 + len(_OPENING) :][:64].decode(), path.stat().st_size
         if changed != index:
             entry["utterances"], entry["frames"] = len(about["utterances"]), about["offsets"][-1]
     index.write_text(json.dumps(values))
 
 
-def _about(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_about(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header of a shard, and the metadata in it."""
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return header, json.loads(header["__metadata__"]["asr_kd"])
 
 
-def _sign_shard(path: Path, header: dict[str, Any], about: dict[str, Any]) -> None:
+def sign_shard(path: Path, header: dict[str, Any], about: dict[str, Any]) -> None:
     """Write the shard at ``path`` again with this header and the checksum that it should have."""
     content = path.read_bytes()
     body = content[8 + int.from_bytes(content[:8], "little") :]

@@ -9,7 +9,8 @@ import torch
 
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
-from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
+from asr_kd.frames.copy import copy_store
 from asr_kd.targets import Dense, Sampled, TargetConfig, TargetStore, Teacher, write_targets
 from asr_kd.targets.target_store import unsigned
 from asr_kd.targets.verify import check_values
@@ -52,6 +53,14 @@ def test_states_above_32767_survive_as_signed_numbers_of_the_same_bits() -> None
     for given in (torch.from_numpy(states), torch.from_numpy(states.view(np.int16))):
         assert unsigned(given).tolist() == [0, 32_767, 32_768, 65_535]
     assert unsigned(torch.tensor([70_000], dtype=torch.int32)).tolist() == [70_000]
+
+
+def test_features_copied_into_other_shards_are_those_of_the_targets(
+    targets: TargetStore, scene: Scene, tmp_path: Path
+) -> None:
+    copied = copy_store(scene.features, tmp_path / "copied", options=WriteOptions(shard_frames=30))
+    assert len(copied.headers) > len(scene.features.headers)
+    targets.check(STATES, copied, 2.0)
 
 
 def test_a_student_of_other_states_is_refused(targets: TargetStore, scene: Scene) -> None:
