@@ -102,7 +102,7 @@ def audio_info(path: str | Path, pipes: bool = False) -> AudioInfo:
 
 
 def hash_audio(entry: str) -> str:
-    """SHA-256 of a ``wav.scp`` entry: of a file's bytes, of one wav's bytes in an archive, of a command's text."""
+    """SHA-256 of a ``wav.scp`` entry: of a file's bytes, of one file's bytes in an archive, of a command's text."""
     if is_pipe(entry):
         return hashlib.sha256(entry.encode()).hexdigest()
     path, begin = split_archive(entry)

@@ -1,7 +1,7 @@
 """Kaldi's data directory: utterances, transcripts, speakers and audio files as sorted plain text.
 
     wav.scp    RECORDING PATH           the audio; a relative path starts at the current folder, as in Kaldi.
-                                        PATH:OFFSET is the wav at that byte of an archive (wav-copy's output)
+                                        PATH:OFFSET is the audio at that byte of an archive of wav, flac or ogg
     text       UTTERANCE WORD WORD ...  absent in a transfer set, which has no transcripts
     utt2spk    UTTERANCE SPEAKER
     spk2utt    SPEAKER UTTERANCE ...    the inverse; always written, checked where present

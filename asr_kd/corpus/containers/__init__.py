@@ -6,7 +6,9 @@ refuses files that are truncated, damaged or ambiguous. Where libsndfile would m
 decode instead.
 """
 
-from asr_kd.corpus.containers import aiff, au, caf, flac, mpeg, ogg, sphere, wav, wave64
+import dataclasses
+
+from asr_kd.corpus.containers import aiff, archive, au, caf, flac, mpeg, ogg, sphere, wav, wave64
 from asr_kd.corpus.containers.source import Part, Source, View
 from asr_kd.corpus.containers.tags import id3_end
 
@@ -53,11 +55,17 @@ def find_parts(source: Source) -> tuple[Part, ...]:
 
 
 def _find_parts(source: Source) -> tuple[Part, ...]:
+    if not source.begin:
+        return _parts_of_file(source)
+    offset, size = archive.extent(source)
+    parts = _parts_of_file(source.within(offset, size)) or (Part(b"", 0, size),)
+    return tuple(dataclasses.replace(part, begin=part.begin + offset, end=part.end + offset) for part in parts)
+
+
+def _parts_of_file(source: Source) -> tuple[Part, ...]:
     kind = _KINDS.get(source.at(0, 4))
     if kind is not None:
         return kind(source)
-    if source.begin:
-        raise source.fault("no wav file there (expected RIFF); the offset into the archive is wrong")
     begin = id3_end(source, 0)
     if begin and source.at(begin, 4) == b"fLaC":
         return flac.find_parts(source, begin)

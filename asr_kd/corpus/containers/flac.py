@@ -46,6 +46,18 @@ def find_parts(source: Source, begin: int = 0) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def end_in_archive(source: Source) -> int:
+    """Where the stream at the beginning of ``source`` ends, or an upper bound of it: the next stream comes later."""
+    stream = _read_stream(source, 0, source.size)
+    if stream is None:
+        return source.size
+    most = source.size
+    if stream.total and stream.block_size:
+        frames = -(-stream.total // stream.block_size)
+        most = min(most, stream.frames + frames * stream.largest + _LARGEST_BLOCK)
+    return min(_further_streams(source.within(0, most), stream.frames, 1), default=most)
+
+
 def with_total(header: bytes, total: int) -> bytes:
     """``header`` (``fLaC``, STREAMINFO, ...) with ``total`` as its number of samples."""
     number = int.from_bytes(header[18:26], "big") & ~_TOTAL | total
@@ -113,10 +125,11 @@ def _is_single(source: Source, stream: _Stream, length: int) -> bool:
     return not _further_streams(source, stream.frames)
 
 
-def _further_streams(source: Source, offset: int) -> list[int]:
-    """Byte offsets of further streams in the file."""
-    starts, mark = [], b"fLaC"
-    while offset < source.size:
+def _further_streams(source: Source, offset: int, most: int = 1 << 30) -> list[int]:
+    """Byte offsets of further streams in the file, of at least ``most`` if there are as many."""
+    starts: list[int] = []
+    mark = b"fLaC"
+    while offset < source.size and len(starts) < most:
         block = source.read(offset, 1 << 20)
         place = block.find(mark)
         while place >= 0:

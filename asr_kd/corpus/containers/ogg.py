@@ -70,6 +70,14 @@ def find_parts(source: Source) -> tuple[Part, ...]:
     return () if whole else parts
 
 
+def end_in_archive(source: Source) -> int:
+    """Where the stream or chain at the beginning of ``source`` ends."""
+    for _, _, end, flags, _, _, _ in _pages(source):
+        if flags & _LAST and source.at(end, 4) != b"OggS":
+            return end
+    return source.size
+
+
 _MULTIPLEXED = "holds several interleaved Ogg streams (multiplexed); extract the one to use, for example with ffmpeg"
 
 

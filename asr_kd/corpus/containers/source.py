@@ -14,12 +14,14 @@ LARGEST_HEADER = 1 << 20  # bytes before the samples that may be copied to corre
 class Source:
     """Random access to the bytes of an open file; ``name`` opens its error messages."""
 
-    def __init__(self, descriptor: int, status: os.stat_result, name: str, begin: int = 0) -> None:
+    def __init__(
+        self, descriptor: int, status: os.stat_result, name: str, begin: int = 0, size: int | None = None
+    ) -> None:
         self.descriptor = descriptor
         self.status = status
         self.name = name
         self.begin = begin  # offset 0 of the audio: an archive holds several files
-        self.size = status.st_size - begin
+        self.size = status.st_size - begin if size is None else size
         self._window, self._start, self._amount = b"", 0, _FIRST_READ
 
     def at(self, offset: int, count: int) -> bytes:
@@ -32,10 +34,15 @@ class Source:
 
     def read(self, offset: int, count: int) -> bytes:
         """As ``at``, without a buffer."""
+        count = min(count, self.size - offset)  # what follows in an archive is another file
         try:
-            return os.pread(self.descriptor, count, self.begin + offset)
+            return os.pread(self.descriptor, count, self.begin + offset) if count > 0 else b""
         except OSError as error:
             raise UserError(f"{self.name}: reading failed: {error.strerror}") from error
+
+    def within(self, offset: int, size: int) -> "Source":
+        """The ``size`` bytes from ``offset``, as a file of their own."""
+        return Source(self.descriptor, self.status, self.name, self.begin + offset, size)
 
     def fault(self, message: str) -> UserError:
         """A ``UserError`` about this file."""
