@@ -27,6 +27,7 @@ from asr_kd.train.checkpoint import Position
 from asr_kd.train.loop import out_of_patience
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.optimiser import learning_rate
+from asr_kd.train.step_metrics import StepMetrics
 from tests.killing import Killed
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData, speech, without_labels, write_features, write_states
 
@@ -274,9 +275,27 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero(decay: Any) -> No
     assert learning_rate(1.0, config) == pytest.approx(0.0)
 
 
-def test_a_loss_that_is_not_finite_is_named_and_overwrites_nothing(
+def read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the numbers of many steps at once, as on a GPU."""
+    monkeypatch.setattr(loop, "StepMetrics", lambda group, _: StepMetrics(group, torch.device("meta")))
+
+
+def test_numbers_that_are_read_together_are_those_of_each_step(
     tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    train(MASKED, *corpus, tmp_path / "each")
+    read_together(monkeypatch)
+    train(MASKED, *corpus, tmp_path / "together")
+    assert weights(tmp_path / "together") == weights(tmp_path / "each")
+    assert (tmp_path / "together" / "metrics.jsonl").read_text() == (tmp_path / "each" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_loss_that_is_not_finite_is_named_and_overwrites_nothing(
+    tmp_path: Path, corpus: Corpus, together: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if together:
+        read_together(monkeypatch)
     real = HardTargets.__call__
     calls: list[int] = []
 
