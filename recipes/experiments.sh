@@ -141,7 +141,7 @@ table_1() {
 # specialist_results TITLE REMARK: reports tables 3 and 4, and distillation back into one network, in a folder of their own.
 specialist_results() {
   local models=$work/model figures lines=() paper=$root/recipes
-  local both="with $specialists that keep soft targets (6.1)" alone="student of the generalist"
+  local both="with $specialists specialists that keep soft targets (section 6.1)" alone="student of the generalist"
   figures=$(results_in specialists)
   lines+=(--table "Table 3: specialists" --system "generalist" "$models/teacher/seed1/decode_test"
     --system "with $specialists specialists" "$models/special/joint/decode_test"
@@ -151,7 +151,7 @@ specialist_results() {
   gains_of_specialists special "Table 4: where specialists with a dustbin help"
   gains_of_specialists whole "Table 4: where specialists that keep soft targets help"
   lines+=(--table "Specialists distilled back into one network" --system "$alone" $(decoded back_general)
-    --system "student of both together" $(decoded back_joint)
+    --system "student of generalist and specialists" $(decoded back_joint)
     --system "student of the ensemble of $members" $(decoded back_ensemble)
     --system "generalist" "$models/teacher/seed1/decode_test" --system "$both" "$models/whole/joint/decode_test"
     --difference "$alone")

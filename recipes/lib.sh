@@ -37,8 +37,8 @@ stage=0 stop_stage=99 stages=0 force=false jobs=$(nproc) work=$recipe/exp
 usage() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
   cat <<END
-Options (current values in parentheses):
-  --stage N --stop-stage N   first and last stage to run ($stage, $stop_stage)
+Options (defaults in parentheses; --work: folder for all outputs; --jobs: processes at a time):
+  --stage N --stop-stage N   first and last stage to run ($stage, $stop_stage); each prints its number and title
   --force                    repeat stages that are done. Outputs made with other settings are never overwritten: after
                              a change of options or of conf/, give another --work
 END
@@ -85,6 +85,12 @@ check_value() {
       [[ $2 =~ $special ]] || return 0
       echo "$0: $1 $2: the path has a space or a special character; choose another folder" >&2 ;;
     --*-dir) return 0 ;;   # corpora: their paths are always quoted
+    --parts)
+      local each
+      for each in $2; do
+        [[ " $parts " == *" $each "* ]] || { echo "$0: --parts $2: expected some of: $parts" >&2; exit 2; }
+      done
+      return 0 ;;
     --stage | --stop-stage | --jobs | --members | --specialists | --specialist-states)
       local least=1
       [[ $1 != --*stage ]] || least=0

@@ -11,7 +11,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
         "Print the word error rate of hypotheses against references, matched by utterance id. If an utterance has no\n"
-        "hypothesis, all its words count as deleted. A hypothesis without a reference is an error."
+        "hypothesis, all its words count as deletions. A hypothesis without a reference is an error."
     )
     parser.epilog = (
         "example:\n"

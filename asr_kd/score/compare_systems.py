@@ -98,7 +98,7 @@ def notes(comparison: SystemComparison) -> list[str]:
         if system.score.missing:
             missing, total = len(system.score.missing), len(score.utterances)
             lines.append(
-                f"{system.name}: {missing} of {total} utterances have no hypothesis; all their words count as deleted."
+                f"{system.name}: {missing} of {total} utterances have no hypothesis; their words count as deletions."
             )
         lines += unicode_note(f"{system.name}: ", system.score)
     named = [(system.name, system.decoding) for system in comparison.systems]
@@ -109,7 +109,7 @@ def describe(score: Score) -> str:
     """The footnote of every error rate: its words, their normaliser, and the method of its interval."""
     spread = f"95 % CI: bootstrap over {score.interval.clusters:,} {score.cluster_unit}s."
     if score.unit == "frames":
-        return f"Errors in {score.total.words:,} frames of {len(score.utterances):,} utterances; {spread}"
+        return f"errors in {score.total.words:,} frames of {len(score.utterances):,} utterances; {spread}"
     return (
         f"WER over {score.total.words:,} words of {len(score.utterances):,} utterances; normaliser: {score.normaliser};"
         f" jiwer {score.jiwer}; {spread}"

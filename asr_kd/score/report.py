@@ -147,7 +147,7 @@ _COLUMN_NOTES = {
     " test, both over speakers, or over utterances where the speakers are unknown.",
 }
 _BENCH = tuple(
-    Column(key, plain(key), left=key in ("name", "unit", "against", "bar"))
+    Column("target" if key == "bar" else key, plain(key), left=key in ("name", "unit", "against", "bar"))
     for key in ("name", "value", "unit", "against", "bar", "met")
 )
 
@@ -184,12 +184,12 @@ def _bench_table(entries: Sequence[ReportEntry]) -> str:
 
 
 def _recovery_table(request: Recovery, found: Sequence[Record]) -> str:
-    title = f"### Share of the gap from {request.low} to {request.high} that is closed\n"
+    title = f"### Share closed of the gap from “{request.low}” to “{request.high}”\n"
     return f"{title}\n{render(found, _RECOVERY, _recovery_notes(request, found), 'markdown')}"
 
 
 def _recovery_notes(request: Recovery, found: Sequence[Record]) -> list[str]:
-    low, high = request.low, request.high
+    low, high = f"“{request.low}”", f"“{request.high}”"
     notes = [f"share closed: (system - {low}) / ({high} - {low}), of means over seeds."]
     intervals = [record.get(f"{key}_interval") for record in found for key in ("frame_accuracy", "wer")]
     if any(intervals):
@@ -197,8 +197,7 @@ def _recovery_notes(request: Recovery, found: Sequence[Record]) -> list[str]:
         exact = [end for end, count in zip((low, high), runs, strict=True) if count == 1]
         notes.append(
             "CI, seeds: Fieller's interval, for systems with several runs, with Welch-Satterthwaite degrees of freedom"
-            " and the test set held fixed"
-            + (f". Taken as exact, with one run: {' and '.join(exact)}." if exact else ".")
+            " and the test set held fixed" + (f". Single runs count as exact: {' and '.join(exact)}." if exact else ".")
         )
     by_speaker = [record.get(f"{key}_interval_by_speaker") for record in found for key in ("frame_accuracy", "wer")]
     if any(by_speaker):
@@ -225,13 +224,15 @@ def _notes(entries: Sequence[ReportEntry]) -> list[str]:
         )
     if any(summary["seeds"] > 1 for summary in summarise(entries)):
         notes.append("±: 95 % confidence interval of the mean over seeds (Student's t), with the test set held fixed.")
+    if any(summary.get("frame_errors_range") for summary in summarise(entries)):
+        notes.append("frame errors: mean over seeds (least to most).")
     for column, note in _COLUMN_NOTES.items():
         if any(entry.row.get(column) is not None for entry in entries):
             notes.append(note)
     for entry in entries:
         if entry.score is not None and entry.score.missing:
             count = len(entry.score.missing)
-            notes.append(f"{_name(entry)}: {count} utterances have no hypothesis; all their words count as deleted.")
+            notes.append(f"{_name(entry)}: {count} utterances have no hypothesis; all their words count as deletions.")
         if entry.score is not None and entry.score.unit == "words":
             notes += unicode_note(f"{_name(entry)}: ", entry.score)
     decoded = [entry for entry in entries if entry.score is not None and entry.score.unit == "words"]

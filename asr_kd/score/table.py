@@ -75,7 +75,7 @@ def percent_range(low: str, high: str, digits: int = 1) -> Callable[[Record], st
 
 
 def plain(key: str) -> Callable[[Record], str]:
-    """Format a value: integers with thousands separators, other numbers with four significant digits."""
+    """Format a value: whole numbers with thousands separators, other numbers with four significant digits."""
 
     def show(record: Record) -> str:
         value = record.get(key)
@@ -83,7 +83,9 @@ def plain(key: str) -> Callable[[Record], str]:
             return "yes" if value else "no"
         if isinstance(value, int):
             return f"{value:,}"
-        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
+        return "" if value is None else str(value)
 
     return show
 

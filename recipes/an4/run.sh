@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # AN4 (CMU "census", 42 minutes of spelled words and numbers): from audio to the paper's tables, with word error rates.
 # GMM systems align the states. An ensemble of networks teaches students of two sizes (table 1) and students trained on
-# 3 % of the speech (table 5). The latter are trained again with language model, tree and priors from these 3 % alone.
-# Specialists for confusable states join one of the teachers (tables 3 and 4), and their ensemble is distilled. Takes
-# about four hours on 2 cores and 2 GB of disk.
+# 3 % of the speech (table 5). The latter are trained again with the language model, tree and priors of these 3 %.
+# Specialists for confusable states are added to one of the teachers (tables 3 and 4), and their ensemble is distilled.
+# Takes 2 GB of disk and, on 2 cores, four hours for the tables and three more for the specialists.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir, the official release is downloaded)
 # --seeds lists the seeds of the students, --members is the number of teachers, --temperatures lists those of the
-# students. --speeds are perturbed copies of all the speech, --copies those of the 3 % (options of corpus perturb).
-# --fractions adds points to table 5: PERCENT:EPOCHS:TRAINING_SET. --parts selects experiments: tables (1 and 5), own
-# (table 5 from the 3 % alone), specialists. --specialists is their number, --specialist-states the states of each.
+# students. --speeds lists the speeds of the copies of all speech; --copies holds the options of corpus perturb for the
+# copies of the 3 %. --fractions adds points to table 5: PERCENT:EPOCHS:TRAINING_SET. --parts selects experiments,
+# separated by spaces: tables (1 and 5), own (table 5 with an HMM and a language model of the 3 %), specialists.
+# --specialists is the number of specialists, --specialist-states the number of states of each.
 corpus_dir="" seeds="1 2 3" members=4 temperatures="1 2 5 10" speeds=0.85,0.92,1.08,1.15
 copies="--speeds 0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 --shifts 0,0.25,0.5,0.75"   # of the 3 %
 specialists=12 specialist_states=80
@@ -150,8 +151,8 @@ results() {
     --picture "$figures/bytes.png" "Frame accuracy and WER on test against the bytes per frame of the targets.")
   table_5 "Table 5: soft targets as regularisers" three_ teacher
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
-    --picture "$figures/curves.png" "Learning curves: students on labels overfit, students on soft targets do not."
-    --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech.")
+    --picture "$figures/curves.png" "Learning curves: networks on labels overfit, students on soft targets do not."
+    --picture "$figures/fraction.png" "Frame accuracy and WER on test against the fraction of the training speech used.")
   report "AN4" \
     --remark "130 test utterances of 10 speakers, 773 words: one word is 0.13 %, so frame accuracy is more informative than
       WER. The language model is a trigram of the training transcripts; dev (8 speakers) is taken from the official
@@ -160,8 +161,9 @@ results() {
     --remark "Everything was tuned on dev: acoustic scale, word penalty and beam of each system with its first seed; the
       order of the language model by its perplexity; the teachers' architecture, size, dropout and masks among eleven
       settings (4x512 networks on windows of 26 frames reached 64 % frame accuracy on dev); dropout, batch and epochs of
-      the small network on labels among ten; temperature, weight, batch and epochs of the small students among eight, of
-      the hard 3 % systems among eight, and of the live students among nine (many of them with 4x512 networks). The sizes
+      the small network on labels among ten settings; temperature, weight, batch and epochs among eight for the small
+      students, among eight for the 3 % systems on labels, and among nine for the students of live teachers (many of
+      them with 4x512 networks). The sizes
       of the GMMs are defaults, kept after an early system of these sizes had been scored on test (7.6 %)." \
     "${lines[@]}" \
     --table "Gaussian mixtures" \
@@ -192,10 +194,10 @@ run_part own 13 "teachers and students on these states" "$work/own/states" "$wor
 run_part own 14 "networks on these states, tuned on dev and scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
 
 own_tables() {
-  own_results "AN4: states of the 3 %" \
+  own_results "AN4: HMM of the 3 %" \
     "Table 5 with tree, language model and priors of the 3 % (160 states, bigram of 25 sentences)" \
     "130 test utterances of 10 speakers, 773 words. Acoustic scale, word penalty and beam are tuned on dev; all other
-      settings are those of the tables on states of all speech."
+      settings are those of the main tables."
 }
 run_part own 15 "table on these states" "$work/model/own" "$recipe/own" own_tables
 

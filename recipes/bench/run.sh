@@ -5,7 +5,7 @@
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 #   recipes/bench/run.sh --libri-dir CORPORA/LibriSpeech
 # --exp-dir and --large-dir are the --work folders of the first two commands. Without --libri-dir, the rows on Opus files
-# are left out; without --large-dir, the rows on a large vocabulary.
+# are left out; so are those on a large vocabulary if --large-dir holds no finished system. On a GPU: gpu.sh.
 exp_dir="" libri_dir="" large_dir="" options="exp_dir libri_dir large_dir" quickly=""
 source "$(dirname "$0")/../lib.sh"
 exp_dir=$root/recipes/an4/exp large_dir=$root/recipes/mini_librispeech/exp
@@ -20,8 +20,7 @@ rounds=$([[ -n ${small:-} ]] && echo 1 || echo 8)
 rows=$work/rows log=$work/log failed=""
 mkdir -p "$rows"
 
-# measure N "what" SCRIPT ARGUMENT...: stores the rows that SCRIPT prints. After a failure, which is reported, the next
-# stage follows.
+# measure N "what" SCRIPT ARGUMENT...: stores the rows that SCRIPT prints. A failure is reported, and the next stage runs.
 measure() {
   local number=$1 title=$2 script=$3
   ((number < stage || number > stop_stage)) && return
@@ -93,7 +92,7 @@ if [[ -e $large/tune.json ]]; then
   measure 9 "graph of a large vocabulary" graph "$large_dir/gmm/lda" "$large_dir/data/lm.arpa.gz" "$work/graph"
   measure 10 "large vocabulary" large "$large" "$large_dir/data/test" "$work/large"
 else
-  skip 9 "large vocabulary" "It needs --large-dir, a finished mini_librispeech system; there is no $large."
+  skip 9 "large vocabulary" "It needs a finished mini_librispeech system in --large-dir; there is no $large."
 fi
 
 measure 11 "distillation loss" loss --threads "$jobs" --rounds "$rounds"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# mini_librispeech: five hours of read books (train-clean-5), 20,000 words; 6 speakers of test-clean are dev, the others
+# mini_librispeech: five hours of read books (train-clean-5), 20,000 words; 6 speakers of test-clean form dev, the others
 # test. GMM systems align the states. An ensemble of factored TDNNs teaches students of two sizes (table 1) and students
-# trained on 3 % of the speech (table 5). The latter are trained again with tree and priors from these 3 % alone.
-# Specialists for confusable states join one of the teachers (tables 3 and 4), and their ensemble is distilled. Takes
-# about four hours on 2 cores and 15 GB of disk.
+# trained on 3 % of the speech (table 5). The latter are trained again with the tree and priors of these 3 %.
+# Specialists for confusable states are added to one of the teachers (tables 3 and 4), and their ensemble is distilled.
+# Takes 15 GB of disk and, on 2 cores, about 5 hours for the tables and 7 more for the specialists.
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 # --lm-dir holds lexicon.txt and a *.arpa.gz. Without it, or without --corpus-dir, the official files are downloaded.
 # --seeds lists the seeds of the students, --members is the number of teachers, --temperatures lists those of the
-# students. --parts selects experiments: tables (1 and 5), own (table 5 from the 3 % alone), specialists. --specialists
-# is their number, --specialist-states the states of each.
+# students. --parts selects experiments, separated by spaces: tables (1 and 5), own (table 5 with an HMM of the 3 %),
+# specialists. --specialists is the number of specialists, --specialist-states the number of states of each.
 corpus_dir="" lm_dir="" seeds="1 2 3" members=3 temperatures="1 2 5 10"
 specialists=8 specialist_states=200 options="lm_dir seeds members temperatures parts specialists specialist_states"
 source "$(dirname "$0")/../lib.sh"
@@ -86,7 +86,7 @@ results() {
   lines+=(--rows "$root/recipes/paper_table5.jsonl"
     --picture "$figures/curves.png" "Learning curves of the systems trained on 3 % of the speech.")
   report "mini_librispeech" \
-    --remark "14 test speakers; 6 others of test-clean are dev. The language model is the trigram of --lm-dir,
+    --remark "14 test speakers; 6 others of test-clean form dev. The language model is the trigram of --lm-dir,
       not the official one, so these WERs cannot be compared with published ones (Kaldi on dev-clean-2: tri3b 18.1 %,
       TDNN 9.6 to 18.6 %)." \
     --remark "Acoustic scale, word penalty and beam of each system are tuned on dev with its first seed. The networks'
@@ -115,9 +115,9 @@ run_part own 11 "teachers and students on these states" "$work/own/states" "$wor
 run_part own 12 "networks on these states, tuned on dev and scored on test" "$work/own/*/seed*" "$work/model/own" test_own_states
 
 own_tables() {
-  own_results "mini_librispeech: states of the 3 %" "Table 5 with tree and priors of the 3 %" "14 test speakers; the
+  own_results "mini_librispeech: HMM of the 3 %" "Table 5 with tree and priors of the 3 %" "14 test speakers; the
     language model is of other books. Acoustic scale, word penalty and beam are tuned on dev; all other settings are those
-    of the tables on states of all speech."
+    of the main tables."
 }
 run_part own 13 "table on these states" "$work/model/own" "$recipe/own" own_tables
 

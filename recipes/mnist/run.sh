@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MNIST (section 3 of the paper): a network of 2 x 1200 units with dropout, a limit on weight norms and jittered images
-# teaches one of 2 x 800. Students learn from transfer sets without any "3", or with 7s and 8s only, and at several widths
-# and temperatures. Each seed repeats everything, including the teacher. Takes 75 minutes on 2 cores, --small a minute.
+# teaches one of 2 x 800. Students learn from transfer sets without any "3" or with only 7s and 8s; others have several
+# widths and temperatures. Each seed repeats everything, including the teacher. Takes 75 minutes on 2 cores, --small a minute.
 #   recipes/mnist/run.sh --corpus-dir CORPORA/mnist     (without --corpus-dir, the files are downloaded)
 # --widths lists the units per layer of the students that are trained at each of the --temperatures.
 corpus_dir="" seeds="1 2 3" widths="30 300 800" temperatures="1 2.5 4 8 20" options="seeds widths temperatures"
@@ -136,8 +136,8 @@ results() {
     lines+=(--table "Temperature, 2 x $width" --system "2 x $width on labels" $(tested "width$width/hard"))
     for t in $temperatures; do lines+=(--system "2 x $width, T = $t" $(tested "width$width/T$t")); done
   done
-  report "MNIST" "${lines[@]}" --picture "$figures/temperature.png" "Accuracy on test against the temperature." \
-    --remark "Errors on 10,000 test images. Each seed repeats everything, teacher included." \
+  report "MNIST" "${lines[@]}" --picture "$figures/temperature.png" "Test accuracy against the students' temperature." \
+    --remark "Errors on 10,000 test images; an image is an utterance of one frame. Each seed repeats everything, teacher included." \
     --remark "Tuned on the last 10,000 training images, with networks not trained on them (those of the tables are trained on
       all 60,000): the epochs of teachers (120 or 240) and of live students (60, 120 or 240), and, without a 3, whether
       the student is live. Students on stored soft targets train for 40 epochs; networks on labels train for 20, and once

@@ -58,7 +58,7 @@ def test_two_systems_are_compared_by_speaker_in_accuracy(tmp_path: Path) -> None
     assert worse["accuracy_low"] <= 9 / 15 <= worse["accuracy_high"]
     assert 0 < better["difference_low"] <= 0.2 <= better["difference_high"]
     assert better["p"] == 0.5  # of two speakers: 2 of 4 exchanges
-    assert notes(comparison)[0].startswith("Errors in 15 frames of 3 utterances")
+    assert notes(comparison)[0].startswith("errors in 15 frames of 3 utterances")
     save_score(Score(**{**vars(found(0, 0, 0)), "unit": "words"}), tmp_path / "words" / "wer.json")
     with pytest.raises(UserError, match=r"words were scored, but frames in .*worse"):
         compare([tmp_path / "worse", tmp_path / "words"])
