@@ -64,6 +64,24 @@ def problem_of_ids(utterances: Iterable[str]) -> str:
     return f"utterance id {shown(bad)} is empty or has white space"
 
 
+def packed(utterances: Iterable[str], frame_counts: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    """Group neighbouring utterances, up to ``most`` frames together, or a single one of more.
+
+    The order is kept. Utterances without frames are left out."""
+    together: list[str] = []
+    frames = 0
+    for utterance in utterances:
+        count = frame_counts[utterance]
+        if together and frames + count > most:
+            yield together
+            together, frames = [], 0
+        if count:
+            together.append(utterance)
+            frames += count
+    if together:
+        yield together
+
+
 def alike(utterances: Iterable[str], frame_counts: Mapping[str, int], most: int) -> Iterator[list[str]]:
     """Group neighbouring utterances of equal length, up to ``most`` frames together; images have one frame each.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
-from asr_kd.frames.plan import alike
-from asr_kd.nets import AcousticModel, Ensemble, autocast, hold_weights, log_prob_by_chunk, open_model
+from asr_kd.frames.plan import alike, packed
+from asr_kd.nets import AcousticModel, Ensemble, autocast, hold_weights, log_prob_by_chunk, log_prob_packed, open_model
 from asr_kd.targets.encode import check_finite, one_thread
 
-TOGETHER, TOGETHER_ON_GPU = 1000, 8000  # frames of utterances of equal length in one forward pass
+TOGETHER = 1000  # frames of utterances of equal length in one forward pass
+PACKED = 8000  # frames of utterances of any length in one forward pass on a GPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +54,14 @@ class Teacher:
         """The natural log of p(state | features) at T = 1 of each utterance, ``[frames, states]`` on its device, NaN
         where the teacher's output is NaN; or the error in its features.
 
-        Neighbours of equal length share a forward pass, since each pass takes at least a millisecond.
+        Neighbours share a forward pass, since each pass takes at least a millisecond; on a CPU only those of equal
+        length, so that the numbers of an utterance do not depend on its neighbours.
         """
-        together = TOGETHER if torch.device(self.device).type == "cpu" else TOGETHER_ON_GPU
-        for group in alike(utterances, self.features.frame_counts, together):
+        counts, on_cpu = self.features.frame_counts, torch.device(self.device).type == "cpu"
+        for group in alike(utterances, counts, TOGETHER) if on_cpu else packed(utterances, counts, PACKED):
             read = [self._features(utterance) for utterance in group]
             good = [features for features in read if isinstance(features, np.ndarray)]
-            outputs = iter(self._log_prob(np.stack(good))) if good else iter(())
+            outputs = iter(self._log_prob(good)) if good else iter(())
             yield from (features if isinstance(features, UserError) else next(outputs) for features in read)
 
     def _features(self, utterance: str) -> np.ndarray | UserError:
@@ -69,9 +71,11 @@ class Teacher:
             return error
 
     @torch.inference_mode()
-    def _log_prob(self, features: np.ndarray) -> Tensor:
+    def _log_prob(self, features: Sequence[np.ndarray]) -> Iterable[Tensor]:
         with one_thread(), autocast(self.device, self.precision):
-            chunks = list(log_prob_by_chunk(self.model, features))
+            if len({len(each) for each in features}) > 1:
+                return log_prob_packed(self.model, features)
+            chunks = list(log_prob_by_chunk(self.model, np.stack(features)))
         return torch.cat(chunks, dim=1) if len(chunks) > 1 else chunks[0]
 
     def frame_counts(self, utterances: Sequence[str] | None) -> dict[str, int]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_kd.errors import UserError
-from asr_kd.frames.plan import plan_hash, plan_shards
+from asr_kd.frames.plan import packed, plan_hash, plan_shards
 
 COUNTS = st.dictionaries(st.text("abcé", min_size=1, max_size=6), st.integers(1, 300), min_size=1, max_size=40)
 
@@ -38,3 +38,12 @@ def test_plan_hash_changes_with_names_counts_and_shard_size() -> None:
 def test_plan_refuses_what_cannot_be_stored(counts: dict[str, int], size: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan_shards(counts, size)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.integers(0, 300), max_size=40), st.integers(1, 500))
+def test_utterances_that_are_packed_keep_their_order_and_the_limit(counts, most):  # type: ignore[no-untyped-def]
+    groups = list(packed(counts, counts, most))
+    assert [utterance for group in groups for utterance in group] == [name for name, frames in counts.items() if frames]
+    sizes = [sum(counts[utterance] for utterance in group) for group in groups]
+    assert all(size <= most or len(group) == 1 for size, group in zip(sizes, groups, strict=True))
+    assert all(size + counts[after[0]] > most for size, after in zip(sizes, groups[1:], strict=False))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asr_kd.errors import UserError
-from asr_kd.nets import AcousticModel, NetConfig, log_posteriors, num_parameters, pad_edges
+from asr_kd.nets import AcousticModel, NetConfig, log_posteriors, log_prob_packed, num_parameters, pad_edges
 from asr_kd.nets.layers import ByteDropout
 from asr_kd.nets.tdnn import BYPASS, FactoredLayer
 
@@ -90,6 +90,16 @@ def test_features_are_standardised_by_the_model() -> None:
     model.std.copy_(std)
     features = torch.randn(1, 20, 5)
     assert torch.allclose(model(features * std + mean), plain(features), atol=1e-5)
+
+
+@KINDS
+def test_utterances_packed_into_one_pass_give_what_each_gives_alone(config: NetConfig) -> None:
+    model, random = build(config), np.random.default_rng(0)
+    features = [random.normal(size=(frames, config.bins)).astype(np.float32) for frames in (1, 30, 7, 30)]
+    with torch.inference_mode():
+        found = log_prob_packed(model, features)
+    for own, log_prob in zip(features, found, strict=True):
+        np.testing.assert_allclose(log_prob.numpy(), log_posteriors(model, own), atol=1e-5)
 
 
 @KINDS
