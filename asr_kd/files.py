@@ -129,20 +129,39 @@ def read_text(path: str | Path, limit: int = TEXT_BYTES) -> str:
         raise UserError(f"{path}: not UTF-8 text (line {line}, byte {error.start}); convert it to UTF-8") from None
 
 
-def lines_of(text: str) -> list[str]:
+def lines_of(text: str, path: str | Path) -> list[str]:
     r"""The lines of ``text``: ``\n`` or ``\r\n`` ends a line, and nothing else does.
 
-    ``str.splitlines`` would also break a transcript at a form feed, U+0085 or U+2028.
+    ``str.splitlines`` would also break a transcript at a form feed, U+0085 or U+2028. A ``\r`` within a line is a
+    ``UserError`` that names ``path``: in old files of the Macintosh it ends lines, and two would be taken for one.
     """
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    if "\r" not in text:
+        return lines
+    lines = [line.rstrip("\r") for line in lines]
+    if bad := next((number for number, line in enumerate(lines, 1) if "\r" in line.rstrip()), 0):
+        raise UserError(
+            f"{path}:{bad}: a carriage return within the line; only a line feed ends a line: convert the file with "
+            f"tr '\\r' '\\n'"
+        )
+    return lines
+
+
+def fields_of(line: str, most: int = -1) -> list[str]:
+    """The fields of a line, split at most ``most`` times at spaces, tabs and other white space of ASCII, as Kaldi does.
+
+    ``str.split`` would also cut an id at a no-break space or U+3000, and take its rest for a word.
+    """
+    if line.isascii():
+        return line.split(None, most)
+    return [field.decode() for field in line.encode().split(None, most)]
 
 
 def read_lines(path: str | Path) -> list[str]:
     """The lines of the UTF-8 text at ``path``, as ``read_text`` and ``lines_of`` give them."""
-    return lines_of(read_text(path))
+    return lines_of(read_text(path), path)
 
 
 def read_json(path: str | Path, limit: int = JSON_BYTES) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from asr_kd.errors import UserError
 from asr_kd.files import (
     atomic_write,
+    fields_of,
     file_name,
     lines_of,
     parse_json,
@@ -99,9 +100,26 @@ def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     assert sha256(tmp_path / "f") == hashlib.sha256(b"abc" * 1000).hexdigest()
 
 
-@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\f", "\v", "\x1c", "\r"])
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\f", "\v", "\x1c"])
 def test_only_a_line_feed_ends_a_line(separator: str) -> None:
-    assert lines_of(f"utt-a ONE{separator}TWO\nutt-b\r\n\n") == [f"utt-a ONE{separator}TWO", "utt-b", ""]
+    assert lines_of(f"utt-a ONE{separator}TWO\nutt-b\r\n\n", "x") == [f"utt-a ONE{separator}TWO", "utt-b", ""]
+
+
+@pytest.mark.parametrize("text", ["a ONE\rb TWO\r", "a ONE\rb TWO\n", "a ONE\nb TWO\rc\r\n", "a ONE\r\r\nb\rc"])
+def test_a_carriage_return_within_a_line_is_refused(text: str) -> None:
+    # the line ends of an old Macintosh: two utterances would become one with the words of both
+    with pytest.raises(UserError, match=r"text:[12]: a carriage return within the line"):
+        lines_of(text, "text")
+
+
+def test_carriage_returns_before_the_line_feed_are_no_part_of_the_line() -> None:
+    assert lines_of("a ONE\r\r\nb TWO\r", "x") == ["a ONE", "b TWO"]
+
+
+def test_fields_end_at_white_space_of_ascii_only() -> None:
+    assert fields_of("u\u00a01\tA \u3000B\x0bC \r") == ["u\u00a01", "A", "\u3000B", "C"]
+    assert fields_of(" \u00e9  A B ", 1) == ["\u00e9", "A B "]
+    assert fields_of("a b  c", 1) == ["a", "b  c"]
 
 
 def test_a_last_line_needs_no_line_feed(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def _lines(path: str) -> list[str]:
 
     content = sys.stdin.buffer.read() if path == "-" else read_bytes(path)
     text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    return [line.strip() for line in lines_of(text) if line.strip()]
+    return [line.strip() for line in lines_of(text, path) if line.strip()]
 
 
 def _tune(model: "Model", options: argparse.Namespace) -> None:

@@ -94,14 +94,14 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _copy(options: argparse.Namespace) -> None:
-    from asr_kd.files import read_lines
+    from asr_kd.files import fields_of, read_lines
     from asr_kd.frames import FrameStore, WriteOptions
     from asr_kd.frames.copy import copy_store
     from asr_kd.frames.plan import SHARD_FRAMES
 
     names = None
     if options.utterances:
-        names = [line.split()[0] for line in read_lines(options.utterances) if line.strip()]
+        names = [fields[0] for line in read_lines(options.utterances) if (fields := fields_of(line, 1))]
     frames = SHARD_FRAMES if options.shard_frames is None else options.shard_frames
     how = WriteOptions(shard_frames=frames, force=options.force)
     store = copy_store(FrameStore(options.store), options.out, names, how)

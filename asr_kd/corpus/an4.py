@@ -29,7 +29,7 @@ def prepare_an4(corpus_dir: str | Path, out: str | Path, seed: int = 0) -> dict[
     """
     root = find_root(corpus_dir, "etc/an4.dic", "AN4's layout: etc/an4.dic, wav/an4_clstk, wav/an4test_clstk")
     out = Path(out)
-    train = _read_part(root, "train", out)
+    train = _read_part(root, "train", out, {})
     durations: dict[str, float] = {}
     for speaker, path, _ in train.values():
         durations[speaker] = durations.get(speaker, 0.0) + audio_info(path).seconds
@@ -37,7 +37,7 @@ def prepare_an4(corpus_dir: str | Path, out: str | Path, seed: int = 0) -> dict[
     parts = {
         "train": {utt: entry for utt, entry in train.items() if entry[0] not in dev_speakers},
         "dev": {utt: entry for utt, entry in train.items() if entry[0] in dev_speakers},
-        "test": _read_part(root, "test", out),
+        "test": _read_part(root, "test", out, train),
     }
     lines = (line.split() for line in read_lines(root / "etc" / "an4.dic"))
     write_text(out / "lexicon.txt", "".join(" ".join(line) + "\n" for line in lines if line))
@@ -56,8 +56,11 @@ def _write(path: Path, entries: Entries) -> DataDir:
     )
 
 
-def _read_part(root: Path, part: str, out: Path) -> Entries:
-    """The utterances of ``etc/an4_PART.fileids`` with their transcripts in ``etc/an4_PART.transcription``."""
+def _read_part(root: Path, part: str, out: Path, others: Entries) -> Entries:
+    """The utterances of ``etc/an4_PART.fileids`` with their transcripts in ``etc/an4_PART.transcription``.
+
+    Raises ``UserError`` for an id that is there twice, or among ``others``: the audio of one would replace the other's.
+    """
     fileids = read_text(root / "etc" / f"an4_{part}.fileids").split()
     transcription = root / "etc" / f"an4_{part}.transcription"
     lines = read_lines(transcription)
@@ -72,8 +75,11 @@ def _read_part(root: Path, part: str, out: Path) -> Entries:
         if found is None or found[2] != name:
             raise UserError(f"{transcription}:{number}: expected WORDS ({name}), found {line!r}")
         speaker = folders[-1]
+        utt = f"{speaker}-{name}"
+        if utt in entries or utt in others:
+            raise UserError(f"{transcription}:{number}: a second utterance {name!r} of the speaker {speaker!r}")
         words = [word for word in found[1].split() if word not in ("<s>", "</s>")]
-        entries[f"{speaker}-{name}"] = speaker, _audio(root / "wav" / fileid, f"{speaker}-{name}", out), words
+        entries[utt] = speaker, _audio(root / "wav" / fileid, utt, out), words
     return entries
 
 

@@ -16,13 +16,14 @@ import functools
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import read_lines, write_text
+from asr_kd.files import fields_of, read_lines, write_text
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
@@ -163,6 +164,11 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
     problems += _unsafe_ids(path / source, ((utt, line) for utt, (line, _) in utterances.items()))
     utt2spk = _read_table(path / "utt2spk", problems)
     problems += _unmatched(path, utterances, source, utt2spk, "utt2spk")
+    problems += [
+        Problem(path / "utt2spk", line, f"{utt!r}: expected one speaker, found {shown(speaker)}", "several speakers")
+        for utt, (line, speaker) in utt2spk.items()
+        if len(fields_of(speaker)) > 1
+    ]
     text: Table = {}
     if (path / "text").exists():
         text = _read_table(path / "text", problems, values=False)
@@ -211,14 +217,18 @@ def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Tab
     try:
         lines = read_lines(path)
     except UserError as error:
-        problems.append(Problem(path, 0, str(error).removeprefix(f"{path}: "), "unreadable"))
+        line_number, colon, message = str(error).removeprefix(f"{path}:").partition(": ")
+        if colon and line_number.isdecimal():
+            problems.append(Problem(path, int(line_number), message, "unreadable"))
+        else:
+            problems.append(Problem(path, 0, str(error).removeprefix(f"{path}: "), "unreadable"))
         return {}
     table: Table = {}
     previous = ""
     if not lines:
         problems.append(Problem(path, 0, "the file is empty", "empty"))
     for number, line in enumerate(lines, 1):
-        key, *rest = line.split(maxsplit=1) or [""]
+        key, *rest = fields_of(line, 1) or [""]
         if not key:
             problems.append(Problem(path, number, "the line is empty", "line empty"))
             continue
@@ -229,7 +239,7 @@ def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Tab
         elif key < previous:
             message = f"{key!r} comes after {previous!r}: not sorted; sort it with: LC_ALL=C sort -o {path} {path}"
             problems.append(Problem(path, number, message, "not sorted"))
-        table.setdefault(key, (number, rest[0].rstrip() if rest else ""))
+        table.setdefault(key, (number, rest[0].rstrip(" \t\r\v\f") if rest else ""))
         previous = key
     return table
 
@@ -280,7 +290,7 @@ def _segments(path: Path, table: Table, wav: Table, problems: list[Problem]) -> 
 
 def _parse_segment(text: str) -> AudioSegment:
     """Raises ``ValueError`` for what is no segment."""
-    recording, start, end, *channels = text.split()
+    recording, start, end, *channels = fields_of(text)
     if len(channels) > 1 or (channels and not re.fullmatch(r"[0-9]{1,4}|[AB]", channels[0])):
         raise ValueError("no channel")
     channel = None if not channels else "AB".find(channels[0]) if channels[0] in "AB" else int(channels[0])
@@ -295,22 +305,31 @@ def _segment_line(segment: AudioSegment) -> str:
 
 def _unmatched(path: Path, utterances: Table, source: str, table: Table, name: str) -> list[Problem]:
     """Problems: utterances without an entry in ``table``, and entries of ``table`` without audio."""
-    lacking = [
-        Problem(path / source, line, f"{utt!r} is not in {name}", f"not in {name}")
-        for utt, (line, _) in utterances.items()
-        if utt not in table
+    lacking = [(utt, line) for utt, (line, _) in utterances.items() if utt not in table]
+    surplus = [(utt, line) for utt, (line, _) in table.items() if utt not in utterances]
+    alike = {_composed(utt) for utt, _ in lacking} & {_composed(utt) for utt, _ in surplus}
+
+    def remark(utt: str) -> str:
+        if _composed(utt) not in alike:
+            return ""
+        return f"; {source} and {name} have this id in two Unicode forms, which look alike: convert both to NFC"
+
+    return [
+        Problem(path / source, line, f"{utt!r} is not in {name}{remark(utt)}", f"not in {name}")
+        for utt, line in lacking
+    ] + [
+        Problem(path / name, line, f"{utt!r} has no audio: it is not in {source}{remark(utt)}", "no audio")
+        for utt, line in surplus
     ]
-    surplus = [
-        Problem(path / name, line, f"{utt!r} has no audio: it is not in {source}", "no audio")
-        for utt, (line, _) in table.items()
-        if utt not in utterances
-    ]
-    return lacking + surplus
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
     problems = []
-    found = {speaker: set(utts.split()) for speaker, (_, utts) in spk2utt.items()}
+    found = {speaker: set(fields_of(utts)) for speaker, (_, utts) in spk2utt.items()}
     expected = _invert({utt: speaker for utt, (_, speaker) in utt2spk.items()})
     for speaker in sorted(found.keys() | expected.keys()):
         if different := found.get(speaker, set()) ^ set(expected.get(speaker, ())):

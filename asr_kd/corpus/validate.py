@@ -11,7 +11,7 @@ import numpy as np
 from asr_kd.corpus.audio import load_audio, utterance_info
 from asr_kd.corpus.datadir import DataDir, Problem, scan
 from asr_kd.errors import UserError
-from asr_kd.files import read_lines
+from asr_kd.files import fields_of, read_lines
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
 
@@ -135,5 +135,5 @@ def _lines(path: Path) -> dict[str, int]:
     """The line on which each id appears first."""
     lines: dict[str, int] = {}
     for number, line in enumerate(read_lines(path), 1):
-        lines.setdefault((line.split(maxsplit=1) or [""])[0], number)
+        lines.setdefault((fields_of(line, 1) or [""])[0], number)
     return lines

@@ -32,7 +32,7 @@ def read_arpa(path: str | Path) -> Arpa:
     """
     with open_compressed(path) as stream:
         lines = _Lines(path, stream)
-        counts = _read_counts(lines)
+        counts, empty = _read_counts(lines)
         index: dict[bytes, int] = {}
         words: list[str] = []
         grams = []
@@ -42,10 +42,14 @@ def read_arpa(path: str | Path) -> Arpa:
             grams.append(_read_section(lines, section, index))
             if order == 1:
                 words = _vocabulary(path, index)
-        if not lines.skip_to(b"\\end\\"):
+        for order in range(len(counts) + 1, len(counts) + empty + 1):  # SRILM writes their titles
+            if lines.skip_blank() and lines.block[lines.at].strip() == _Section(order, 0).title.encode():
+                lines.use(1)
+        if not lines.skip_blank_to(b"\\end\\"):
             raise UserError(f"{path}: no \\end\\ after the {len(counts)}-grams; the file is truncated")
-        while stream.read(_BLOCK):  # to the checksum of a compressed file
-            pass
+        if lines.skip_blank():  # to the checksum of a compressed file
+            found = shown(lines.block[lines.at].decode(errors="replace"))
+            raise UserError(f"{path}:{lines.number}: {found} after \\end\\; expected the end of the file: split it")
     _check_words(path, words)
     try:
         return Arpa(tuple(words), tuple(grams))
@@ -93,6 +97,24 @@ class _Lines:
         self.at += count
         self.number += count
 
+    def skip_blank(self) -> bool:
+        """Skip empty lines; whether another line follows."""
+        while self.fill():
+            if self.block[self.at].strip():
+                return True
+            self.use(1)
+        return False
+
+    def skip_blank_to(self, line: bytes) -> bool:
+        """Skip empty lines and then ``line``; False at the end of the file. Any other line is a ``UserError``."""
+        if not self.skip_blank():
+            return False
+        if (found := self.block[self.at].strip()) != line:
+            text = shown(found.decode(errors="replace"))
+            raise UserError(f"{self.path}:{self.number}: expected {line.decode()}, found {text}")
+        self.use(1)
+        return True
+
     def skip_to(self, line: bytes) -> bool:
         """Skip past the next line that equals ``line``; False if there is none."""
         while self.fill():
@@ -103,8 +125,11 @@ class _Lines:
         return False
 
 
-def _read_counts(lines: _Lines) -> list[int]:
-    """The header's number of n-grams of each order; the next line is the first section's title, or the last line."""
+def _read_counts(lines: _Lines) -> tuple[list[int], int]:
+    """The header's number of n-grams of each order, and how many further orders it gives none.
+
+    The next line is the first section's title, or the last line.
+    """
     if not lines.skip_to(b"\\data\\"):
         raise UserError(f"{lines.path}: no \\data\\ line; this is not an ARPA language model")
     counts: list[int] = []
@@ -116,23 +141,23 @@ def _read_counts(lines: _Lines) -> list[int]:
                 raise UserError(f"{lines.path}:{lines.number}: expected 'ngram {len(counts) + 1}=COUNT', found {found}")
             counts.append(int(match[2]))
         lines.use(1)
+    orders = len(counts)
     while counts and counts[-1] == 0:
         counts.pop()
     if not counts or 0 in counts:
         raise UserError(f"{lines.path}: the language model is empty: its header counts {counts} n-grams")
     if len(counts) > NGRAM_ORDER:
         raise UserError(f"{lines.path}: n-grams of order {len(counts)}; at most order {NGRAM_ORDER} is supported")
-    return counts
+    return counts, orders - len(counts)
 
 
 def _find_title(lines: _Lines, section: _Section) -> None:
     """Skip to the first n-gram of a section."""
-    if not lines.skip_to(section.title.encode()):
+    if not lines.skip_blank_to(section.title.encode()):
         raise UserError(
             f"{lines.path}: no {section.title} section; its header promises {section.promised} n-grams of this order"
         )
-    while lines.fill() and not lines.block[lines.at].strip():
-        lines.use(1)
+    lines.skip_blank()
 
 
 def _read_section(lines: _Lines, section: _Section, index: dict[bytes, int]) -> Grams:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import read_lines
+from asr_kd.files import fields_of, read_lines
 from asr_kd.graph.arpa import BEGIN, END, LOG_ZERO, UNKNOWN, Arpa, Grams
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # as in KenLM's lmplz
@@ -72,7 +72,7 @@ def read_sentences(path: str | Path, ids: bool = False) -> Text:
     sentences = []
     lines = read_lines(path)
     for number, line in enumerate(lines, 1):
-        words = line.split()[1:] if ids else line.split()
+        words = (fields_of(line, 1)[1:] or [""])[0].split() if ids else line.split()
         if BEGIN in words or END in words:
             raise UserError(f"{path}:{number}: {BEGIN} or {END} in the text; remove them: they are added to every line")
         if words:
@@ -87,7 +87,7 @@ def read_vocabulary(path: str | Path) -> list[str]:
 
     Comments, further pronunciations (``WORD(2)``), and the symbols ``<eps>``, ``#0``, ... are left out.
     """
-    fields = (line.split(maxsplit=1) for line in read_lines(path) if not line.startswith(";;;"))
+    fields = (fields_of(line, 1) for line in read_lines(path) if not line.startswith(";;;"))
     words = {field[0]: None for field in fields if field and not _NO_WORD.fullmatch(field[0])}
     return [word for word in words if _VARIANT.sub("", word) not in words or not _VARIANT.search(word)]
 

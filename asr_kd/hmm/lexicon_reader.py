@@ -103,7 +103,7 @@ def _refuse_odd_spaces(path: str | Path, text: str) -> None:
 def _may_have_numbers(path: str | Path, text: str) -> bool:
     """A quick look that tells most lexicons without probabilities from those that may have some."""
     _, fields = next(_rows(path, text), (0, []))
-    if fields[1:2] in (["0"], ["1"]) or "e-" in text or "E-" in text:
+    if "".join(fields[1:2]).isdecimal() or "e-" in text or "E-" in text:
         return True
     return "." in text and re.search(r"[ \t][-+0-9]*\.[0-9]|[0-9]\.[ \t]", text) is not None
 
@@ -112,7 +112,7 @@ def _rows(path: str | Path, text: str) -> Iterator[_Row]:
     """The lines that are no comments."""
     with_hash = "#" in text
     with_reserved = "<" in text
-    for number, line in enumerate(lines_of(text), 1):
+    for number, line in enumerate(lines_of(text, path), 1):
         fields = line.split()
         if not fields or fields[0] == "#" or line.startswith(";;;"):
             continue
@@ -153,9 +153,9 @@ def _detect(path: str | Path, rows: Sequence[_Row]) -> int:
     """How many columns of probabilities all lines have; ``UserError`` where that is not clear."""
     weighted = [row for row in rows if any(map(_is_decimal, row[1][1:]))]
     if not weighted:
-        if not rows or not all(len(fields) > 2 and fields[1] in ("0", "1") for _, fields in rows):
+        if not rows or not _is_column(rows):
             return 0
-        if Path(path).name.endswith(WITH_PROBABILITIES):
+        if Path(path).name.endswith(WITH_PROBABILITIES) and all(fields[1] in ("0", "1") for _, fields in rows):
             return 1
         raise UserError(f"{path}:{rows[0][0]}: is {rows[0][1][1]!r} a probability or a phone? {_OPTION}")
     columns = 4 if any(_is_decimal(field) for _, fields in weighted for field in fields[2:5]) else 1
@@ -167,6 +167,16 @@ def _detect(path: str | Path, rows: Sequence[_Row]) -> int:
                 f" since line {weighted[0][0]} has numbers; {_OPTION}"
             )
     return columns
+
+
+def _is_column(rows: Sequence[_Row]) -> bool:
+    """Whether each line begins with a whole number that may be a probability, or a percentage, and not a phone."""
+    if not all(len(fields) > 2 and fields[1].isdecimal() for _, fields in rows):
+        return False
+    if all(fields[1] in ("0", "1") for _, fields in rows):
+        return True
+    numbers_elsewhere = any(field.isdecimal() for _, fields in rows for field in fields[2:])
+    return any(len(fields[1]) > 1 for _, fields in rows) and not numbers_elsewhere
 
 
 def _plain(path: str | Path, rows: Iterable[_Row]) -> Lexicon:

@@ -8,7 +8,7 @@ import numpy as np
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import read_json, read_lines, write_text
+from asr_kd.files import fields_of, read_json, read_lines, write_text
 from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
 
@@ -33,12 +33,12 @@ def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:
         path = path / "text"
     transcripts: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_lines(path), 1):
-        utt, *words = line.split() or [""]
+        utt, *words = fields_of(line, 1) or [""]
         if not utt:
             raise UserError(f"{path}:{number}: the line is empty; expected UTTERANCE WORD WORD ...")
         if utt in transcripts:
             raise UserError(f"{path}:{number}: a second transcript of {utt!r}; remove one")
-        transcripts[utt] = tuple(words)
+        transcripts[utt] = tuple(words[0].split()) if words else ()
     return transcripts
 
 

@@ -115,3 +115,14 @@ def test_a_raw_file_whose_byte_order_cannot_be_told_is_refused(release: Path, tm
     raw.write_bytes(np.random.default_rng(0).integers(-32768, 32768, 16000).astype("<i2").tobytes())
     with pytest.raises(UserError, match=rf"{raw.name}: the byte order cannot be determined"):
         prepare_an4(release, tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_utterance_that_is_there_twice_is_refused(release: Path, tmp_path: Path, part: str) -> None:
+    # in train and test: the audio of one would be that of the other
+    fileids, transcription = (release / "etc" / f"an4_{part}.{kind}" for kind in ("fileids", "transcription"))
+    folder, name = TRAIN[0]
+    fileids.write_text(fileids.read_text() + f"{folder}/{name}\n")
+    transcription.write_text(transcription.read_text() + f"GO ({name})\n")
+    with pytest.raises(UserError, match=rf"transcription:[0-9]+: a second utterance '{name}' of the speaker 's00'"):
+        prepare_an4(release, tmp_path / "out")

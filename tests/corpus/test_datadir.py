@@ -1,6 +1,7 @@
 """Data directories: what is written is read back, and every inconsistency is refused by file and line."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -202,4 +203,40 @@ def test_text_from_other_systems_is_read_by_its_lines(tmp_path: Path) -> None:
     os.remove(tmp_path / "text")
     os.mkfifo(tmp_path / "text")
     with pytest.raises(UserError, match=r"text: is a device or a named pipe"):
+        read_data_dir(tmp_path)
+
+
+def test_an_id_ends_at_white_space_of_ascii_only(tmp_path: Path) -> None:
+    # Kaldi, too, takes a no-break space for a part of the id; the rest of the id was read as a word, or as a path
+    write_data_dir(tmp_path, {"a": "/1.wav", "b": "/2.wav"}, {}, {"a": "s", "b": "s"})
+    for name in ("wav.scp", "utt2spk", "spk2utt"):
+        content = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(re.sub(r"\bb\b", "b\u00a0c", content), encoding="utf-8")
+    (tmp_path / "text").write_text("a ONE\u3000TWO\nb\u00a0c THREE\n", encoding="utf-8")
+    found = read_data_dir(tmp_path)
+    assert found.utterances == ("a", "b\u00a0c")
+    assert found.text == {"a": ("ONE", "TWO"), "b\u00a0c": ("THREE",)}
+    assert found.wav["b\u00a0c"] == "/2.wav"
+    assert any("rename it" in str(problem) for problem in scan(tmp_path)[1])
+
+
+def test_two_speakers_of_one_utterance_are_refused(tmp_path: Path) -> None:
+    write_data_dir(tmp_path, {"a": "/1.wav"}, {}, {"a": "s"})
+    (tmp_path / "utt2spk").write_text("a s t\n")
+    (tmp_path / "spk2utt").unlink()
+    with pytest.raises(UserError, match=r"utt2spk:1: 'a': expected one speaker, found 's t'"):
+        read_data_dir(tmp_path)
+
+
+def test_one_id_in_two_unicode_forms_is_explained(tmp_path: Path) -> None:
+    write_data_dir(tmp_path, {"caf\u00e9": "/1.wav"}, {"caf\u00e9": ["A"]}, {"caf\u00e9": "s"})
+    (tmp_path / "text").write_text("cafe\u0301 A\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"is not in text; wav.scp and text have this id in two Unicode forms"):
+        read_data_dir(tmp_path)
+
+
+def test_line_ends_of_an_old_macintosh_are_named_by_line(tmp_path: Path) -> None:
+    write_data_dir(tmp_path, {"a": "/1.wav", "b": "/2.wav"}, {}, {"a": "s", "b": "s"})
+    (tmp_path / "text").write_bytes(b"a ONE\rb TWO\r")
+    with pytest.raises(UserError, match=r"text:1: a carriage return within the line"):
         read_data_dir(tmp_path)

@@ -98,7 +98,8 @@ def test_write_then_read_gives_the_same_model_and_the_same_bytes(tmp_path: Path,
         ("-1.0\tA\t-0.4", "-1.0\tB\t-0.4", "occurs twice"),
         ("-0.3 <s> A B", "-0.3 B A B", "'B A B' has no history 'B A'"),
         ("-1.1\t</s>", "-1.1\tC", "no </s>|'</s>' is not among"),
-        ("\\3-grams:", "\\4-grams:", "no .3-grams: section"),
+        ("\\3-grams:", "\\4-grams:", "expected .3-grams:, found"),
+        ("\\3-grams:\n-0.3 <s> A B\n-0.15 A B </s>\n\n\\end\\\n", "", "no .3-grams: section"),
         ("\\end\\", "", "truncated"),
         ("ngram 2=4", f"ngram 2={'9' * 5000}", "a.arpa:4: expected 'ngram 2=COUNT', found 'ngram 2=999"),
         ("ngram 2=4", "ngram 2=\u0664", "a.arpa:4: expected 'ngram 2=COUNT'"),
@@ -109,6 +110,10 @@ def test_write_then_read_gives_the_same_model_and_the_same_bytes(tmp_path: Path,
         ("-0.7 A A 0.25", "-\u0667 A A 0.25", "a.arpa:18: '-\u0667' is not a finite number"),
         ("-0.7 A A 0.25", f"-{'9' * 5000} A A 0.25", "a.arpa:18: '-999.* is not a finite number"),
         ("-0.7 A A 0.25", "# a comment", "a.arpa:18: 'a' is not among"),
+        ("\\end\\\n", "\\end\\\n\n-1 C\n", r"a.arpa:26: '-1 C' after .end"),
+        ("\\end\\\n", f"\\end\\\n{GOOD}", r"a.arpa:[0-9]+: '.*' after .end"),
+        ("ngram 3=2\n", "", r"a.arpa:19: expected .end., found '.*3-grams:'"),
+        ("\\2-grams:", "\\5-grams:", r"a.arpa:14: expected .2-grams:, found '.*5-grams:'"),
         ("</s>", "</S>", "no </s> among its 1-grams; it has '</S>'|is not among"),
     ],
 )
@@ -117,6 +122,12 @@ def test_what_is_malformed_is_named_with_its_line(tmp_path: Path, old: str, new:
     (tmp_path / "a.arpa").write_text(GOOD.replace(old, new, 1))
     with pytest.raises(UserError, match=message):
         read_arpa(tmp_path / "a.arpa")
+
+
+def test_a_section_that_the_header_calls_empty_may_have_its_title(tmp_path: Path) -> None:
+    text = GOOD.replace("ngram 3=2\n", "ngram 3=2\nngram 4=0\nngram 5=0\n")
+    (tmp_path / "a.arpa").write_text(text.replace("\\end\\", "\\4-grams:\n\n\\5-grams:\n\n\\end\\"))
+    assert read_arpa(tmp_path / "a.arpa").order == 3
 
 
 def test_a_model_of_no_words_is_refused(tmp_path: Path) -> None:

@@ -138,6 +138,11 @@ def test_only_newlines_end_a_sentence_and_a_byte_order_mark_is_no_word(tmp_path:
     assert read_sentences(tmp_path / "text").sentences == [["ONE", "TWO", "THREE", "FOUR", "FIVE"], ["SIX"]]
 
 
+def test_an_id_is_no_word_whatever_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a\u00a0b ONE\u3000TWO\n", encoding="utf-8")
+    assert read_sentences(tmp_path / "text", ids=True).sentences == [["ONE", "TWO"]]
+
+
 def test_empty_transcripts_and_what_looks_like_ids_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

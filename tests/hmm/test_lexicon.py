@@ -87,6 +87,9 @@ def test_mfa_dictionaries_may_have_columns_on_some_lines_only(tmp_path: Path) ->
 def test_a_column_of_ones_needs_a_word_from_the_user_or_from_the_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"l:1: is '1' a probability or a phone\? --lexicon-format"):
         read(tmp_path, "OH 1 OW\nGO 1 G OW\n")
+    with pytest.raises(UserError, match=r"l:1: is '100' a probability or a phone\? --lexicon-format"):
+        read(tmp_path, "OH 100 OW\nGO 80 G OW\n")
+    assert read(tmp_path, "OH 12 7\nGO 3 7\n").entries["OH"] == (("12", "7"),)  # phones that are numbers
     assert read(tmp_path, "OH 1 OW\n", "lexiconp").entries == {"OH": (("OW",),)}
     assert read(tmp_path, "OH 1 OW\n", "plain").entries == {"OH": (("1", "OW"),)}
     assert read(tmp_path, "OH 1 OW\n", name="lexiconp.txt").entries == {"OH": (("OW",),)}

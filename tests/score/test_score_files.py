@@ -22,6 +22,11 @@ def test_only_newlines_end_a_transcript_and_a_byte_order_mark_is_no_part_of_the_
     assert read_transcripts(tmp_path) == {"a": ("ONE", "TWO", "THREE"), "b": ("FOUR", "FIVE")}
 
 
+def test_an_id_ends_at_white_space_of_ascii_only(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("a\u00a0b ONE\u3000TWO\nc\u2028d\n", encoding="utf-8")
+    assert read_transcripts(tmp_path) == {"a\u00a0b": ("ONE", "TWO"), "c\u2028d": ()}
+
+
 def test_an_empty_first_line_does_not_hide_the_others(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("\na ONE\n")
     with pytest.raises(UserError, match="text:1: the line is empty"):
