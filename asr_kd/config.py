@@ -2,11 +2,14 @@
 
 import dataclasses
 import difflib
+import inspect
 import math
+import re
 import reprlib
+import textwrap
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +21,14 @@ from asr_kd.limits import CONFIG_BYTES
 
 Config = TypeVar("Config")
 INTEGERS = 2**63 - 1  # what numpy and torch take
+TYPES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def load_config(cls: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -26,9 +37,12 @@ def load_config(cls: type[Config], path: str | Path | None = None, overrides: Se
     Raises ``UserError`` for a key that ``cls`` lacks (with the most similar one) and for a value of another type.
     """
     values = read_mapping(path) if path is not None else {}
-    for override in overrides:
-        _override(values, override)
-    return from_dict(cls, values, where=str(path) if path else "configuration")
+    given = {_override(values, override) for override in overrides}
+
+    def opening(key: str) -> str:
+        return f"{path}: {key}" if path is not None and key not in given else f"--set {key}"
+
+    return _build(cls, values, opening)
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -37,7 +51,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"{path}: a configuration is a mapping of keys to values; found {type(values).__name__}")
+        raise UserError(f"{path}: a configuration is a mapping of keys to values; found {shown(values)}")
     return values
 
 
@@ -76,6 +90,36 @@ def save_config(config: Any, path: str | Path) -> None:
     write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
+def explained(config: Any) -> str:
+    """The YAML of ``config``, each key below a comment: what the docstring of its class says about it.
+
+    The docstring lists the keys as ``- ``key``, ``key``: text``; keys that share a text must follow each other.
+    """
+    lines: list[str] = []
+    comments = _comments(type(config))
+    for field in dataclasses.fields(config):
+        lines += comments.get(field.name, ())
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            lines += [f"{field.name}:", *(f"  {line}" for line in explained(value).splitlines())]
+        else:
+            lines += yaml.safe_dump({field.name: _plain(value)}).splitlines()
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _comments(cls: type) -> dict[str, list[str]]:
+    """The lines of the comment above each key of a configuration that has one."""
+    _, *items = re.split(r"^- ", inspect.getdoc(cls) or "", flags=re.MULTILINE)
+    comments = {}
+    for item in items:
+        keys, _, text = re.split(r"\n\n", item)[0].partition(":")
+        names = re.findall(r"``(\w+)``", keys)
+        about = f"{', '.join(names)}: " if len(names) > 1 else ""
+        text = " ".join(f"{about}{text.strip()}".replace("``", "").split())
+        comments[names[0]] = textwrap.wrap(text, 98, initial_indent="# ", subsequent_indent="# ")
+    return comments
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain dicts, lists and scalars."""
     return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
@@ -83,64 +127,83 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(cls: type[Config], values: dict[str, Any], where: str = "configuration") -> Config:
     """The inverse of ``to_dict``; ``where`` begins the error messages."""
+    return _build(cls, values, lambda key: f"{where}: {key}")
+
+
+def _build(cls: type[Config], values: dict[str, Any], opening: Callable[[str], str], outer: str = "") -> Config:
+    """``from_dict`` for the values below the key ``outer``; ``opening(key)`` begins the messages about a key."""
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
             near = difflib.get_close_matches(str(key)[:100], names, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(names)}"
-            raise UserError(f"{where}: unknown key {shown(key)}{hint}")
-    arguments = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise UserError(f"{where}: {error}") from None
+            hint = f"did you mean {outer}{near[0]}?" if near else f"known keys: {', '.join(outer + n for n in names)}"
+            raise UserError(f"{opening(outer + _key(key))}: unknown key; {hint}")
+    arguments = {key: _convert(value, hints[key], opening, outer + key) for key, value in values.items()}
+    required = [field.name for field in dataclasses.fields(cls) if _is_required(field)]  # type: ignore[arg-type]
+    if missing := [name for name in required if name not in arguments]:
+        raise UserError(f"{opening(outer + missing[0])}: this key is missing")
+    return cls(**arguments)
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    """Set ``outer.key=value`` in nested ``values``."""
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _key(key: object) -> str:
+    """A key for an error message: as it is if it can be one, else short and quoted."""
+    return key if isinstance(key, str) and re.fullmatch(r"\w{1,60}", key) else shown(key)
+
+
+def _override(values: dict[str, Any], override: str) -> str:
+    """Set ``outer.key=value`` in nested ``values``; the key."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise UserError(f"override {shown(override)}: expected key=value")
+        raise UserError(f"--set {_short(override)}: expected KEY=VALUE")
     *outer, last = key.split(".")
     for name in outer:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise UserError(
-                f"override {shown(override)}: {shown(name)} is {shown(values)}, which has no keys of its own"
-            )
-    values[last] = parse_yaml(text, f"override {shown(override)}")
+            raise UserError(f"--set {_short(override)}: {_key(name)} is {shown(values)}, which has no keys of its own")
+    values[last] = parse_yaml(text, f"--set {_short(override)}")
+    return key
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def _short(override: str) -> str:
+    return override if len(override) <= 80 and override.isprintable() else shown(override)
+
+
+def _convert(value: Any, hint: Any, opening: Callable[[str], str], key: str) -> Any:
+    """``value`` as ``hint`` says, for the dotted ``key``; ``opening(key)`` begins the message of a ``UserError``."""
+    where = opening(key)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
-        return _convert(value, next(kind for kind in inner if kind is not type(None)), where)
+        return _convert(value, next(kind for kind in inner if kind is not type(None)), opening, key)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping, found {shown(value)}")
-        return from_dict(typing.cast(type, hint), value, where)
+            raise UserError(f"{where}: expected keys and values, found {shown(value)}")
+        return _build(typing.cast(type, hint), value, opening, f"{key}.")
     if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             raise UserError(f"{where}: expected a list, found {shown(value)}")
-        return origin(_convert(item, inner[0], where) for item in value)
+        return origin(_convert(item, inner[0], opening, key) for item in value)
     if origin is dict:
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a mapping, found {shown(value)}")
-        for key in value:
-            if not isinstance(key, inner[0]):
-                raise UserError(f"{where}: expected keys of type {inner[0].__name__}, found {shown(key)}")
-        return {key: _convert(item, inner[1], f"{where}.{key}") for key, item in value.items()}
+            raise UserError(f"{where}: expected keys and values, found {shown(value)}")
+        for name in value:
+            if not isinstance(name, inner[0]):
+                raise UserError(f"{where}: expected keys that are {TYPES[inner[0]]}, found {shown(name)}")
+        return {name: _convert(item, inner[1], opening, f"{key}.{name}") for name, item in value.items()}
     if origin is typing.Literal:
         if not isinstance(value, str | int | float | bool | None) or value not in inner:
             raise UserError(f"{where}: expected one of {', '.join(map(repr, inner))}; found {shown(value)}")
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         return _number(value, where)
-    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise UserError(f"{where}: expected {hint.__name__}, found {shown(value)}")
+    if hint in (int, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise UserError(f"{where}: expected {TYPES[hint]}, found {shown(value)}")
     if hint is int and abs(value) > INTEGERS:
         raise UserError(f"{where}: {shown(value)} is too large; expected at most {INTEGERS:,}")
     return value

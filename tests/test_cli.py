@@ -105,6 +105,68 @@ def test_every_verb_that_runs_a_network_over_data_takes_the_same_device_by_defau
     assert found == dict.fromkeys((*expected, "train"), "auto")
 
 
+def _options() -> list[tuple[str, argparse.Action]]:
+    """Each option and argument of each verb and action, with the name of its command."""
+    found = []
+    for verb in cli.VERBS:
+        parser = argparse.ArgumentParser(prog=verb)
+        importlib.import_module(f"asr_kd.cli.{verb}").configure(parser)
+        commands = (argparse._SubParsersAction, argparse._HelpAction)
+        found += [(p.prog, a) for p in _parsers(parser) for a in p._actions if not isinstance(a, commands)]
+    return found
+
+
+def test_every_option_is_explained_with_its_default() -> None:
+    for command, action in _options():
+        assert action.help, f"{command} {action.option_strings or action.metavar}"
+        if action.option_strings and action.nargs != 0 and action.default not in (None, [], ""):
+            assert "default" in action.help or action.required, f"{command} {action.option_strings}: {action.help}"
+
+
+def test_an_option_s_value_has_one_name_in_all_verbs() -> None:
+    names: dict[str, set[object]] = {}
+    for _, action in _options():
+        if action.nargs != 0 and action.help != argparse.SUPPRESS:
+            for option in action.option_strings:
+                names.setdefault(option, set()).add(action.metavar)
+    differ = {"--k", "--output", "--picture", "--series"}  # other kinds of values
+    assert {option for option, found in names.items() if len(found) > 1} <= differ
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("lm estimate text lm.arpa", "--unknown", "--unk"),
+        ("hmm import-alignment states ali.ark", "--features x", "--feats x"),
+        ("model build --graph g --features f --network n out", "--states x", "--states-dir x"),
+    ],
+)
+def test_the_former_name_of_an_option_still_works_but_is_not_in_the_help(command: str, old: str, new: str) -> None:
+    verb, *words = command.split()
+    parser = argparse.ArgumentParser(prog=verb)
+    importlib.import_module(f"asr_kd.cli.{verb}").configure(parser)
+    assert parser.parse_args([*words, *old.split()]) == parser.parse_args([*words, *new.split()])
+    shown = next(part.format_help() for part in _parsers(parser) if part.prog == f"{verb} {words[0]}")
+    assert new.split()[0] in shown
+    assert f"{old.split()[0]} " not in shown
+
+
+def test_an_error_begins_with_the_command_and_its_action(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["frames", "info", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("asr-kd frames info: error: ")
+
+
+@pytest.mark.parametrize("device", ["tpu", "meta", "cpu:x", "cuda:", "cuda:-1"])
+def test_an_unknown_device_is_refused_with_the_three_that_exist(device: str) -> None:
+    with pytest.raises(UserError, match=f"--device {device}: unknown; expected cpu, cuda or cuda:NUMBER"):
+        cli.torch_device(device)
+
+
+def test_a_missing_gpu_is_refused_with_advice() -> None:
+    with pytest.raises(UserError, match=r"--device cuda:999: (no usable GPU here; give --device cpu|this machine has)"):
+        cli.torch_device("cuda:999")
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])

@@ -1,11 +1,15 @@
 import dataclasses
+import re
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from asr_kd.config import from_dict, load_config, save_config, to_dict
+from asr_kd.config import explained, from_dict, load_config, save_config, to_dict
 from asr_kd.errors import UserError
+from asr_kd.features.config import FeatureConfig
+from asr_kd.hmm.train import HmmConfig
+from asr_kd.train import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +51,15 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("laiers: [1]", "unknown key 'laiers'; did you mean 'layers'"),
+        ("laiers: [1]", "laiers: unknown key; did you mean layers?"),
         ("kind: rnn", "expected one of 'dnn', 'cnn'; found 'rnn'"),
-        ("inner: {width: wide}", "inner: width: expected int, found 'wide'"),
-        ("inner: {width: true}", "expected int, found True"),
+        ("inner: {width: wide}", "inner.width: expected a whole number, found 'wide'"),
+        ("inner: {width: true}", "inner.width: expected a whole number, found True"),
         ("inner: {rate: fast}", "expected a number, found 'fast'"),
-        ("inner: 3", "expected a mapping, found 3"),
+        ("inner: 3", "inner: expected keys and values, found 3"),
         ("layers: 3", "expected a list, found 3"),
-        ("shuffle: 1", "expected bool, found 1"),
-        ("[1, 2]", "found list"),
+        ("shuffle: 1", "expected true or false, found 1"),
+        ("[1, 2]", "found [1, 2]"),
         ("kind: [", "not valid YAML"),
         ("kind: 2024-99-99", "not valid YAML"),
         ("kind: !!timestamp x", "not valid YAML"),
@@ -65,7 +69,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("a: &a [1]\nb: *a", "aliases"),
         ("inner: {rate: .nan}", "expected a finite number, found nan"),
         ("inner: {rate: -.inf}", "expected a finite number, found -inf"),
-        ("false", "found bool"),
+        ("false", "found False"),
         ("kind: dnn\nkind: cnn", "key 'kind' is given twice"),
         ("inner: {width: 3, rate: 0.1, width: 4}", "key 'width' is given twice"),
         ("limit: 99999999999999999999999", "is too large"),
@@ -83,16 +87,42 @@ def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("limit", "expected key=value"),
+        ("limit", "--set limit: expected KEY=VALUE"),
+        ("limit=many", "--set limit: expected a whole number, found 'many'"),
+        ("inner.rate=fast", "--set inner.rate: expected a number"),
         ("limit.low=3", "has no keys of its own"),
         ("layers=[1", "not valid YAML"),
-        ("inner.depth=3", "unknown key 'depth'"),
+        ("inner.depth=3", r"--set inner.depth: unknown key; did you mean inner.width\?"),
     ],
 )
 def test_a_mistake_in_an_override_is_named(tmp_path: Path, override: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text("limit: 4")
     with pytest.raises(UserError, match=message):
         load_config(Outer, tmp_path / "c.yaml", [override])
+
+
+def test_a_key_of_the_file_is_named_with_the_file_although_another_is_overridden(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("limit: many")
+    with pytest.raises(UserError, match=r"c.yaml: limit: expected a whole number"):
+        load_config(Outer, tmp_path / "c.yaml", ["inner.width=3"])
+
+
+@pytest.mark.parametrize("cls", [TrainConfig, FeatureConfig, HmmConfig])
+def test_each_key_of_a_configuration_is_explained_and_the_explained_text_can_be_loaded(
+    cls: type, tmp_path: Path
+) -> None:
+    text = explained(cls())
+    (tmp_path / "c.yaml").write_text(text)
+    assert load_config(cls, tmp_path / "c.yaml") == cls()
+    comment = ""
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            comment += line
+        elif key := re.match(r" *(\w+):", line):
+            named = re.match(r" *# ((?:\w+, )+\w+):", comment)
+            assert comment, f"{key[1]} is not explained"
+            assert not named or key[1] in named[1].split(", "), f"{key[1]} is below the comment of other keys"
+            comment = comment if named and not named[1].endswith(key[1]) else ""
 
 
 def test_a_missing_required_key_is_named() -> None:

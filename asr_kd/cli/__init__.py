@@ -5,6 +5,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ VERBS = {
     "decode": "audio or a data directory -> words",
     "score": "words against a reference -> WER",
     "compare": "several scored systems -> one table with significance",
-    "plot": "training curves, or results against a quantity -> figures: curves, against",
+    "plot": "training curves, or results against a variable (size, temperature) -> figures: curves, against",
     "report": "a recipe's measurements -> RESULTS.md and results.json",
 }
 
@@ -39,7 +40,12 @@ def add_action(
     """The parser of ``asr-kd VERB NAME``, whose help ends with ``example``, the words after the name."""
     epilog = f"example:\n  asr-kd {verb} {name} {example}"
     form = argparse.RawDescriptionHelpFormatter
-    return actions.add_parser(name, help=purpose, description=purpose, epilog=epilog, formatter_class=form)
+    return actions.add_parser(name, help=purpose, description=sentence(purpose), epilog=epilog, formatter_class=form)
+
+
+def sentence(purpose: str) -> str:
+    """What an action does, as the first line of its help."""
+    return f"{purpose[0].upper()}{purpose[1:]}."
 
 
 def numbers(option: str, text: str) -> list[float]:
@@ -60,7 +66,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 
 def add_device(parser: argparse.ArgumentParser, remark: str = "") -> None:
     """The option ``--device``, with the same default for every verb that runs a network."""
-    text = f"cpu, cuda, cuda:1, ... (default: a GPU if there is one){remark and f'; {remark}'}"
+    text = f"device of the network: cpu, cuda, cuda:1, ... (default: a GPU if there is one){remark and f'; {remark}'}"
     parser.add_argument("--device", default="auto", metavar="DEVICE", help=text)
 
 
@@ -70,10 +76,14 @@ def torch_device(name: str) -> "torch.device":
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,4})?", name):
+        raise UserError(f"--device {name}: unknown; expected cpu, cuda or cuda:NUMBER")
     try:
         return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; expected cpu, cuda or cuda:NUMBER") from None
+    except (RuntimeError, AssertionError):
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        has = f"this machine has cuda:0 to cuda:{found - 1}" if found else "no usable GPU here; give --device cpu"
+        raise UserError(f"--device {name}: {has}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,29 +95,33 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     _write_utf8()
     verb = next((word for word in arguments if not word.startswith("-")), "")
-    name = f"asr-kd {verb}" if verb in VERBS else "asr-kd"
     options = argparse.Namespace()
+
+    def name() -> str:
+        """The command, as argparse names it in its own errors: ``asr-kd VERB ACTION``."""
+        return " ".join(["asr-kd", *([verb] if verb in VERBS else []), *filter(None, [getattr(options, "action", "")])])
+
     try:
         _parser(verb).parse_args(arguments, options)
         options.run(options)
         sys.stdout.flush()  # here, where what goes wrong is still reported
     except UserError as error:
-        return _fail(name, str(error), 2 if isinstance(error, UsageError) else 1)
+        return _fail(name(), str(error), 2 if isinstance(error, UsageError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         return 141
     except MemoryError:
-        return _fail(name, "not enough memory; use fewer --jobs, a smaller input, or a machine with more memory")
+        return _fail(name(), "not enough memory; use fewer --jobs, a smaller input, or a machine with more memory")
     except OSError as error:  # no permission, no space, no such folder: the machine's state, not ours
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
             raise
         place = f"{error.filename}: " if error.filename else ""
-        return _fail(name, f"{place}{error.strerror}")
+        return _fail(name(), f"{place}{error.strerror}")
     except (KeyboardInterrupt, SystemError) as error:
         if not _is_interrupt(error):
             raise
         resume = "; run the same command again to resume" if getattr(options, "resumes", False) else ""
-        print(f"{name}: interrupted{resume}", file=sys.stderr)
+        print(f"{name()}: interrupted{resume}", file=sys.stderr)
         return 130
     return 0
 

@@ -9,8 +9,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the verb and add its options."""
     parser.description = (
         "Compare several systems on the same set in one table, with a significance test of each against the first.\n"
-        "All folders have a wer.json, from asr-kd score; frame accuracy, parameters, real-time factor and tuning come\n"
-        "from decode.json, if there is one. Or all have a frames.json, from asr-kd train --evaluate --out."
+        "Either all folders have a wer.json (asr-kd score), with frame accuracy, parameters, real-time factor and\n"
+        "tuning from decode.json, if there is one, or all have a frames.json (asr-kd train --evaluate --out)."
     )
     parser.epilog = (
         "example:\n"

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr_kd.cli import numbers
 from asr_kd.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 CORPORA = ("an4", "librispeech", "fsdd", "digits", "mnist")
 JOBS = "number of processes (default: all cores)"
-OUT = "folder to write"
+OUT = "folder to write; files in it are replaced"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +57,13 @@ def _configure_prepare(actions: "Actions") -> None:
     )
     parser.add_argument("corpus", metavar="CORPUS", choices=CORPORA, help=", ".join(CORPORA))
     parser.add_argument("out", type=Path, metavar="OUT", help=OUT)
-    parser.add_argument("--corpus-dir", type=Path, metavar="DIR", help="folder of the unpacked release")
-    downloads = "folder for downloads, without --corpus-dir (default: data/corpora)"
+    parser.add_argument(
+        "--corpus-dir", type=Path, metavar="DIR", help="folder of the unpacked release (default: download it)"
+    )
+    downloads = "where to download without --corpus-dir (default: data/corpora)"
     parser.add_argument("--downloads", type=Path, default=Path("data") / "corpora", metavar="DIR", help=downloads)
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the dev split, and of digits (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the dev split and of the digits corpus (default: 0)"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
     parser.add_argument(
@@ -96,7 +99,9 @@ def _configure_validate(actions: "Actions") -> None:
         "data/an4/train --lexicon data/an4/lexicon.txt",
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="data directory")
-    parser.add_argument("--lexicon", type=Path, metavar="FILE", help="report words that this lexicon lacks as errors")
+    parser.add_argument(
+        "--lexicon", type=Path, metavar="FILE", help="count words that are missing from this lexicon as errors"
+    )
     parser.add_argument("--all", action="store_true", help="show every problem")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
@@ -120,7 +125,7 @@ def _configure_subset(actions: "Actions") -> None:
         actions,
         "subset",
         "a reproducible fraction of a data directory",
-        "Choose whole utterances at random, about FRACTION of the duration of each speaker.",
+        "Choose whole utterances at random, about the fraction F of each speaker's duration.",
         "data/an4/train data/an4/train_3 --fraction 0.03 --seed 1",
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="data directory")
@@ -140,7 +145,7 @@ def _configure_perturb(actions: "Actions") -> None:
         "perturb",
         "faster, slower and shifted copies",
         "Write a copy of the audio as FLAC for each speed and each shift. Join copies with: asr-kd corpus combine\n"
-        "A shift drops that fraction of 10 ms, the frame shift, from the beginning, so that all frames move.\n"
+        "A shift of F drops the first F x 10 ms (the frame shift), so that all frames move.\n"
         "The ids of copies begin with sp0.9-, sp0.9-sh0.25- or, at speed 1, sh0.25-.\n"
         "A copy at another speed has its own speaker id (sp0.9-SPEAKER); a shifted copy keeps the speaker.\n"
         "Speed 1 with shift 0 is skipped, because it is DIR itself.",
@@ -149,11 +154,9 @@ def _configure_perturb(actions: "Actions") -> None:
     parser.add_argument("dir", type=Path, metavar="DIR", help="data directory")
     parser.add_argument("out", type=Path, metavar="OUT", help=OUT)
     parser.add_argument(
-        "--speeds", type=_numbers, metavar="S,S,...", help="factors from 0.5 to 2 (default: 0.9,1.1; with --shifts: 1)"
+        "--speeds", metavar="S,S,...", help="factors from 0.5 to 2 (default: 0.9,1.1; with --shifts: 1)"
     )
-    parser.add_argument(
-        "--shifts", type=_numbers, metavar="F,F,...", help="fractions of 10 ms, from 0 to below 1 (default: 0)"
-    )
+    parser.add_argument("--shifts", metavar="F,F,...", help="fractions of 10 ms, from 0 to below 1 (default: 0)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
     parser.set_defaults(run=perturb)
 
@@ -271,8 +274,8 @@ def perturb(options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.corpus.perturb import perturb_speed
 
-    speeds = options.speeds or ((1.0,) if options.shifts else (0.9, 1.1))
-    shifts = options.shifts or (0.0,)
+    speeds = numbers("--speeds", options.speeds or ("1" if options.shifts else "0.9,1.1"))
+    shifts = numbers("--shifts", options.shifts or "0")
     _print_contents(perturb_speed(read_data_dir(options.dir), options.out, speeds, shifts, options.jobs))
 
 
@@ -289,11 +292,7 @@ def _print_contents(datadir: "DataDir") -> None:
     from asr_kd.progress import duration
 
     held = contents(datadir)
-    words = f"{held.words:,} words, {held.vocabulary:,} different" if held.transcribed else "no transcripts"
+    words = f"{held.words:,} words, {held.vocabulary:,} distinct" if held.transcribed else "no transcripts"
     print(
         f"{datadir.path}: {held.utterances:,} utterances, {held.speakers} speakers, {duration(held.seconds)}, {words}"
     )
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(number) for number in text.split(","))

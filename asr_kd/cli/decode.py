@@ -32,29 +32,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd decode exp/model data/dev --tune"
     )
     parser.add_argument("model", metavar="MODEL_DIR", help="model folder, from `asr-kd model build`")
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="audio files and data directories")
+    parser.add_argument("inputs", nargs="*", default=[], metavar="INPUT", help="audio files and data directories")
     parser.add_argument("--list", metavar="FILE", help="more inputs, one path per line; - is standard input")
-    feats = "feature store to decode instead of audio: all of it, or the utterances of the data directory INPUT"
+    feats = "feature store to decode instead of audio: all of it, or those of the data directory INPUT"
     parser.add_argument("--feats", metavar="STORE", help=feats)
-    parser.add_argument("--utterances", metavar="LIST", help="decode only the ids in this file, one per line")
-    parser.add_argument("--format", default="text", choices=("text", "json", "ctm", "trn"), help="default: text")
+    parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file, one per line")
     parser.add_argument(
-        "--nbest", type=int, default=0, metavar="N", help="print the N best word sequences (text or json)"
+        "--format", default="text", choices=("text", "json", "ctm", "trn"), help="output format (default: text)"
+    )
+    parser.add_argument(
+        "--nbest",
+        type=int,
+        default=0,
+        metavar="N",
+        help="print the N best word sequences, for text and json (default: the best alone)",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
-    add_device(parser, "of the network; all processes share it")
+    add_device(parser, "all processes share it")
     parser.add_argument("--output", metavar="DIR", help="also write text, ctm and decode.json here; resumable")
     parser.add_argument(
-        "--no-times", action="store_true", help="with --output: skip the ctm file, whose confidences take time"
+        "--no-times", action="store_true", help="with --output: no ctm file (computing confidences is slow)"
     )
-    parser.add_argument("--states", metavar="STORE", help="their states: report frame accuracy, write frames.json")
+    states = "states of the input: report frame accuracy, and write frames.json with --output"
+    parser.add_argument("--states", metavar="STORE", help=states)
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out, count and list inputs that cannot be decoded"
     )
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
     search = parser.add_argument_group("search", "defaults: the model's own values")
     search.add_argument("--acoustic-scale", type=float, metavar="SCALE", help="factor of the log-likelihoods")
-    search.add_argument("--word-penalty", type=float, metavar="COST", help="cost per word")
+    search.add_argument(
+        "--word-penalty",
+        type=float,
+        metavar="COST",
+        help="added cost of each word, in nats; a negative one favours words",
+    )
     search.add_argument("--beam", type=float, metavar="COST", help="drop tokens that cost this much more than the best")
     search.add_argument("--max-active", type=int, metavar="N", help="approximate limit on the tokens in each frame")
     tune = "choose scale, penalty and beam by WER on INPUT, a data directory with text, and store them in MODEL_DIR"

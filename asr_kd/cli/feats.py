@@ -15,16 +15,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "every 10 ms, minus the speaker's mean. Reads any audio format and sample rate. After an interruption, the\n"
         "same command resumes.\n"
         "\n"
-        "normalise=speaker (the default) needs several utterances of each speaker in each set. If one speaker is in\n"
-        "several sets, each set would subtract a different mean of that speaker, which hurts recognition. Then use\n"
+        "normalise=speaker (the default) needs several utterances of each speaker in each set. If a speaker occurs in\n"
+        "several sets, each set subtracts a different mean, which hurts recognition; then use\n"
         "--set normalise=utterance for all sets."
     )
+    parser.usage = "%(prog)s DATA STORE [options]\n       %(prog)s --print-config [--config FILE] [--set KEY=VALUE]"
     parser.epilog = (
         "examples:\n"
         "  asr-kd feats data/train exp/feats/train --jobs 2\n"
         "  asr-kd feats data/train exp/mfcc/train --set kind=mfcc --set normalise=utterance\n"
         "  asr-kd feats data/test exp/feats/test --like exp/feats/train\n"
-        "all configuration keys and their defaults: asr-kd feats --print-config"
+        "all configuration keys, explained, with their defaults: asr-kd feats --print-config"
     )
     parser.add_argument("data", nargs="?", metavar="DATA", help="data directory (wav.scp, utt2spk, ...)")
     parser.add_argument("store", nargs="?", metavar="STORE", help="frame store to write")
@@ -44,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compute, then print hours, frames, bytes and speed."""
+    from asr_kd.config import explained
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.errors import UsageError
     from asr_kd.features.config import FRAME_SHIFT
@@ -51,11 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
     config = _configuration(options)
     if options.print_config:
-        import yaml
-
-        from asr_kd.config import to_dict
-
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        print(explained(config), end="")
         return
     if options.store is None:
         raise UsageError("expected DATA and STORE (see asr-kd feats --help)")

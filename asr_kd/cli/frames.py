@@ -4,6 +4,8 @@ import argparse
 import json
 from collections.abc import Callable
 
+from asr_kd.cli import sentence
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the actions of ``frames``."""
@@ -20,39 +22,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
         name: str, run: Callable[[argparse.Namespace], None], purpose: str, example: str
     ) -> argparse.ArgumentParser:
         action: argparse.ArgumentParser = actions.add_parser(
-            name, help=purpose, description=purpose, epilog=f"example: asr-kd frames {name} {example}"
+            name, help=purpose, description=sentence(purpose), epilog=f"example: asr-kd frames {name} {example}"
         )
         action.set_defaults(run=run)
         return action
 
-    info = add("info", _info, "kind, tensors, sizes, provenance", "exp/feats/train")
-    info.add_argument("store")
+    info = add("info", _info, "print the kind, tensors, sizes and provenance of a store", "exp/feats/train")
+    info.add_argument("store", metavar="STORE", help="frame store")
 
-    verify = add("verify", _verify, "read every byte and compare checksums", "exp/feats/train")
-    verify.add_argument("store")
+    verify = add("verify", _verify, "read every byte of a store and compare checksums", "exp/feats/train")
+    verify.add_argument("store", metavar="STORE", help="frame store")
     verify.add_argument(
         "--rebuild", action="store_true", help="rewrite index.json from the shards after verifying them"
     )
 
     copy = add("copy", _copy, "copy a store, or a part of it", "exp/feats/train exp/part --utterances part.txt")
-    copy.add_argument("store")
-    copy.add_argument("out")
-    copy.add_argument("--utterances", metavar="LIST", help="file whose lines begin with the utterances to copy")
-    copy.add_argument("--shard-frames", type=int, help="frames of a shard (default: 100,000)")
+    copy.add_argument("store", metavar="STORE", help="frame store")
+    copy.add_argument("out", metavar="OUT", help="frame store to write")
+    copy.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
+    copy.add_argument("--shard-frames", type=int, metavar="N", help="frames per shard (default: 100,000)")
     copy.add_argument("--force", action="store_true", help="replace another store at OUT")
 
     export = add("export", _export, "write a Kaldi archive and, beside it, its .scp", "exp/feats/train feats.ark")
-    export.add_argument("store")
-    export.add_argument("ark", metavar="OUT.ark")
-    export.add_argument("--tensor", help="which tensor to export, if the store has several")
+    export.add_argument("store", metavar="STORE", help="frame store")
+    export.add_argument("ark", metavar="OUT.ark", help="archive to write; existing files are replaced")
+    export.add_argument("--tensor", metavar="NAME", help="tensor to export (default: the store's only one)")
 
     take = add("import", _import, "read a Kaldi archive, .ark or .scp", "ali.ark exp/ali --kind states")
-    take.add_argument("archive", metavar="ARK_OR_SCP")
-    take.add_argument("store")
-    take.add_argument("--kind", choices=("features", "states", "targets"), required=True)
-    take.add_argument("--tensor", help="name of the tensor (default: fbank, state or log_prob)")
+    take.add_argument("archive", metavar="ARK_OR_SCP", help="matrices or vectors, one for each utterance")
+    take.add_argument("store", metavar="STORE", help="frame store to write")
+    kinds = ("features", "states", "targets")
+    take.add_argument("--kind", choices=kinds, required=True, help="what the store holds")
+    tensor = "name of the tensor, such as mfcc (default: fbank, state or log_prob)"
+    take.add_argument("--tensor", metavar="NAME", help=tensor)
     take.add_argument(
-        "--skip-bad", action="store_true", help="leave out utterances that cannot be imported, and list them"
+        "--skip-bad", action="store_true", help="leave out, count and list utterances that cannot be imported"
     )
     take.add_argument("--force", action="store_true", help="replace another store at STORE")
 
@@ -94,14 +98,12 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _copy(options: argparse.Namespace) -> None:
-    from asr_kd.files import fields_of, read_lines
     from asr_kd.frames import FrameStore, WriteOptions
     from asr_kd.frames.copy import copy_store
     from asr_kd.frames.plan import SHARD_FRAMES
+    from asr_kd.train.frame_data import read_utterance_list
 
-    names = None
-    if options.utterances:
-        names = [fields[0] for line in read_lines(options.utterances) if (fields := fields_of(line, 1))]
+    names = read_utterance_list(options.utterances) if options.utterances else None
     frames = SHARD_FRAMES if options.shard_frames is None else options.shard_frames
     how = WriteOptions(shard_frames=frames, force=options.force)
     store = copy_store(FrameStore(options.store), options.out, names, how)

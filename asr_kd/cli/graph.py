@@ -26,25 +26,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     make.add_argument(
-        "model", type=Path, metavar="MODEL", help="folder with states and lexicon: a stage of asr-kd hmm train"
+        "model", type=Path, metavar="HMM_DIR", help="HMM folder from asr-kd hmm train, such as exp/hmm/lda"
     )
     make.add_argument("arpa", type=Path, metavar="ARPA", help="language model, also compressed with gzip or bzip2")
-    make.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    make.add_argument("--lexicon", type=Path, metavar="FILE", help="lexicon (default: that of MODEL)")
+    make.add_argument("out", type=Path, metavar="OUT", help="folder to write; a graph in it is replaced")
+    make.add_argument("--lexicon", type=Path, metavar="FILE", help="lexicon (default: that of HMM_DIR)")
     add_lexicon_format(make)
     add_silence_probability(make, "that of the lexicon")
     make.set_defaults(run=_compile)
     take = actions.add_parser(
         "import",
         help="Kaldi's HCLG.fst and words.txt -> the same with tied states as input labels",
-        description="Write OUT/HCLG.fst and OUT/words.txt from a Kaldi graph. Its input labels are transition-ids if\n"
-        "--model is given, else pdf-ids + 1.",
+        description="Write OUT/HCLG.fst and OUT/words.txt from a Kaldi graph. The input labels of Kaldi's graph are\n"
+        "read as transition-ids if --model is given, else as pdf-ids + 1.",
         epilog="example:\n  asr-kd graph import graph/HCLG.fst graph/words.txt exp/kaldi/graph --model final.mdl",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     take.add_argument("graph", type=Path, metavar="HCLG.fst", help="Kaldi's graph")
-    take.add_argument("words", type=Path, metavar="words.txt", help="its words: lines of WORD ID")
-    take.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    take.add_argument("words", type=Path, metavar="words.txt", help="the graph's words: lines of WORD ID")
+    take.add_argument("out", type=Path, metavar="OUT", help="folder to write; a graph in it is replaced")
     take.add_argument(
         "--model", type=Path, metavar="FILE", help="final.mdl, or a text file with lines TRANSITION-ID PDF"
     )

@@ -20,8 +20,8 @@ LDA + MLLT features. OUT_DIR/{mono,tri,lda} are models to align and decode with.
 command resumes after the last complete stage."""
 _ALIGN = """\
 Find the tied state of each frame: the best path of each utterance through its words. The likelihoods are those of
-MODEL's Gaussians, or of a trained network or ensemble (--network), which needs its own features as FEATS. After an
-interruption, the same command resumes at the first missing shard."""
+the Gaussians in HMM_DIR, or of a trained network or ensemble (--network), which needs its own features as FEATS.
+After an interruption, the same command resumes at the first missing shard."""
 _PRONUNCIATIONS = """\
 Estimate the probabilities of pronunciations and of silences between words from an alignment, as Kaldi's get_prons.sh
 and dict_dir_add_pronprobs.sh do. Writes lexiconp.txt, lexiconp_silprob.txt and silprob.txt to OUT_DIR. The first two
@@ -71,14 +71,18 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
         "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --jobs 2\n"
         "  asr-kd hmm train data/train exp/mfcc/train data/lexicon.txt exp/hmm --set lda_states=1500 "
         "--set lda_gaussians=12000\n"
-        "all configuration keys and their defaults: asr-kd hmm train --print-config"
+        "all configuration keys, explained, with their defaults: asr-kd hmm train --print-config"
+    )
+    parser.usage = (
+        "%(prog)s DATA FEATS LEXICON OUT_DIR [options]\n"
+        "       %(prog)s --print-config [--config FILE] [--set KEY=VALUE]"
     )
     parser.add_argument("data", metavar="DATA", nargs="?", help="data directory with text")
     parser.add_argument(
         "feats",
         metavar="FEATS",
         nargs="?",
-        help="store with their MFCCs (asr-kd feats --set kind=mfcc); others are ignored",
+        help="store with the MFCCs of DATA (asr-kd feats --set kind=mfcc); it may hold more utterances",
     )
     parser.add_argument("lexicon", metavar="LEXICON", nargs="?", help="pronunciations, with or without probabilities")
     parser.add_argument("out", metavar="OUT_DIR", nargs="?", help="folder of the models")
@@ -91,7 +95,7 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
     add_silence_probability(parser, "that of LEXICON")
     parser.add_argument(
         "--unknown", choices=["error", "spn"], default="error",
-        help="treat a word outside the lexicon as an error (default) or as spoken noise",
+        help="treat a word outside the lexicon as an error, or as spoken noise (default: error)",
     )  # fmt: skip
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out, count and list utterances that cannot be aligned"
@@ -107,18 +111,23 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
         "  asr-kd hmm align exp/hmm/lda data/train exp/fbank/train exp/states2/train --network exp/hard\n"
         "  asr-kd hmm align exp/hmm/lda data/dev exp/mfcc/dev exp/states/dev --ctm words.ctm --phone-ctm phones.ctm"
     )
-    parser.add_argument("model", metavar="MODEL", help="folder with states and lexicon: a stage of asr-kd hmm train")
+    parser.add_argument("model", metavar="HMM_DIR", help="HMM folder from asr-kd hmm train, such as exp/hmm/lda")
     parser.add_argument("data", metavar="DATA", help="data directory with text")
     parser.add_argument(
-        "feats", metavar="FEATS", help="store with its features, of the kind that the model was trained on"
+        "feats",
+        metavar="FEATS",
+        help="store with the features of DATA, of the kind that HMM_DIR (or --network) was trained on",
     )
     parser.add_argument("store", metavar="STORE", help="store of states to write")
-    parser.add_argument("--lexicon", metavar="FILE", help="lexicon (default: that of MODEL)")
+    parser.add_argument("--lexicon", metavar="FILE", help="lexicon (default: that of HMM_DIR)")
     add_lexicon_format(parser)
-    add_silence_probability(parser, "that of --lexicon or MODEL")
-    parser.add_argument("--network", metavar="NETWORK", help="align with the likelihoods of this network or ensemble")
-    add_device(parser, "of --network")
-    parser.add_argument("--beam", type=float, default=200.0, metavar="B", help="pruning beam, in nats (default: 200)")
+    add_silence_probability(parser, "that of --lexicon or HMM_DIR")
+    parser.add_argument(
+        "--network", metavar="NETWORK", help="align with the scaled likelihoods of this network or ensemble"
+    )
+    add_device(parser, "needs --network")
+    beam = "drop tokens that cost this much more than the best, in nats (default: 200)"
+    parser.add_argument("--beam", type=float, default=200.0, metavar="COST", help=beam)
     parser.add_argument(
         "--ctm",
         metavar="FILE",
@@ -140,9 +149,9 @@ def _configure_pronunciations(parser: argparse.ArgumentParser) -> None:
         "  asr-kd hmm train data/train exp/mfcc/train exp/dict/lexiconp.txt exp/hmm2 --jobs 2\n"
         "  asr-kd graph compile exp/hmm/lda lm.arpa graph --lexicon exp/dict/lexiconp_silprob.txt"
     )
-    parser.add_argument("model", metavar="MODEL", help="folder with the states and lexicon of the alignment")
+    parser.add_argument("model", metavar="HMM_DIR", help="HMM folder that made the alignment")
     parser.add_argument("data", metavar="DATA", help="data directory with text")
-    parser.add_argument("states", metavar="STATES", help="store with its alignment, from asr-kd hmm align")
+    parser.add_argument("states", metavar="STATES", help="store with the alignment of DATA, from asr-kd hmm align")
     parser.add_argument("out", metavar="OUT_DIR", help="folder to write")
     parser.set_defaults(run=run_pronunciations)
 
@@ -154,8 +163,9 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="store of states to write")
     parser.add_argument("archives", metavar="ARCHIVE", nargs="+", help="Kaldi's alignments; give all parts")
     parser.add_argument("--model", metavar="FILE", help="final.mdl, or a text file with lines TRANSITION-ID PDF")
-    parser.add_argument("--features", metavar="FEATS", help="check the frame counts against this store of features")
-    parser.add_argument("--num-states", type=int, metavar="N", help="number of pdfs (default: that of the model)")
+    parser.add_argument("--feats", metavar="STORE", help="check the frame counts against this store of features")
+    parser.add_argument("--features", dest="feats", help=argparse.SUPPRESS)
+    parser.add_argument("--num-states", type=int, metavar="N", help="number of pdfs (default: that of --model)")
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out, count and list utterances with bad frame counts or ids"
     )
@@ -166,7 +176,7 @@ def _configure_import(parser: argparse.ArgumentParser) -> None:
 def add_lexicon_format(parser: argparse.ArgumentParser) -> None:
     """The option that says how a lexicon is written."""
     choices = ["auto", "plain", "lexiconp", "silprob", "mfa"]
-    text = "numbers before the phones (default: auto; see asr-kd hmm train --help)"
+    text = "what stands between a word and its phones (default: auto)"
     parser.add_argument("--lexicon-format", choices=choices, default="auto", help=text)
 
 
@@ -178,9 +188,7 @@ def add_silence_probability(parser: argparse.ArgumentParser, default: str) -> No
 
 def run_train(options: argparse.Namespace) -> None:
     """Train, and say where the models are."""
-    import yaml
-
-    from asr_kd.config import load_config, to_dict
+    from asr_kd.config import explained, load_config
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.errors import UsageError
     from asr_kd.frames import FrameStore
@@ -193,7 +201,7 @@ def run_train(options: argparse.Namespace) -> None:
     began = time.monotonic()
     config = load_config(HmmConfig, options.config, options.set)
     if options.print_config:
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        print(explained(config), end="")
         return
     if options.out is None:
         raise UsageError("expected DATA FEATS LEXICON OUT_DIR (see asr-kd hmm train --help)")
@@ -318,7 +326,7 @@ def run_import(options: argparse.Namespace) -> None:
     from asr_kd.hmm.kaldi_transitions import read_transitions
 
     transitions = read_transitions(options.model) if options.model else None
-    features = FrameStore(options.features) if options.features else None
+    features = FrameStore(options.feats) if options.feats else None
     source = KaldiAlignments(options.archives, transitions, options.num_states)
     states = import_alignment(source, options.store, features, options.skip_bad, options.force)
     _list_skipped(states.skipped)

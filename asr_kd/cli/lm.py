@@ -25,16 +25,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "estimate",
         "text -> ARPA file",
         "Estimate a language model. The vocabulary is that of the text, or of a word list or lexicon (--vocabulary).\n"
-        "With --unknown, <unk> stands for the words outside it.",
+        "With --unk, <unk> stands for the words outside it.",
         "data/an4/train data/an4/lm.arpa.gz --order 3",
     )
     make.add_argument("text", type=Path, metavar="TEXT", help="data directory, or a file with one sentence per line")
-    make.add_argument("out", type=Path, metavar="OUT.arpa[.gz]", help="language model to write")
+    make.add_argument(
+        "out", type=Path, metavar="OUT.arpa[.gz]", help="language model to write; an existing file is replaced"
+    )
     make.add_argument("--order", type=int, default=3, metavar="N", help="length of the longest n-grams (default: 3)")
     make.add_argument(
         "--vocabulary", type=Path, metavar="FILE", help="take the words from this word list, lexicon or words.txt"
     )
-    make.add_argument("--unknown", action="store_true", help="open vocabulary: add <unk>")
+    make.add_argument(
+        "--unk", action="store_true", help="open vocabulary: add <unk> (default: a word outside it is an error)"
+    )
+    make.add_argument("--unknown", dest="unk", action="store_true", help=argparse.SUPPRESS)
     make.set_defaults(run=_estimate)
     score = _add(
         actions,
@@ -68,7 +73,7 @@ def _estimate(options: argparse.Namespace) -> None:
 
     vocabulary = read_vocabulary(options.vocabulary) if options.vocabulary else None
     text = _read(options)
-    model = estimate(text.sentences, options.order, vocabulary, options.unknown)
+    model = estimate(text.sentences, options.order, vocabulary, options.unk)
     write_arpa(model, options.out)
     sizes = ", ".join(f"{len(grams.words):,} {order}-grams" for order, grams in enumerate(model.grams, 1))
     print(f"{options.out}: {sizes} from {len(text.sentences):,} sentences")

@@ -13,24 +13,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "example:\n  asr-kd model ensemble exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1\n"
-        "  asr-kd model build --network exp/dnn --graph exp/graph --states exp/gmm/lda "
+        "  asr-kd model build --network exp/dnn --graph exp/graph --states-dir exp/gmm/lda "
         "--features exp/feats/train exp/model\n  asr-kd model info exp/model"
     )
-    verbs = parser.add_subparsers(metavar="ACTION", required=True)
+    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     ensemble = add_action(
         verbs,
         "model",
         "ensemble",
-        "average networks: write a folder that is used like a single network",
+        "average networks: write a folder that can be used like a single network",
         "exp/ensemble exp/dnn/seed1 exp/dnn/seed2 exp/tdnn/seed1 --mean geometric --weights 1,1,2",
     )
-    ensemble.add_argument("ensemble", metavar="OUT", help="folder to write; the members stay where they are")
+    ensemble.add_argument(
+        "ensemble", metavar="OUT", help="folder to write, replacing an ensemble in it; the members stay where they are"
+    )
     ensemble.add_argument(
         "members", metavar="NETWORK", nargs="+", help="folders of trained networks with the same states"
     )
     mean = "how to average the members' distributions (default: arithmetic)"
     ensemble.add_argument("--mean", default="arithmetic", choices=("arithmetic", "geometric"), help=mean)
-    ensemble.add_argument("--weights", default="", metavar="W,W,...", help="one for each member (default: equal)")
+    ensemble.add_argument(
+        "--weights", default="", metavar="W,W,...", help="one weight for each member (default: equal)"
+    )
     ensemble.set_defaults(run=_ensemble)
     _configure_calibrate(verbs)
     _configure_build(verbs)
@@ -50,14 +54,20 @@ def _configure_calibrate(verbs: "argparse._SubParsersAction[argparse.ArgumentPar
         "exp/without3 exp/without3_calibrated --classes 3 --teacher exp/teacher --feats feats/train",
     )
     calibrate.add_argument("network", metavar="NETWORK", help="folder of the student")
-    calibrate.add_argument("out", metavar="OUT", help="folder to write: the same network with other biases")
-    classes = "states whose biases to change"
+    calibrate.add_argument(
+        "out", metavar="OUT", help="folder to write: the same network with other biases; a network in it is replaced"
+    )
+    classes = "states (classes) whose biases are changed"
     calibrate.add_argument("--classes", metavar="N,N,...", required=True, help=classes)
     calibrate.add_argument("--feats", metavar="STORE", required=True, help="features of unlabelled frames")
     calibrate.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     source = calibrate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--teacher", metavar="MODEL", help="match this model's mean posterior of each class")
-    oracle = "oracle: the one shift with the fewest errors on these labels; with test data, the paper's correction"
+    teacher = "match the mean posterior that this network or ensemble gives to each class"
+    source.add_argument("--teacher", metavar="NETWORK", help=teacher)
+    oracle = (
+        "oracle: shift all these biases alike, by what gives the fewest errors on these labels (as the paper does, on"
+        " test data)"
+    )
     source.add_argument("--states", metavar="STORE", help=oracle)
     calibrate.set_defaults(run=_calibrate)
 
@@ -68,14 +78,18 @@ def _configure_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
         "model",
         "build",
         "write a model folder from a network or GMM, its states and a graph",
-        "--network exp/dnn --graph exp/graph --states exp/gmm/lda --features exp/feats/train exp/model",
+        "--network exp/dnn --graph exp/graph --states-dir exp/gmm/lda --features exp/feats/train exp/model",
     )
     source = build.add_mutually_exclusive_group(required=True)
-    source.add_argument("--network", metavar="DIR", help="folder of a trained network or ensemble")
-    source.add_argument("--gmm", metavar="DIR", help="folder of a GMM-HMM stage (gmm.safetensors)")
-    build.add_argument("--graph", metavar="DIR", required=True, help="folder with HCLG.fst and words.txt")
-    states = "folder with states.yaml and lexicon.txt (default: that of --gmm); leave it out for an imported graph"
-    build.add_argument("--states", "--states-dir", metavar="DIR", help=states)
+    source.add_argument("--network", metavar="NETWORK", help="folder of a trained network or ensemble")
+    source.add_argument("--gmm", metavar="HMM_DIR", help="HMM folder from asr-kd hmm train, such as exp/hmm/lda")
+    build.add_argument("--graph", metavar="GRAPH_DIR", required=True, help="folder with HCLG.fst and words.txt")
+    states = (
+        "HMM folder with the states and lexicon (default: that of --gmm); without it, as for an imported graph, word"
+        " times are only approximate"
+    )
+    build.add_argument("--states-dir", metavar="HMM_DIR", help=states)
+    build.add_argument("--states", dest="states_dir", help=argparse.SUPPRESS)
     build.add_argument(
         "--features",
         metavar="FILE|STORE",
@@ -84,22 +98,24 @@ def _configure_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     like = "copy the tuned scale, penalty and beam of this model, such as another seed of the same system"
     priors = (
-        "take the states' priors from this store of states or soft targets, or from this model (default: the network's)"
+        "take the states' priors from this store of states or soft targets, or from this network (default: those of"
+        " --network)"
     )
-    build.add_argument("--priors", metavar="STORE|MODEL", help=priors)
+    build.add_argument("--priors", metavar="STORE|NETWORK", help=priors)
     build.add_argument("--search-like", metavar="MODEL_DIR", help=like)
     build.add_argument(
         "--acoustic-scale",
         type=float,
         metavar="SCALE",
-        help="factor of the log-likelihoods, until `asr-kd decode --tune` replaces it",
+        help="factor of the log-likelihoods (default: 0.1); `asr-kd decode --tune` replaces it",
     )
-    build.add_argument(
-        "--word-penalty", type=float, metavar="COST", help="cost per word, until `asr-kd decode --tune` replaces it"
-    )
-    build.add_argument("--beam", type=float, metavar="COST", help="drop tokens that cost this much more than the best")
-    build.add_argument("--max-active", type=int, metavar="N", help="approximate limit on the tokens in each frame")
-    build.add_argument("model", metavar="OUT", help="model folder to write")
+    penalty = "added cost of each word, in nats (default: 0); `asr-kd decode --tune` replaces it"
+    build.add_argument("--word-penalty", type=float, metavar="COST", help=penalty)
+    beam = "drop tokens that cost this much more than the best (default: 13); `asr-kd decode --tune` replaces it"
+    build.add_argument("--beam", type=float, metavar="COST", help=beam)
+    active = "approximate limit on the tokens in each frame (default: 7000)"
+    build.add_argument("--max-active", type=int, metavar="N", help=active)
+    build.add_argument("model", metavar="OUT", help="model folder to write; a model in it is replaced")
     build.set_defaults(run=_build)
 
 
@@ -171,7 +187,7 @@ def _build(options: argparse.Namespace) -> None:
                 f"--priors {options.priors}: only a single network (--network) takes priors, not a GMM or an ensemble"
             )
         log_prior, _ = read_priors(options.priors, load_model(options.network).num_states)
-    states = options.states or options.gmm
+    states = options.states_dir or options.gmm
     parts = ModelParts(options.graph, features, options.network, options.gmm, states, log_prior)
     _show(describe(build_model(options.model, parts, search, tuned_on)))
 

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd plot curves --output curves.png --title 'Hard targets overfit' \\\n"
         "    --series hard exp/hard/seed* --series soft exp/soft/seed*"
     )
-    verbs = parser.add_subparsers(metavar="ACTION", required=True)
+    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     curves = _action(
         verbs,
         "curves",
@@ -32,13 +32,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     against = _action(
         verbs,
         "against",
-        "draw test frame accuracy and WER against a quantity, from scored decode folders",
+        "draw test frame accuracy and WER against a variable, from scored decode folders",
         "--title 'Less data' --output less.png --x 'training data (%)' --log \\\n"
         "    --series hard 3=model/hard3/decode_test 100=model/hard/decode_test \\\n"
         "    --series soft {3=model/soft3,100=model/soft}_seed{1,2,3}/decode_test \\\n"
         "    --level ensemble model/ensemble/decode_test",
     )
-    text = "add a curve through scored decode folders at their values X; folders with the same X are averaged as seeds"
+    text = (
+        "add a curve through scored decode folders at their values X; folders with the same X are averaged, as runs"
+        " that differ in the seed"
+    )
     points = ("NAME", "X=DECODE_DIR")
     against.add_argument("--series", action="append", nargs="+", required=True, metavar=points, help=text)
     text = "add a horizontal line: the mean over scored decode folders, one per seed"
@@ -53,7 +56,9 @@ def _action(
     verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, purpose: str, example: str
 ) -> argparse.ArgumentParser:
     parser = add_action(verbs, "plot", name, purpose, example)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="PNG file to write")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="PNG file to write; an existing one is replaced"
+    )
     parser.add_argument("--title", required=True, metavar="TEXT", help="title of the figure")
     return parser
 

@@ -19,8 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Write RESULTS.md and results.json from the measurements of a recipe, in the order of the options.\n"
         "--table starts a table. --system adds a line: the mean, with intervals, over decode folders, one per seed\n"
         "(the N of seedN in the path). --rows adds lines from a file with one JSON object per line. --recovery adds\n"
-        "a table of the share of the gap between two systems that each other system closes. --difference adds a\n"
-        "table of the differences from one system. --picture adds a figure."
+        "a table of recovery: the share of the gap between two systems that each other system closes. --difference\n"
+        "adds a table of the differences from one system. --picture adds a figure."
     )
     parser.epilog = (
         "example:\n"
@@ -31,12 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --system 'Ensemble' exp/model/ensemble/decode_test --recovery 'DNN 4x512, hard' Ensemble"
     )
     parser.add_argument("--title", required=True, metavar="TEXT", help="heading of RESULTS.md")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for both files")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder for both files; existing ones are replaced"
+    )
     parser.add_argument(
         "--remark", action="append", default=[], metavar="TEXT", help="add a paragraph under the title; repeatable"
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="wall time of the run, to report")
-    stages = "report that these stages (such as 1,2,7) ran at COMMIT, if not all ran at the same commit; repeatable"
+    parser.add_argument("--seconds", type=float, metavar="S", help="wall time of the run, to report (default: none)")
+    stages = "note that the stages STAGES (such as 1,2,7) ran at COMMIT; repeatable"
     parser.add_argument("--stages-at", action="append", default=[], nargs=2, metavar=("COMMIT", "STAGES"), help=stages)
     parser.add_argument(
         "--table", action=_InOrder, metavar="TITLE", help="start a table; the systems and rows that follow belong to it"
@@ -45,9 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--system", action=_InOrder, nargs="+", metavar=("NAME", "DECODE_DIR"), help="add a line to the table"
     )
     parser.add_argument(
-        "--rows", action=_InOrder, type=Path, metavar="FILE", help="add rows that were measured otherwise (JSON lines)"
+        "--rows", action=_InOrder, type=Path, metavar="FILE", help="add rows from another measurement (JSON lines)"
     )
-    recovery = "add the share of the gap from LOW to HIGH that each other system closes, in frame accuracy and WER"
+    recovery = "add the recovery: the share of the gap from LOW to HIGH that each other system closes"
     parser.add_argument("--recovery", action=_InOrder, nargs=2, metavar=("LOW", "HIGH"), help=recovery)
     difference = "add the differences of the other systems from BASE, with intervals and tests"
     parser.add_argument("--difference", action=_InOrder, metavar="BASE", help=difference)

@@ -33,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=10, metavar="N", help="show the N most frequent errors (default: 10)"
     )
-    output = "where to write the score (default: wer.json in the decode folder; nowhere if --hyp is a file)"
+    output = (
+        "file to write, replacing an existing one (default: wer.json in the decode folder; none if --hyp is a file)"
+    )
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=output)
     parser.set_defaults(run=run)
 

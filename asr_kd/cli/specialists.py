@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd specialists join exp/joint exp/special/* --network exp/dnn\n"
         "  asr-kd specialists compare exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk"
     )
-    verbs = parser.add_subparsers(metavar="ACTION", required=True)
+    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     cluster = add_action(
         verbs,
         "specialists",
@@ -43,8 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "find clusters of states that a generalist confuses, from its predictions",
         "exp/clusters --network exp/dnn --feats feats/train --k 10 --states-dir gmm/lda",
     )
-    cluster.add_argument("out", metavar="OUT", help="folder to write")
-    cluster.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
+    cluster.add_argument("out", metavar="OUT", help="folder to write; clusters in it are replaced")
+    cluster.add_argument("--network", metavar="NETWORK", required=True, help="the generalist, a network")
     cluster.add_argument("--feats", metavar="STORE", required=True, help="features to predict on; no labels are needed")
     cluster.add_argument(
         "--frames",
@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     cluster.add_argument("--scale", choices=("none", "correlation", "spectral"), default="spectral", help=scale)
     cluster.add_argument(
-        "--states-dir", metavar="DIR", help="folder with states.yaml, for the names of phones and contexts"
+        "--states-dir", metavar="HMM_DIR", help="HMM folder of the states, for the names of phones and contexts"
     )
     add_device(cluster)
     cluster.set_defaults(run=_cluster)
@@ -86,21 +86,23 @@ def _configure_prepare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         "--dev-states states/dev",
     )
     prepare.add_argument("out", metavar="OUT", help="folder to write: begin, states, dev")
-    prepare.add_argument("--clusters", metavar="DIR", required=True, help="folder written by specialists cluster")
+    prepare.add_argument(
+        "--clusters", metavar="DIR", required=True, help="folder written by asr-kd specialists cluster"
+    )
     prepare.add_argument("--number", type=int, required=True, metavar="N", help="number of the cluster, from 0")
-    prepare.add_argument("--network", metavar="MODEL", required=True, help="the generalist, a network")
+    prepare.add_argument("--network", metavar="NETWORK", required=True, help="the generalist, a network")
     prepare.add_argument("--states", metavar="STORE", required=True, help="states of the training speech")
     dev = "states of the dev set; not with --whole, whose training uses the dev states unchanged"
     prepare.add_argument("--dev-states", metavar="STORE", help=dev)
     whole = (
-        "no dustbin, but soft targets for all other states (section 6.1): write labels of the cluster's states only,"
-        " for asr-kd train --begin NET --teacher NET --set temperature=1"
+        "no dustbin, but soft targets for all other states (section 6.1): write labels of the cluster's states only;"
+        " train with --begin NETWORK --teacher NETWORK --set temperature=1"
     )
     prepare.add_argument("--whole", action="store_true", help=whole)
     prepare.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the choice of frames of other states (default: 0)"
     )
-    prepare.add_argument("--force", action="store_true", help="replace other labels at OUT")
+    prepare.add_argument("--force", action="store_true", help="replace other stores of labels in OUT")
     prepare.set_defaults(run=_prepare)
 
 
@@ -112,15 +114,15 @@ def _configure_join(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "make an ensemble of a generalist and trained specialists",
         "exp/joint exp/special/0 exp/special/1 --network exp/dnn",
     )
-    join.add_argument("out", metavar="OUT", help="folder to write")
+    join.add_argument("out", metavar="OUT", help="folder to write; an ensemble in it is replaced")
     join.add_argument(
         "specialists",
         metavar="SPECIALIST",
         nargs="+",
-        help="folders written by specialists prepare, each with a trained net",
+        help="folders written by asr-kd specialists prepare, each with its trained network in net",
     )
-    join.add_argument("--network", metavar="MODEL", required=True, help="the generalist")
-    active = "use the specialists that own one of the N most probable states of a frame (default: 1)"
+    join.add_argument("--network", metavar="NETWORK", required=True, help="the generalist, a network")
+    active = "use the specialists that cover any of the generalist's N most probable states in a frame (default: 1)"
     join.add_argument("--active", type=int, default=1, metavar="N", help=active)
     join.set_defaults(run=_join)
 
@@ -133,17 +135,22 @@ def _configure_compare(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
         "measure what the specialists add, and for which states (tables 3 and 4 of the paper)",
         "exp/joint --feats feats/test --states states/test --utt2spk data/test/utt2spk",
     )
-    compare.add_argument("joint", metavar="JOINT", help="ensemble written by specialists join")
+    compare.add_argument("joint", metavar="JOINT", help="ensemble written by asr-kd specialists join")
     compare.add_argument("--feats", metavar="STORE", required=True, help="features to evaluate on")
-    compare.add_argument("--states", metavar="STORE", required=True, help="their labels")
+    compare.add_argument("--states", metavar="STORE", required=True, help="states of these frames")
     unit = "speakers, the unit of intervals and tests (default: utterances)"
     compare.add_argument("--utt2spk", metavar="FILE", help=unit)
     compare.add_argument("--rows", metavar="FILE", help="also write the table for asr-kd report --rows")
     compare.add_argument(
-        "--picture", metavar="FILE", help="also draw the gain against the number of specialists of a state (PNG)"
+        "--picture",
+        metavar="FILE",
+        help="also draw the gain against the number of specialists that cover a state (PNG)",
     )
     compare.add_argument(
-        "--title", default="What specialists add", metavar="TEXT", help="title of the table and the picture"
+        "--title",
+        default="What specialists add",
+        metavar="TEXT",
+        help="title of the table and the picture (default: What specialists add)",
     )
     add_device(compare)
     compare.set_defaults(run=_compare)
@@ -200,7 +207,7 @@ def _table_of(clusters: "list[np.ndarray]", mean: "np.ndarray", space: "StateSpa
     ]
     columns = (
         Column("cluster", plain("cluster")), Column("states", plain("states")),
-        Column("of the mass %", percent("share", 1)),
+        Column("mass %", percent("share", 1)),
         Column("phones (states)" if space else "which", plain("text"), left=True),
     )  # fmt: skip
     return render(rows, columns)

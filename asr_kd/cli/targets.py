@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 
-from asr_kd.cli import add_device
+from asr_kd.cli import add_device, sentence
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +23,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_compare(
         _action(actions, "compare", _compare, "how well each form and k approximates the teacher", _COMPARE)
     )
-    _configure_import(_action(actions, "import", _import, "another toolkit's outputs -> soft targets", _IMPORT))
-    info = _action(actions, "info", _info, "form, temperatures, sizes, provenance", "exp/targets/top20")
-    info.add_argument("store")
-    info.add_argument("--json", action="store_true")
-    verify = _action(
-        actions, "verify", _verify, "read every byte, compare checksums, check values", "exp/targets/top20"
+    _configure_import(
+        _action(actions, "import", _import, "outputs of another toolkit's network -> soft targets", _IMPORT)
     )
-    verify.add_argument("store")
+    info = _action(
+        actions, "info", _info, "print the form, temperatures, sizes and provenance of a store", "exp/targets/top20"
+    )
+    info.add_argument("store", metavar="STORE", help="store of soft targets")
+    info.add_argument("--json", action="store_true", help="print the result as JSON")
+    verify = _action(
+        actions, "verify", _verify, "read every byte of a store, compare checksums, check values", "exp/targets/top20"
+    )
+    verify.add_argument("store", metavar="STORE", help="store of soft targets")
 
+
+FORMS = ("dense", "topk", "sampled")
 
 _WRITE = (
     "--teacher exp/ensemble --feats exp/feats/train exp/targets/top20 \\\n"
@@ -58,7 +64,7 @@ def _action(
     action = actions.add_parser(
         name,
         help=purpose,
-        description=purpose,
+        description=sentence(purpose),
         epilog=f"example:\n  asr-kd targets {name} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,9 +73,9 @@ def _action(
 
 
 def _add_transfer_set(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--teacher", metavar="MODEL", required=True, help="folder of a network or an ensemble")
+    action.add_argument("--teacher", metavar="NETWORK", required=True, help="folder of a network or an ensemble")
     action.add_argument("--feats", metavar="STORE", required=True, help="features of the transfer set")
-    action.add_argument("--utterances", metavar="LIST", help="only the ids in this file or data directory")
+    action.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
     action.add_argument(
         "--states", metavar="STORE", help="labels, if there are any, to measure the teacher's frame accuracy"
     )
@@ -79,34 +85,41 @@ def _configure_write(write: argparse.ArgumentParser) -> None:
     write.set_defaults(resumes=True)
     write.description = (
         "Write the teacher's soft targets of each frame. After a kill or an interrupt, the same command resumes.\n"
-        "Several processes or machines may share the work (--part, or torchrun); the store has the same bytes. Before\n"
-        "writing, it prints the teacher's frame accuracy on the transfer set (with --states), size, free space, time."
+        "Several processes or machines may share the work (--part, or torchrun); the store is byte-identical. Before\n"
+        "writing, it prints the teacher's frame accuracy on the transfer set (with --states), the store's size, the\n"
+        "free space and the time needed."
     )
     write.add_argument("out", metavar="OUT", help="the target store to write")
     _add_transfer_set(write)
     _add_form(write)
-    precision = "of the teacher's products; auto: bf16 where the processor has it, else fp32 (default: fp32)"
+    precision = (
+        "precision of the teacher's matrix products; auto: bf16 if the processor has it, else fp32 (default: fp32)"
+    )
     write.add_argument("--precision", default="fp32", choices=("auto", "fp32", "bf16"), help=precision)
     add_device(write, "with cuda each torchrun process takes its own GPU, and --jobs is ignored")
-    write.add_argument("--part", metavar="I/N", help="the I-th of N parts only (default under torchrun: the rank's)")
+    part = "write only part I of N (default: all; under torchrun, each process writes one)"
+    write.add_argument("--part", metavar="I/N", help=part)
     write.add_argument("--dry-run", action="store_true", help="print the estimate and stop")
 
 
 def _add_form(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--form", default="topk", choices=("dense", "topk", "sampled"), help="(default: topk)")
-    k = "states kept of each frame, topk and sampled (default: 20, or all if there are fewer)"
-    action.add_argument("--k", type=int, help=k)
-    temperatures = "topk: those at which students may train; sampled: the one to draw at (default: 1,2,5,10; 2)"
+    action.add_argument("--form", default="topk", choices=FORMS, help="what to store for each frame (default: topk)")
+    k = "topk, sampled: states kept per frame (default: 20, or all if there are fewer)"
+    action.add_argument("--k", type=int, metavar="K", help=k)
+    temperatures = (
+        "topk: temperatures at which students may train (default: 1,2,5,10); sampled: the temperature of the draws"
+        " (default: 2)"
+    )
     action.add_argument("--temperatures", metavar="T,T,...", help=temperatures)
-    action.add_argument("--seed", type=int, default=0, help="of the draws")
-    action.add_argument("--jobs", type=int, default=1, metavar="J", help="processes of one thread each")
-    action.add_argument("--skip-bad", action="store_true", help="leave out bad utterances, and list them")
+    action.add_argument("--seed", type=int, default=0, metavar="N", help="sampled: seed of the draws (default: 0)")
+    action.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    action.add_argument("--skip-bad", action="store_true", help="leave out, count and list bad utterances")
     action.add_argument("--force", action="store_true", help="replace another store at OUT")
 
 
 def _configure_import(take: argparse.ArgumentParser) -> None:
     take.description = (
-        "Write the matrices of a Kaldi archive, [frames, states] of any other toolkit's network, as soft targets.\n"
+        "Write the matrices of a Kaldi archive, [frames, states] from a network of another toolkit, as soft targets.\n"
         "After a kill or an interrupt, the same command resumes."
     )
     take.add_argument("archive", metavar="ARK_OR_SCP", help="float matrices, one for each utterance")
@@ -125,9 +138,11 @@ def _configure_compare(compare: argparse.ArgumentParser) -> None:
         "teacher at a temperature, and how large they are."
     )
     _add_transfer_set(compare)
-    compare.add_argument("--temperature", type=float, default=2.0, metavar="T", help="the student's (default: 2)")
+    compare.add_argument(
+        "--temperature", type=float, default=2.0, metavar="T", help="temperature of the student (default: 2)"
+    )
     compare.add_argument("--frames", type=int, default=20_000, metavar="N", help="size of the sample (default: 20,000)")
-    compare.add_argument("--k", metavar="K,K,...", help="states of a frame (default: 5,10,20,50)")
+    compare.add_argument("--k", metavar="K,K,...", help="values of k to compare (default: 5,10,20,50)")
     add_device(compare)
     compare.add_argument("--json", action="store_true", help="print the numbers unrounded, as JSON")
 

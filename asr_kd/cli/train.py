@@ -20,11 +20,12 @@ DESCRIPTION = (
     "stored with the network.\n"
     "\n"
     "The same command resumes after a kill or an interruption; once training is done, it prints the result again.\n"
-    "The folder --out holds the network and its curves. The log has a line for each evaluation, with a star if its\n"
-    "weights are kept. With --members N the folder is an ensemble of N networks, trained side by side from\n"
-    "different seeds; if one fails, the others checkpoint and stop. Under torchrun, N processes train one\n"
-    "network, data-parallel, with the result of a single process; each takes its own GPU if there are any.\n"
-    "With --evaluate MODEL, measure trained networks or ensembles instead."
+    "The folder --out holds the network and its training curves (metrics.jsonl). The log has a line for each\n"
+    "evaluation, with a star if its weights are kept. With --members N the folder is an ensemble of N networks,\n"
+    "trained side by side from different seeds; if one fails, the others checkpoint and stop. Under\n"
+    "torchrun, N processes train one network, data-parallel; the result is that of a single process. Each takes\n"
+    "its own GPU if there are any.\n"
+    "With --evaluate NETWORK, measure trained networks or ensembles instead."
 )
 EXAMPLES = (
     "example:\n"
@@ -41,33 +42,28 @@ EXAMPLES = (
     "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states --json\n"
     "  asr-kd train --evaluate exp/dnn --feats exp/test/fbank --states exp/test/states \\\n"
     "    --utt2spk data/test/utt2spk --out frames_test\n"
-    "all configuration keys and their defaults: asr-kd train --print-config"
+    "all configuration keys, explained, with their defaults: asr-kd train --print-config"
 )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of ``asr-kd train``."""
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.add_argument("--feats", metavar="STORE", help="features to train on (or to evaluate on)")
-    parser.add_argument("--states", metavar="STORE", help="their labels, from `asr-kd hmm align`")
-    parser.add_argument("--targets", metavar="STORE", help="soft targets, from `asr-kd targets write`")
-    parser.add_argument(
-        "--teacher", metavar="MODEL", help="network or ensemble that computes soft targets for each batch"
+    parser.usage = (
+        "%(prog)s --feats STORE [--states STORE] [--targets STORE | --teacher NETWORK]\n"
+        "                    --dev-feats STORE --dev-states STORE --out DIR [options]\n"
+        "       %(prog)s --evaluate NETWORK ... --feats STORE --states STORE [options]\n"
+        "       %(prog)s --print-config [--config FILE] [--set KEY=VALUE]"
     )
+    _configure_data(parser)
     priors = (
-        "take the states' priors from this store of states or soft targets, or from this model (default: the"
+        "take the states' priors from this store of states or soft targets, or from this network (default: the"
         " frequencies of the labels; without labels, the teacher's)"
     )
-    parser.add_argument("--priors", metavar="STORE|MODEL", help=priors)
+    parser.add_argument("--priors", metavar="STORE|NETWORK", help=priors)
     begin = "start from the weights of this network of the same shape (default: random weights)"
-    parser.add_argument("--begin", metavar="MODEL", help=begin)
+    parser.add_argument("--begin", metavar="NETWORK", help=begin)
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
-    parser.add_argument(
-        "--dev-feats", metavar="STORE", help="features of the dev set, which decides which epoch is kept"
-    )
-    parser.add_argument("--dev-states", metavar="STORE", help="their labels")
-    out = "experiment folder, such as exp/dnn; with --evaluate, the folder inside each MODEL to write frames.json to"
-    parser.add_argument("--out", metavar="DIR", help=out)
     config = "configuration (YAML); missing keys have their defaults; repeatable: members take the files in turn"
     parser.add_argument("--config", metavar="FILE", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
@@ -79,6 +75,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run, resumes=True)
 
 
+def _configure_data(parser: argparse.ArgumentParser) -> None:
+    required = parser.add_argument_group("required")
+    required.add_argument("--feats", metavar="STORE", help="features to train on (or to evaluate on)")
+    dev = "features of the dev set, which decides which epoch is kept (not with --evaluate)"
+    required.add_argument("--dev-feats", metavar="STORE", help=dev)
+    required.add_argument("--dev-states", metavar="STORE", help="states of the dev set (not with --evaluate)")
+    out = "experiment folder, such as exp/dnn; with --evaluate, the folder inside each NETWORK for frames.json"
+    required.add_argument("--out", metavar="DIR", help=out)
+    source = parser.add_argument_group("what to learn", "--states, --targets or --teacher; or --states with either")
+    source.add_argument("--states", metavar="STORE", help="states of the frames of --feats, from `asr-kd hmm align`")
+    source.add_argument("--targets", metavar="STORE", help="soft targets, from `asr-kd targets write`")
+    teacher = "network or ensemble that computes soft targets for each batch"
+    source.add_argument("--teacher", metavar="NETWORK", help=teacher)
+
+
 def _configure_members(parser: argparse.ArgumentParser) -> None:
     members = (
         "train N networks with consecutive seeds, starting at --seed (default: the configuration's, or 1), in"
@@ -87,7 +98,7 @@ def _configure_members(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, metavar="N", help=members)
     mean = "how the ensemble averages its members' distributions (default: arithmetic)"
     parser.add_argument("--mean", choices=("arithmetic", "geometric"), help=mean)
-    add_device(parser, "with cuda each GPU trains one member at a time")
+    add_device(parser, "with cuda, members train in parallel, one per GPU")
     threads = (
         "number of CPU threads (default: OMP_NUM_THREADS, else all cores); T threads train up to T members at"
         " once, each of which needs the memory of a whole training run"
@@ -96,8 +107,8 @@ def _configure_members(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_evaluate(parser: argparse.ArgumentParser) -> None:
-    evaluated = "print frame accuracy and cross-entropy of these models"
-    parser.add_argument("--evaluate", metavar="MODEL", nargs="+", help=evaluated)
+    evaluated = "print frame accuracy and cross-entropy of these networks or ensembles"
+    parser.add_argument("--evaluate", metavar="NETWORK", nargs="+", help=evaluated)
     speakers = "with --evaluate: speakers, the unit of intervals and tests (default: utterances)"
     parser.add_argument("--utt2spk", metavar="FILE", help=speakers)
 
@@ -117,14 +128,13 @@ def run(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     import torch
-    import yaml
 
-    from asr_kd.config import to_dict
+    from asr_kd.config import explained
 
     configs = _configs(options)
     if options.print_config:
         different = configs[: max(1, len(options.config))]
-        print("---\n".join(yaml.safe_dump(to_dict(config), sort_keys=False) for config in different), end="")
+        print("---\n".join(map(explained, different)), end="")
         return
     if options.threads is not None:
         _check_threads(options.threads)
@@ -168,6 +178,7 @@ def _evaluate(folder: str, options: argparse.Namespace) -> tuple[dict[str, Any],
     from asr_kd.train import evaluate, predict
     from asr_kd.train.evaluate import check_fits
 
+    _require(options, "feats", "states")
     device = torch_device(options.device)
     data = _training_data(options)
     model = open_model(folder).to(device)
@@ -182,13 +193,13 @@ def _evaluate(folder: str, options: argparse.Namespace) -> tuple[dict[str, Any],
 
 
 def _check_inside(out: str | None) -> None:
-    """Raise ``UserError`` if the models of --evaluate would write their results to the same place."""
+    """Raise ``UserError`` if the networks of --evaluate would write their results to the same place."""
     from pathlib import Path
 
     from asr_kd.errors import UserError
 
     if out is not None and (Path(out).is_absolute() or ".." in Path(out).parts):
-        raise UserError(f"--out {out}: with --evaluate, give a folder inside that of each MODEL, such as frames_test")
+        raise UserError(f"--out {out}: with --evaluate, give a folder inside that of each NETWORK, such as frames_test")
 
 
 def _train(options: argparse.Namespace, config: "TrainConfig") -> tuple[dict[str, Any], str]:
@@ -196,8 +207,8 @@ def _train(options: argparse.Namespace, config: "TrainConfig") -> tuple[dict[str
     from asr_kd.train.group import Group
 
     device = Group.current().device(torch_device(options.device))
+    _require(options, "feats", "dev_feats", "dev_states", "out")
     data = _training_data(options)
-    _require(options, "out")
     sources = Sources(options.teacher, options.priors, options.begin)
     result = train(config, data, _dev_data(options), options.out, device, sources)
     text = f"{options.out}: dev frame accuracy {result['dev_accuracy']:.2%} in epoch {result['epoch']}"
@@ -212,8 +223,8 @@ def _train_members(options: argparse.Namespace, configs: "list[TrainConfig]") ->
     from asr_kd.train.members import Machine, train_members
 
     devices = _devices(options.device)
+    _require(options, "feats", "dev_feats", "dev_states", "out")
     data = _training_data(options)
-    _require(options, "out")
     sources, machine = Sources(options.teacher, options.priors), Machine(tuple(devices), torch.get_num_threads())
     mean = options.mean or "arithmetic"
     trained = train_members(configs, data, _dev_data(options), options.out, sources, mean, machine)
@@ -236,7 +247,6 @@ def _training_data(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     from asr_kd.targets import TargetStore
     from asr_kd.train import TrainingData, read_utterance_list
 
-    _require(options, "feats", *(() if options.targets or options.teacher else ("states",)))
     chosen = read_utterance_list(options.utterances) if options.utterances else None
     states = FrameStore(options.states) if options.states else None
     targets = TargetStore(options.targets) if options.targets else None
@@ -247,16 +257,17 @@ def _dev_data(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     from asr_kd.frames import FrameStore
     from asr_kd.train import TrainingData
 
-    _require(options, "dev_feats", "dev_states")
     return TrainingData(FrameStore(options.dev_feats), FrameStore(options.dev_states))
 
 
 def _require(options: argparse.Namespace, *names: str) -> None:
     from asr_kd.errors import UserError
 
-    for name in names:
-        if getattr(options, name) is None:
-            raise UserError(f"--{name.replace('_', '-')} is missing; asr-kd train --help shows an example")
+    missing = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is None]
+    if "states" not in names and not (options.states or options.targets or options.teacher):
+        missing.append("one of --states (labels), --targets (soft targets) or --teacher")
+    if missing:
+        raise UserError(f"missing: {', '.join(missing)}; asr-kd train --help shows an example")
 
 
 def _check_threads(threads: int) -> None:

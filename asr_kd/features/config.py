@@ -15,22 +15,30 @@ FRAME_CENTRE_OFFSET = 0.010
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """Kaldi's log-mel filter bank (``fbank``) or cepstra (``mfcc``), 25 ms every 10 ms, without dither.
+    """Kaldi's log-mel filter bank or cepstra, 25 ms every 10 ms, without dither.
 
-    ``normalise`` selects the mean that is subtracted from each coefficient: of the utterance, of all utterances of its
-    speaker, of the recent past (``online``: the last 6 seconds, smoothed at the beginning with ``global_mean``, the
-    mean of the training data), or none.
+    - ``kind``: ``fbank``, log-mel energies, or ``mfcc``, cepstra.
+    - ``sample_rate``: in hertz; audio of another rate is resampled.
+    - ``bins``: number of mel filters.
+    - ``cepstra``: mfcc: number of cepstra.
+    - ``low_hz``: lower edge of the first filter.
+    - ``high_hz``: upper edge of the last filter; 0 or below: relative to half the sample rate.
+    - ``energy``: mfcc: the frame's log energy instead of the first cepstrum, Kaldi's --use-energy.
+    - ``normalise``: the mean to subtract from each coefficient: that of the ``utterance``, of all utterances of the
+      ``speaker``, of the recent past (``online``: the last 6 seconds, smoothed at the beginning with ``global_mean``),
+      or ``none``.
+    - ``global_mean``: for ``online``: the mean of the training data, ``[dimension]``.
     """
 
     kind: Literal["fbank", "mfcc"] = "fbank"
-    sample_rate: int = 16000  # hertz; audio of another rate is resampled
-    bins: int = 40  # mel filters
-    cepstra: int = 13  # kept coefficients of mfcc
-    low_hz: float = 20.0  # lower edge of the first filter
-    high_hz: float = 0.0  # upper edge of the last filter; 0 or below: relative to half the sample rate
-    energy: bool = False  # mfcc: the frame's log energy instead of the first cepstrum, Kaldi's --use-energy
+    sample_rate: int = 16000
+    bins: int = 40
+    cepstra: int = 13
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    energy: bool = False
     normalise: Literal["none", "utterance", "speaker", "online"] = "speaker"
-    global_mean: tuple[float, ...] = ()  # [dimension], for online
+    global_mean: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         lowest, highest = AUDIO_RATES

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from asr_kd.config import shown
+from asr_kd.config import TYPES, shown
 
 LARGEST = 1 << 53  # larger than any number of frames or bytes, and exact in every JSON reader
 _DEPTH = 16  # of a configuration; those of this project need 3
@@ -28,7 +28,7 @@ def members(value: Any, what: str, types: Mapping[str, type]) -> list[Any]:
         raise Damaged(f"{what} has an unknown member {shown(min(unknown))}")
     for key, kind in types.items():
         if type(value[key]) is not kind:
-            raise Damaged(f"{what}: {key} is {shown(value[key])}, expected {kind.__name__}")
+            raise Damaged(f"{what}: {key} is {shown(value[key])}, expected {TYPES[kind]}")
     return [value[key] for key in types]
 
 

@@ -26,20 +26,35 @@ from asr_kd.hmm.tree import build_tree, context_statistics
 
 @dataclasses.dataclass(frozen=True)
 class HmmConfig:
-    """How ``asr-kd hmm train`` trains; the schedules are those of Kaldi's train_mono, train_deltas, train_lda_mllt."""
+    """How ``asr-kd hmm train`` trains; the schedules are those of Kaldi's train_mono, train_deltas, train_lda_mllt.
+
+    - ``mono_gaussians``: Gaussians of the monophone stage.
+    - ``tri_states``, ``tri_gaussians``: tied states and Gaussians of the triphones on deltas.
+    - ``lda_states``, ``lda_gaussians``: tied states and Gaussians of the final model, whose states are the labels of
+      networks.
+    - ``mono_frames``: the monophone stage is trained on the shortest utterances, up to so many frames (360,000: 1 h).
+    - ``phone_positions``, ``silence_positions``: HMM states of a phone, and of a silence phone.
+    - ``min_leaf_frames``: the decision tree makes no tied state of fewer frames.
+    - ``power``: a state's share of the Gaussians grows with this power of its frames.
+    - ``variance_floor``: lowest variance of a Gaussian, as a fraction of the variance of all frames.
+    - ``lda_window``: frames side by side that LDA transforms.
+    - ``lda_dim``: dimension after LDA.
+    - ``beam``: pruning beam of the alignments, in nats.
+    - ``seed``: seed of the random numbers.
+    """
 
     mono_gaussians: int = 1000
-    tri_states: int = 500  # tied states of the triphones on deltas
+    tri_states: int = 500
     tri_gaussians: int = 3000
-    lda_states: int = 500  # tied states of the final model: the labels of networks
+    lda_states: int = 500
     lda_gaussians: int = 3000
-    mono_frames: int = 360_000  # of the shortest utterances, on which the monophone stage is trained (1 h)
+    mono_frames: int = 360_000
     phone_positions: int = 3
     silence_positions: int = 5
     min_leaf_frames: float = 100
-    power: float = 0.25  # a state's share of the Gaussians grows with this power of its frames
-    variance_floor: float = 0.01  # of the variance of all frames
-    lda_window: int = 7  # frames side by side
+    power: float = 0.25
+    variance_floor: float = 0.01
+    lda_window: int = 7
     lda_dim: int = 40
     beam: float = 200.0
     seed: int = 0

@@ -16,13 +16,18 @@ class NetConfig:
 
     - ``kind``: a ``dnn`` sees a window of frames and predicts one of them; a ``tdnn`` is a stack of factored dilated
       convolutions over the utterance.
-    - ``bins``, ``states``: width of a feature frame and of the output; where 0, training takes them from the data.
+    - ``bins``, ``states``: width of a feature frame and of the output; 0: training takes it from the data.
+    - ``width``: units of a hidden layer.
+    - ``layers``: hidden layers of a ``dnn``.
     - ``left_context``, ``right_context``: the window of a ``dnn``: 20 frames before the predicted one and 5 after it
       make the paper's 26. The context of a ``tdnn`` is the sum of its layers'.
-    - ``layers``: hidden layers of a ``dnn``. ``dilations``: a ``tdnn`` has one hidden layer for each entry d; it sees
-      frames t - d, t and t + d of the layer below. ``bottleneck``: the width of the factor inside such a layer.
-    - ``dropout``: the fraction of a hidden layer's outputs that a training step drops; ``input_dropout``: the fraction
-      of the standardised features.
+    - ``dilations``: a ``tdnn`` has one hidden layer for each entry d; it sees frames t - d, t and t + d of the layer
+      below.
+    - ``bottleneck``: the width of the factor inside a layer of a ``tdnn``.
+    - ``activation``: the nonlinearity of the hidden layers: ``relu``, ``gelu`` or ``silu``.
+    - ``norm``: the normalisation of the hidden layers: ``batch``, ``layer`` or ``none``.
+    - ``dropout``: the fraction of a hidden layer's outputs that a training step drops.
+    - ``input_dropout``: the same for the standardised features.
     """
 
     kind: Literal["dnn", "tdnn"] = "dnn"

@@ -142,7 +142,7 @@ def is_text(value: Any) -> bool:
 def _read_object(path: str | Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}")
+        raise UserError(f"{path}: expected a JSON object, found {shown(content)}")
     return content
 
 

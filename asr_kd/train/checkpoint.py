@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from asr_kd.config import from_dict
+from asr_kd.config import from_dict, shown
 from asr_kd.errors import UserError
 from asr_kd.files import parse_json, write_bytes
 from asr_kd.nets import AcousticModel
@@ -85,9 +85,9 @@ def _expected(model: AcousticModel) -> dict[str, Tensor]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    value = parse_json(text, "position")
+    value = parse_json(text, "damaged position")
     if not isinstance(value, dict):
-        raise UserError(f"position: expected an object, found {type(value).__name__}")
+        raise UserError(f"damaged position: expected an object, found {shown(value)}")
     return value
 
 
@@ -95,16 +95,16 @@ def _check_position(position: Position, epochs: int) -> None:
     """Raise ``UserError`` unless the numbers agree with each other, so that training can resume from them."""
     for key in ("step", "epoch", "batch", "frames", "correct", "counted", "seconds"):
         if getattr(position, key) < 0:
-            raise UserError(f"position: {key} is {getattr(position, key)}; expected 0 or more")
+            raise UserError(f"damaged position: {key} is {getattr(position, key)}; expected 0 or more")
     if position.epoch > epochs:
-        raise UserError(f"position: epoch is {position.epoch} of {epochs}")
+        raise UserError(f"damaged position: epoch is {position.epoch} of {epochs}")
     if (position.batch == 0) != (position.frames == 0):
-        raise UserError(f"position: {position.frames} frames in {position.batch} batches of this epoch")
+        raise UserError(f"damaged position: {position.frames} frames in {position.batch} batches of this epoch")
     for number, entry in enumerate(position.history):
         accuracy = entry.get("dev_accuracy")
         if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):
-            raise UserError(f"position: evaluation {number} has no finite dev_accuracy")
+            raise UserError(f"damaged position: evaluation {number} has no finite dev_accuracy")
     if not -1 <= position.best < len(position.history) or (position.history and position.best < 0):
-        raise UserError(f"position: best is evaluation {position.best} of {len(position.history)}")
+        raise UserError(f"damaged position: best is evaluation {position.best} of {len(position.history)}")
     if position.epoch == epochs and not position.history:
-        raise UserError(f"position: all {epochs} epochs are done, but there was no evaluation")
+        raise UserError(f"damaged position: all {epochs} epochs are done, but there was no evaluation")

@@ -14,36 +14,46 @@ from asr_kd.nets.precision import Precision
 class TrainConfig:
     """Everything that decides the weights, besides the data.
 
-    - ``epochs``: passes over the data. ``batch_frames``: output frames of one step.
-    - ``chunk``: output frames of one example, cut from one piece of speech. The default suits the kind of network (1,
-      single frames drawn at random, for a ``dnn``; 150 for a ``tdnn``). ``every``: train on each ``every``-th frame of
-      a chunk only, with another offset in each epoch. At 3, a ``tdnn`` whose dilations are multiples of 3 does a third
-      of the work.
-    - ``learning_rate``: AdamW's peak. It is reached after the fraction ``warmup`` of the training, and then falls to
-      zero as ``decay`` says. ``weight_decay`` leaves biases and normalisation alone. ``clip_norm``: the largest
-      gradient norm. ``max_norm``: the largest norm of the weights into a hidden unit (0: no limit; Hinton et al. 2012).
+    - ``net``: the shape of the network.
+    - ``seed``: seed of the initial weights and of the order of the data.
+    - ``epochs``: passes over the data.
+    - ``batch_frames``: output frames of one step.
+    - ``chunk``: output frames of one example, cut from one piece of speech. Null: 1 for a ``dnn`` (single frames drawn
+      at random), 150 for a ``tdnn``.
+    - ``every``: train on each ``every``-th frame of a chunk only, with another offset in each epoch. At 3, a ``tdnn``
+      whose dilations are multiples of 3 does a third of the work.
+    - ``learning_rate``: the peak of AdamW's learning rate.
+    - ``warmup``: fraction of the training after which the learning rate is at its peak.
+    - ``decay``: how the learning rate then falls to zero: ``cosine`` or ``linear``.
+    - ``weight_decay``: AdamW's weight decay. It leaves biases and normalisation alone.
+    - ``betas``: AdamW's decay rates of the mean gradient and of its mean square.
+    - ``clip_norm``: the largest norm of the gradient.
+    - ``max_norm``: the largest norm of the weights into a hidden unit; 0: no limit (Hinton et al. 2012).
     - ``standardise``: the network subtracts a mean and divides by a deviation: of each of the ``bins``, or of the
       ``whole`` frame. The latter suits pixels, since some are always empty.
-    - ``precision``: ``bf16`` multiplies in bfloat16, with weights in fp32 (``torch.autocast``). ``auto`` takes it where
-      the processor or the GPU has such instructions, and ``fp32`` elsewhere. A GPU multiplies ``fp32`` in full, and in
-      TF32 only where the environment has torch's variable ``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1``.
+    - ``precision``: of matrix products. ``bf16`` multiplies in bfloat16, with weights in fp32 (``torch.autocast``).
+      ``auto`` is ``bf16`` if the processor or the GPU has such instructions, else ``fp32``. A GPU uses TF32 for
+      ``fp32`` only if the environment sets torch's ``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1``.
     - ``label_smoothing``: the part of a hard target that is spread over all states.
-    - With soft targets: ``temperature``, ``soft_weight`` and ``hard_weight`` of the objective. Its soft term is
-      multiplied by the square of the temperature (``asr_kd.train.distillation``). The default of ``hard_weight`` is
-      0.5, and 0 if no frame has a label. ``match: logits`` compares centred logits instead of distributions, and has
-      no temperature.
-    - ``channel``: standard deviation (nats) of a smooth curve over the bins that is added to each example. ``scale``:
-      standard deviation of the log of the factor that each example is multiplied by.
-    - ``frequency_masks`` bands of up to ``frequency_width`` bins, and ``time_masks`` stretches of up to ``time_width``
-      frames, of each example are replaced by the mean of the training data (SpecAugment, Park et al. 2019).
-    - ``jitter``: frames are square images, and each is moved by up to so many pixels in both directions; zeros move in.
+    - ``temperature``: with soft targets: temperature of the student and of the targets.
+    - ``soft_weight``: with soft targets: weight of their term of the objective, which is also multiplied by the square
+      of the temperature (``asr_kd.train.distillation``).
+    - ``hard_weight``: with soft targets: weight of the labels' term. Null: 0.5, or 0 if no frame has a label.
+    - ``match``: with soft targets: compare the ``distribution``, or centred ``logits``, which have no temperature.
+    - ``channel``: standard deviation (nats) of a smooth curve over the bins that is added to each example.
+    - ``scale``: standard deviation of the log of a random factor by which each example is multiplied.
+    - ``frequency_masks``, ``frequency_width``: so many bands of each example, of up to ``frequency_width`` bins, are
+      replaced by the mean of the training data (SpecAugment, Park et al. 2019).
+    - ``time_masks``, ``time_width``: the same for stretches of up to ``time_width`` frames.
+    - ``jitter``: for frames that are square images: move each by up to so many pixels both ways; zeros move in.
     - ``splices``: how many times an example continues, from a random frame on, with the frames of another example of
-      the step. Labels do not follow, so this needs a live teacher and ``hard_weight`` 0.
-    - ``evaluate_epochs``: epochs between evaluations. ``keep``: keep the weights of the ``best`` dev frame accuracy, or
-      the ``last``. The default is the best when training on labels, and the last when training on soft targets, which
-      do not overfit. Training stops after ``patience`` evaluations without a better one (0: never).
+      the step. Labels do not follow, so this needs live teachers (``--teacher``) and ``hard_weight`` 0.
+    - ``evaluate_epochs``: epochs between evaluations on the dev set.
+    - ``keep``: keep the weights of the ``best`` dev frame accuracy, or the ``last``. Null: the best when training on
+      labels; the last when training on soft targets, which do not overfit.
+    - ``patience``: stop after so many evaluations without a better one; 0: never.
     - ``checkpoint_steps``: steps between checkpoints, besides the one after each evaluation.
-    - ``pool_frames``: how many frames are in memory to be shuffled, if they fit into ``pool_mib`` MiB
+    - ``pool_frames``, ``pool_mib``: frames in memory to be shuffled, if they fit into ``pool_mib`` MiB
       (``asr_kd.train.reader`` says what a frame takes). On a GPU there are two such pools.
     """
 

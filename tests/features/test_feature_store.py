@@ -188,7 +188,7 @@ def test_cli_writes_prints_and_copies_a_configuration(
     assert FrameStore(tmp_path / "t").config == store.config
     assert FrameStore(tmp_path / "t").content_hash == store.content_hash
     assert main([*command, "--set", "bin=23"]) == 1
-    assert "did you mean 'bins'" in capsys.readouterr().err
+    assert "--set bin: unknown key; did you mean bins?" in capsys.readouterr().err
     _break(datadir, "utt03", "empty")
     assert main(["feats", str(datadir.path), str(tmp_path / "u"), "--skip-bad"]) == 0
     assert "skipped utt03: " in capsys.readouterr().out

@@ -138,7 +138,7 @@ def test_any_change_of_a_shard_is_an_error_or_harmless(small: Path, tmp_path: Pa
         (lambda h, a: a["utterances"].__setitem__(1, "a"), "not sorted, or one occurs twice"),
         (lambda h, a: a["utterances"].__setitem__(1, "b c"), "'b c' is empty or has white space"),
         (lambda h, a: a["utterances"].__setitem__(1, "b\ud800"), "is not valid Unicode"),
-        (lambda h, a: a["store"].__setitem__("kind", ["features"]), "kind is .'features'., expected str"),
+        (lambda h, a: a["store"].__setitem__("kind", ["features"]), "kind is .'features'., expected text"),
         (lambda h, a: a["store"]["config"].__setitem__("x", float("nan")), "config holds nan"),
         (lambda h, a: a["store"]["config"].__setitem__("x", DEEP), "nested more than"),
         (lambda h, a: a["store"].__setitem__("more", 1), "unknown member 'more'"),

@@ -156,7 +156,7 @@ def test_unknown_words_can_be_spoken_noise(corpus: tuple[Path, Boundaries], tmp_
     ("file", "content", "message"),
     [
         ("lexicon.txt", "", "the lexicon is empty"),
-        ("hmm.yaml", "lda_state: 5\n", "did you mean 'lda_states'"),
+        ("hmm.yaml", "lda_state: 5\n", "did you mean lda_states?"),
         ("data/text", "u0 one\n", "u1"),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_foreign_tensor_is_refused_by_name(folder: Path) -> None:
 def test_an_unknown_key_is_refused_with_the_nearest_one(folder: Path) -> None:
     path = folder / "config.yaml"
     path.write_text(path.read_text() + "widht: 3\n")
-    with pytest.raises(UserError, match="'widht'; did you mean 'width'"):
+    with pytest.raises(UserError, match="widht: unknown key; did you mean width"):
         load_model(folder)
 
 

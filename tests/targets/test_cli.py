@@ -209,7 +209,7 @@ def test_a_mistake_is_one_line(
     place = [str(out)] if action == "write" else []
     assert main(["targets", action, *place, *command, *options]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("asr-kd targets: error: ")
+    assert error.startswith(f"asr-kd targets {action}: error: ")
     assert message in error
     assert not out.exists()
 

@@ -91,7 +91,7 @@ def test_a_wrong_tensor_is_one_error_that_names_it(path: Path, tensors: dict[str
 )  # fmt: skip
 def test_a_position_that_makes_no_sense_is_refused(path: Path, changes: dict[str, Any]) -> None:
     rewrite(path, None, **changes)
-    with pytest.raises(UserError, match=r"not a checkpoint of this network \(position: .*\); delete it"):
+    with pytest.raises(UserError, match=r"not a checkpoint of this network \(damaged position: .*\); delete it"):
         load(path)
 
 

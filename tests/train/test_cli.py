@@ -48,9 +48,9 @@ def test_only_the_listed_utterances_are_learnt_from(command: list[str], tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--set", "epohcs=3"], "unknown key 'epohcs'; did you mean 'epochs'"),
-        (["--set", "net.kind=rnn"], "expected one of 'dnn', 'tdnn'; found 'rnn'"),
-        (["--set", "learning_rate=fast"], "learning_rate: expected a number"),
+        (["--set", "epohcs=3"], "--set epohcs: unknown key; did you mean epochs?"),
+        (["--set", "net.kind=rnn"], "--set net.kind: expected one of 'dnn', 'tdnn'; found 'rnn'"),
+        (["--set", "learning_rate=fast"], "--set learning_rate: expected a number"),
         (["--device", "tpu9"], "--device tpu9"),
         (["--feats", "absent"], "absent"),
         (["--set", "net.states=3"], "but the network has 3 outputs"),
@@ -65,9 +65,12 @@ def test_a_mistake_is_one_line(
     assert message in error
 
 
-def test_a_missing_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--feats", "x"]) == 1
-    assert "--states is missing" in capsys.readouterr().err
+def test_all_missing_options_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--feats", "x", "--dev-states", "y"]) == 1
+    source = "one of --states (labels), --targets (soft targets) or --teacher"
+    assert f"missing: --dev-feats, --out, {source}; asr-kd train --help" in capsys.readouterr().err
+    assert main(["train", "--evaluate", "exp/dnn", "--feats", "x"]) == 1
+    assert "missing: --states; " in capsys.readouterr().err
 
 
 def test_the_printed_configuration_can_be_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +112,7 @@ def test_what_cannot_be_evaluated_is_refused(
     evaluated = ["train", "--evaluate", str(tmp_path / "exp"), "--feats", command[6], "--states"]
     for out in (str(tmp_path / "one"), "../one"):
         assert main([*evaluated, command[8], "--out", out]) == 1
-        assert f"--out {out}: with --evaluate, give a folder inside that of each MODEL" in capsys.readouterr().err
+        assert f"--out {out}: with --evaluate, give a folder inside that of each NETWORK" in capsys.readouterr().err
     assert not (tmp_path / "one").exists()
     other = write_states(tmp_path / "other", speech([50] * 4, 1)[1], STATES - 1)
     assert main([*evaluated, str(other.path)]) == 1
