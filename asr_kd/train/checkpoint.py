@@ -60,7 +60,7 @@ def load_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Opt
         metadata = read_metadata(path)
         if "position" not in metadata:
             raise UserError(f"{path}: it does not record the position in training")
-        position = from_dict(Position, _object(metadata["position"]), "position")
+        position = from_dict(Position, _object(metadata["position"]), "damaged position")
         _check_position(position, epochs)
         tensors = read_tensors(path, _expected(model), "the network to train")
     except UserError as error:
