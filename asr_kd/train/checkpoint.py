@@ -41,32 +41,39 @@ class Position:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-def save_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Optimizer, position: Position) -> None:
-    """Write weights, the optimiser's state of each parameter, and the position."""
+def save_checkpoint(
+    path: Path, model: AcousticModel, optimiser: torch.optim.Optimizer, position: Position, run: str = ""
+) -> None:
+    """Write weights, the optimiser's state of each parameter, the position, and the training ``run``."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         for key, tensor in optimiser.state[parameter].items():
             tensors[f"optimiser/{name}/{key}"] = tensor
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(content, {"position": json.dumps(dataclasses.asdict(position))}))
+    write_bytes(path, save(content, {"position": json.dumps(dataclasses.asdict(position)), "run": run}))
 
 
-def load_checkpoint(path: Path, model: AcousticModel, optimiser: torch.optim.Optimizer, epochs: int) -> Position:
+def load_checkpoint(
+    path: Path, model: AcousticModel, optimiser: torch.optim.Optimizer, epochs: int, run: str = ""
+) -> Position:
     """Put the weights and moments at ``path`` into ``model`` and ``optimiser``; returns the position.
 
-    Raises ``UserError`` for a file that is no checkpoint of this network, or not of a training run of ``epochs``.
+    Raises ``UserError`` for a file that is no checkpoint of this network, of a training run of ``epochs``, or of this
+    ``run`` (where both are known).
     """
     try:
         metadata = read_metadata(path)
         if "position" not in metadata:
             raise UserError(f"{path}: it does not record the position in training")
+        if run and metadata.get("run", "") not in ("", run):
+            raise UserError(f"{path}: it is of another training run than the train.yaml beside it")
         position = from_dict(Position, _object(metadata["position"]), "damaged position")
         _check_position(position, epochs)
         tensors = read_tensors(path, _expected(model), "the network to train")
     except UserError as error:
         detail = str(error).removeprefix(f"{path}: ")
         raise UserError(
-            f"{path}: not a checkpoint of this network ({detail}); delete it to start from the beginning"
+            f"{path}: not a checkpoint of this training run ({detail}); delete it to start from the beginning"
         ) from None
     model.load_state_dict({name: tensors[f"model/{name}"] for name in model.state_dict()})
     for name, parameter in model.named_parameters():

@@ -23,7 +23,7 @@ import yaml
 
 from asr_kd.config import read_mapping, shown, to_dict
 from asr_kd.errors import UserError
-from asr_kd.files import read_json, write_text
+from asr_kd.files import read_json, sha256, write_text
 from asr_kd.nets.folder import WEIGHTS
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.frame_data import TrainingData
@@ -50,6 +50,7 @@ class Experiment:
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self._board: Any = None
         self._leads = leads
+        self.run = ""  # identifies the training run in its checkpoints
         if not leads:
             return
         identity = {**to_dict(config), "train": _identity(train), "dev": _identity(dev), **hashes}
@@ -58,6 +59,7 @@ class Experiment:
             _check_same(record, identity)
         else:  # an attempt that failed before its first checkpoint leaves nothing to lose
             write_text(record, yaml.safe_dump(identity, sort_keys=False))
+        self.run = sha256(record)  # of the file, so that it stays the same when later versions have further keys
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

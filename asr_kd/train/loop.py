@@ -92,7 +92,7 @@ def _train(
     def save() -> None:
         metrics.read(position)
         if group.leads:
-            save_checkpoint(experiment.checkpoint, model, optimiser, position)
+            save_checkpoint(experiment.checkpoint, model, optimiser, position, experiment.run)
         group.wait()
 
     with interruption(insist=group.world == 1) as interrupted:
@@ -120,7 +120,7 @@ def resume(
     """
     position = Position()
     if experiment.checkpoint.exists():
-        position = load_checkpoint(experiment.checkpoint, model, optimiser, epochs)
+        position = load_checkpoint(experiment.checkpoint, model, optimiser, epochs, experiment.run)
         place = f"epoch {position.epoch + 1}, step {position.step:,}"
         print(f"{experiment.folder}: resuming from {place}", file=sys.stderr)
     if position.step != (first := group.of_first(position.step)):

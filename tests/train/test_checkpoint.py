@@ -53,6 +53,19 @@ def rewrite(path: Path, tensors: dict[str, Tensor | None] | None = None, **posit
     save_file(content, path, metadata)
 
 
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    model = AcousticModel(SHAPE)
+    optimiser = make_optimiser(model, CONFIG)
+    model(torch.randn(3, 9, BINS)).sum().backward()
+    optimiser.step()
+    save_checkpoint(tmp_path / "c", model, optimiser, POSITION, "one")
+    assert load_checkpoint(tmp_path / "c", model, optimiser, CONFIG.epochs, "one") == POSITION
+    with pytest.raises(UserError, match=r"not a checkpoint of this training run \(it is of another training run"):
+        load_checkpoint(tmp_path / "c", model, optimiser, CONFIG.epochs, "two")
+    save_checkpoint(tmp_path / "c", model, optimiser, POSITION)  # as earlier versions wrote them
+    assert load_checkpoint(tmp_path / "c", model, optimiser, CONFIG.epochs, "two") == POSITION
+
+
 def test_what_is_saved_is_loaded(path: Path) -> None:
     assert load(path) == POSITION
 
@@ -74,7 +87,7 @@ def test_a_wrong_tensor_is_one_error_that_names_it(path: Path, tensors: dict[str
     rewrite(path, tensors)
     with pytest.raises(UserError, match=message) as error:
         load(path)
-    assert str(error.value).startswith(f"{path}: not a checkpoint of this network (")
+    assert str(error.value).startswith(f"{path}: not a checkpoint of this training run (")
     assert str(error.value).count(str(path)) == 1
     assert str(error.value).endswith("delete it to start from the beginning")
 
@@ -91,14 +104,14 @@ def test_a_wrong_tensor_is_one_error_that_names_it(path: Path, tensors: dict[str
 )  # fmt: skip
 def test_a_position_that_makes_no_sense_is_refused(path: Path, changes: dict[str, Any]) -> None:
     rewrite(path, None, **changes)
-    with pytest.raises(UserError, match=r"not a checkpoint of this network \(damaged position: .*\); delete it"):
+    with pytest.raises(UserError, match=r"not a checkpoint of this training run \(damaged position: .*\); delete it"):
         load(path)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"step": ' + "1" * 5000 + "}"])
 def test_a_position_that_is_no_object_is_refused(path: Path, text: str) -> None:
     save_file(load_file(path), path, {"position": text})
-    with pytest.raises(UserError, match="not a checkpoint of this network"):
+    with pytest.raises(UserError, match="not a checkpoint of this training run"):
         load(path)
     save_file(load_file(path), path)
     with pytest.raises(UserError, match="does not record the position in training"):
@@ -109,7 +122,7 @@ def test_a_position_that_is_no_object_is_refused(path: Path, text: str) -> None:
 def test_what_is_no_file_of_tensors_is_refused(path: Path, spoil: Callable[[Path], object]) -> None:
     path.unlink()
     spoil(path)
-    with pytest.raises(UserError, match="not a checkpoint of this network"):
+    with pytest.raises(UserError, match="not a checkpoint of this training run"):
         load(path)
 
 

@@ -354,7 +354,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, corpus: Corpus, monkeyp
     train(CONFIG, *corpus, tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match="not a checkpoint of this network"):
+    with pytest.raises(UserError, match="not a checkpoint of this training run"):
         train(CONFIG, *corpus, tmp_path)
 
 

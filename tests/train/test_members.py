@@ -180,7 +180,7 @@ def test_a_failing_member_is_named_and_the_others_go_on_next_time(
     checkpoint.write_bytes(whole[:-9])
     assert main([*words, "--members", "2", "--threads", "2"]) == 1
     error = capfd.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"asr-kd train: error: seed 2: {checkpoint}: not a checkpoint of this network")
+    assert error.startswith(f"asr-kd train: error: seed 2: {checkpoint}: not a checkpoint of this training run")
     assert not (exp / "ensemble.yaml").exists()
     assert batch(exp / "seed1") > 0
     checkpoint.write_bytes(whole)
