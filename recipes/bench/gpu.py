@@ -23,6 +23,12 @@ SECONDS = {  # the limit of each part, in the order in which they run
     "machine": 60, "paper_bf16": 60, "steps": 60, "objective": 40, "writing": 90, "loader": 40, "small_networks": 60,
     "paper_tf32": 40, "paper_fp32": 60, "profile": 40, "resume": 70, "tests": 180,
 }  # fmt: skip
+TITLES = {
+    "machine": "The machine", "paper_bf16": "The paper's network in bf16", "paper_tf32": "The paper's network in TF32",
+    "paper_fp32": "The paper's network in fp32", "steps": "Steps on soft targets", "objective": "The objective alone",
+    "writing": "Writing soft targets", "loader": "Reading alone", "small_networks": "The recipes' networks",
+    "profile": "Twenty steps of the paper's network", "resume": "Resuming", "tests": "Tests",
+}  # fmt: skip
 IN_ALL, START = 350, 90  # seconds; to import libraries and make the synthetic stores
 
 
@@ -50,13 +56,23 @@ class Results:
         from asr_kd.score.table import Column, plain, render
 
         texts = ("name", "unit", "against", "bar")
-        columns = [Column(key, plain(key), key in texts) for key in ("name", "value", "unit", "against", "bar", "met")]
+        columns = [
+            Column("target" if key == "bar" else key, plain(key), key in texts)
+            for key in ("name", "value", "unit", "against", "bar", "met")
+        ]
         tables = [
-            f"## {part['part'].replace('_', ' ').capitalize()}\n\n{self._table(part['part'], render, columns)}"
+            f"## {TITLES.get(part['part'], part['part'])}\n\n{self._table(part['part'], render, columns)}"
             for part in self.parts
         ]
-        about = ", ".join(f"{key} {value}" for key, value in self.about.items() if key not in ("machine",))
-        return "\n".join(["# On one GPU\n", *tables, f"Provenance: {about}.\n"])
+        return "\n".join(["# On one GPU\n", *tables, self._provenance()])
+
+    def _provenance(self) -> str:
+        about = self.about
+        versions = {"cuda": about.get("cuda"), "triton": about.get("triton"), "driver": about.get("driver")}
+        named = ", ".join(f"{name} {version}" for name, version in (about["versions"] | versions).items() if version)
+        machine = f"{about['machine']['processor']}, {about['machine']['cores']} cores; {about.get('card', 'no GPU')}"
+        when = f"commit {about['commit']}, {about['date']}, {about['seconds']:.0f} s in all, seed {about['seed']}"
+        return f"## Where the numbers come from\n\n- {when}\n- {named}\n- {machine}\n"
 
     def _table(self, part: str, render: Any, columns: Any) -> str:
         rows = [row for row in self.rows if row["part"] == part]
@@ -105,7 +121,8 @@ def _about(commit: str | None) -> dict[str, Any]:
     from asr_kd.score.provenance import provenance
 
     found = provenance()
-    return {**found, "commit": commit or found["commit"] or "unknown", "seed": 0}
+    given = {"commit": commit, "modified": None} if commit else {}
+    return {**found, "commit": found["commit"] or "unknown", "seed": 0, **given}
 
 
 def _run(parts: list[str], results: Results, options: argparse.Namespace, work: Path) -> None:

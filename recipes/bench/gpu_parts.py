@@ -54,7 +54,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    torch.device("cuda"), CONFIG.net, (8192, 16384), 2_000_000, 250_000, 4.0, 8192, 1 << 32, 20, (20_000, 120_000)
+    torch.device("cuda"), CONFIG.net, (8192, 16384), 2_000_000, 250_000, 4.0, 8192, 1 << 32, 20, (100_000, 1_100_000)
 )
 SMALL = Sizes(
     torch.device("cpu"),
@@ -345,7 +345,7 @@ def writing(run: Run) -> None:
     rate = (sizes.written[1] - sizes.written[0]) / apart
     name = f"writing top-20 targets of 4 networks {net.layers}x{net.width}, {net.states:,} states, {config.precision}"
     row(name, rate, "frames/s", f"loading apart ({took[1] - sizes.written[0] / rate:.1f} s)")
-    teacher = Teacher(folder, run.data(sizes.written[0], net.states).features, config.precision, str(sizes.device))
+    teacher = Teacher(folder, run.data(sizes.written[1], net.states).features, config.precision, str(sizes.device))
     spoken = list(teacher.features.utterances)
     for _ in teacher.log_probs(spoken[:2]):
         wait(sizes.device)
@@ -353,7 +353,7 @@ def writing(run: Run) -> None:
     for _ in teacher.log_probs(spoken):
         pass
     wait(sizes.device)
-    row("their forward passes and mean alone", sizes.written[0] / (time.perf_counter() - began), "frames/s", "")
+    row("their forward passes and mean alone", sizes.written[1] / (time.perf_counter() - began), "frames/s", "")
 
 
 def small_networks(run: Run) -> None:
