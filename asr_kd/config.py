@@ -200,7 +200,7 @@ def _convert(value: Any, hint: Any, opening: Callable[[str], str], key: str) -> 
         if not isinstance(value, str | int | float | bool | None) or value not in inner:
             raise UserError(f"{where}: expected one of {', '.join(map(repr, inner))}; found {shown(value)}")
         return value
-    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+    if hint is float:
         return _number(value, where)
     if hint in (int, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise UserError(f"{where}: expected {TYPES[hint]}, found {shown(value)}")
@@ -209,8 +209,10 @@ def _convert(value: Any, hint: Any, opening: Callable[[str], str], key: str) -> 
     return value
 
 
-def _number(value: float | str, where: str) -> float:
+def _number(value: Any, where: str) -> float:
     try:
+        if not isinstance(value, int | float | str) or isinstance(value, bool):
+            raise ValueError
         number = float(value)  # YAML reads 1e-3 as a string
     except (ValueError, OverflowError):
         raise UserError(f"{where}: expected a number, found {shown(value)}") from None
