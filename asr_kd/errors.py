@@ -1,4 +1,4 @@
-"""The exceptions for a user's mistake."""
+"""The exceptions for a user's mistake, and the words of their messages."""
 
 
 class UserError(ValueError):
@@ -12,3 +12,8 @@ class UserError(ValueError):
 
 class UsageError(UserError):
     """Wrong options or a missing argument: exit status 2, as for what ``argparse`` finds."""
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun for a message: ``1 utterance``, ``3,429 utterances``."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_kd.cli import numbers
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 
 if TYPE_CHECKING:
     from asr_kd.corpus.datadir import DataDir
@@ -205,7 +205,7 @@ def _prepare_mnist(options: argparse.Namespace) -> None:
 
     corpus_dir = options.corpus_dir or download_mnist(options.downloads / "mnist")
     for name, part in prepare_mnist(corpus_dir, options.out).items():
-        print(f"{options.out / name}: {len(part.pixels):,} images")
+        print(f"{options.out / name}: {counted(len(part.pixels), 'image')}")
 
 
 def _release(options: argparse.Namespace) -> Path:
@@ -292,7 +292,8 @@ def _print_contents(datadir: "DataDir") -> None:
     from asr_kd.progress import duration
 
     held = contents(datadir)
-    words = f"{held.words:,} words, {held.vocabulary:,} distinct" if held.transcribed else "no transcripts"
+    words = f"{counted(held.words, 'word')}, {held.vocabulary:,} distinct" if held.transcribed else "no transcripts"
     print(
-        f"{datadir.path}: {held.utterances:,} utterances, {held.speakers} speakers, {duration(held.seconds)}, {words}"
+        f"{datadir.path}: {counted(held.utterances, 'utterance')}, {counted(held.speakers, 'speaker')},"
+        f" {duration(held.seconds)}, {words}"
     )

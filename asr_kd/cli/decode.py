@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_kd.cli import add_device, torch_device
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 
 if TYPE_CHECKING:
     from asr_kd.decode.model_folder import Model
@@ -135,8 +135,8 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
     for remark in remarks(infos, model.config.features.sample_rate):
         print(f"asr-kd decode: {remark}", file=sys.stderr)
     print(
-        f"{len(hypotheses)} utterances, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of computing: "
-        f"real-time factor {summary['real_time_factor']}; {len(failures)} skipped",
+        f"{counted(len(hypotheses), 'utterance')}, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of"
+        f" computing: real-time factor {summary['real_time_factor']}; {len(failures)} skipped",
         file=sys.stderr,
     )
 

@@ -4,6 +4,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from asr_kd.errors import counted
+
 if TYPE_CHECKING:
     from asr_kd.features.config import FeatureConfig
 
@@ -66,8 +68,9 @@ def run(options: argparse.Namespace) -> None:
         print(f"skipped {utterance}: {reason}")
     skipped = f", {len(store.skipped):,} skipped" if store.skipped else ""
     print(
-        f"{options.store}: {len(store):,} utterances{skipped}, {seconds / 3600:.2f} hours, {store.total_frames:,} "
-        f"frames, {store.total_bytes:,} bytes; {wall:.1f} s, {seconds / wall:,.0f} times real time"
+        f"{options.store}: {counted(len(store), 'utterance')}{skipped}, {seconds / 3600:.2f} hours,"
+        f" {store.total_frames:,} frames, {store.total_bytes:,} bytes; {wall:.1f} s, {seconds / wall:,.0f} times real"
+        " time"
     )
 
 

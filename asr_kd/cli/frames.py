@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 
 from asr_kd.cli import sentence
+from asr_kd.errors import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def _info(options: argparse.Namespace) -> None:
     from asr_kd.frames import FrameStore
 
     store = FrameStore(options.store)
-    print(f"{options.store}: {store.kind}, {len(store):,} utterances, {store.total_frames:,} frames")
+    print(f"{options.store}: {store.kind}, {counted(len(store), 'utterance')}, {counted(store.total_frames, 'frame')}")
     print(f"shards     {len(store.headers):,}, {store.total_bytes:,} bytes")
     for name, spec in store.tensors.items():
         shape = ", ".join(map(str, ("frames", *spec.shape)))
@@ -94,7 +95,7 @@ def _verify(options: argparse.Namespace) -> None:
     with Progress(store.total_bytes, f"verifying {options.store}", "bytes") as bar:
         for size in store.verify():
             bar.advance(size)
-    print(f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: all checksums match")
+    print(f"{options.store}: {counted(len(store.headers), 'shard')}, {store.total_bytes:,} bytes: all checksums match")
 
 
 def _copy(options: argparse.Namespace) -> None:
@@ -107,7 +108,10 @@ def _copy(options: argparse.Namespace) -> None:
     frames = SHARD_FRAMES if options.shard_frames is None else options.shard_frames
     how = WriteOptions(shard_frames=frames, force=options.force)
     store = copy_store(FrameStore(options.store), options.out, names, how)
-    print(f"{options.out}: {len(store):,} utterances, {store.total_frames:,} frames, {len(store.headers):,} shards")
+    print(
+        f"{options.out}: {counted(len(store), 'utterance')}, {counted(store.total_frames, 'frame')},"
+        f" {counted(len(store.headers), 'shard')}"
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -116,7 +120,7 @@ def _export(options: argparse.Namespace) -> None:
 
     store = FrameStore(options.store)
     scp = export_kaldi(store, options.ark, options.tensor)
-    print(f"{options.ark}, {scp}: {len(store):,} utterances")
+    print(f"{options.ark}, {scp}: {counted(len(store), 'utterance')}")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -126,6 +130,6 @@ def _import(options: argparse.Namespace) -> None:
     how = WriteOptions(skip_bad=options.skip_bad, force=options.force)
     store = import_kaldi(options.archive, options.store, options.kind, options.tensor, how)
     skipped = f", {len(store.skipped):,} skipped" if store.skipped else ""
-    print(f"{options.store}: {len(store):,} utterances{skipped}, {store.total_frames:,} frames")
+    print(f"{options.store}: {counted(len(store), 'utterance')}{skipped}, {counted(store.total_frames, 'frame')}")
     for utterance, reason in store.skipped.items():
         print(f"skipped {utterance}: {reason}")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from asr_kd.cli.hmm import add_lexicon_format, add_silence_probability
+from asr_kd.errors import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,14 +71,20 @@ def _compile(options: argparse.Namespace) -> None:
     if info.not_in_lexicon:
         shown = " ".join(info.not_in_lexicon[:10])
         print(
-            f"warning: {len(info.not_in_lexicon)} words of the language model have no pronunciation and cannot be "
-            f"recognised: {shown}{' ...' if len(info.not_in_lexicon) > 10 else ''} (all in graph.yaml)",
+            f"warning: {counted(len(info.not_in_lexicon), 'word')} of the language model have no pronunciation and"
+            f" cannot be recognised: {shown}{' ...' if len(info.not_in_lexicon) > 10 else ''} (all in graph.yaml)",
             file=sys.stderr,
         )
     if info.not_in_language_model:
-        print(f"{info.not_in_language_model} words of the lexicon are not in the language model", file=sys.stderr)
+        print(
+            f"{counted(info.not_in_language_model, 'word')} of the lexicon are not in the language model",
+            file=sys.stderr,
+        )
     seconds = time.monotonic() - began
-    print(f"{options.out}: {info.words:,} words, {info.states:,} states, {info.arcs:,} arcs, {seconds:.1f} s")
+    print(
+        f"{options.out}: {counted(info.words, 'word')}, {counted(info.states, 'state')}, {counted(info.arcs, 'arc')},"
+        f" {seconds:.1f} s"
+    )
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -86,4 +93,7 @@ def _import(options: argparse.Namespace) -> None:
 
     transitions = read_transitions(options.model) if options.model else None
     fst = import_graph(options.graph, options.words, options.out, transitions)
-    print(f"{options.out}: {fst.num_states:,} states, {fst.num_arcs:,} arcs, {fst.ilabel.max():,} tied states in use")
+    print(
+        f"{options.out}: {counted(fst.num_states, 'state')}, {counted(fst.num_arcs, 'arc')}, {fst.ilabel.max():,} tied"
+        " states in use"
+    )

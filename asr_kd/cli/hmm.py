@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_kd.cli import add_action, add_device, torch_device
+from asr_kd.errors import counted
 
 if TYPE_CHECKING:
     from asr_kd.corpus.datadir import DataDir
@@ -212,7 +213,7 @@ def run_train(options: argparse.Namespace) -> None:
     utterances = load_utterances(datadir, store, config.monophones(lexicon), lexicon, options.skip_bad)
     _report_unused(utterances, options)
     model = train(utterances, lexicon, options.out, config, options.jobs)
-    print(f"{model}: trained on {len(utterances.ids):,} utterances in {duration(time.monotonic() - began)}")
+    print(f"{model}: trained on {counted(len(utterances.ids), 'utterance')} in {duration(time.monotonic() - began)}")
 
 
 def run_align(options: argparse.Namespace) -> None:
@@ -242,12 +243,15 @@ def run_align(options: argparse.Namespace) -> None:
 
 
 def _report_alignment(path: str, done: "AlignmentRun", space: "StateSpace", seconds: float) -> None:
-    size = f"{len(done.store):,} utterances, {done.store.total_frames:,} frames of {space.num_states} states"
+    size = (
+        f"{counted(len(done.store), 'utterance')}, {counted(done.store.total_frames, 'frame')} of"
+        f" {counted(space.num_states, 'state')}"
+    )
     how = "as before"
     if done.frames:
         how = f"log-likelihood {done.log_likelihood:.3f} a frame; {done.frames / seconds:,.0f} frames/s"
         if done.frames < done.store.total_frames:
-            how = f"{done.frames:,} frames aligned now, the others before; {how}"
+            how = f"{counted(done.frames, 'frame')} aligned now, the others before; {how}"
     print(f"{path}: {size}, {how}")
 
 
@@ -284,7 +288,8 @@ def _network(options: argparse.Namespace, space: "StateSpace") -> "AlignmentMode
     scorer = NetworkScorer(options.network, str(torch_device(options.device)))
     if scorer.num_states != space.num_states:
         raise UserError(
-            f"{options.network}: the network has {scorer.num_states} states, but {options.model} has {space.num_states}"
+            f"{options.network}: the network has {counted(scorer.num_states, 'state')}, but {options.model} has"
+            f" {space.num_states}"
         )
 
     def score(features: np.ndarray, states: np.ndarray) -> np.ndarray:
@@ -314,7 +319,7 @@ def run_pronunciations(options: argparse.Namespace) -> None:
     assert found.silences is not None, "estimate_probabilities sets them"
     several = sum(len(prons) > 1 for prons in found.entries.values())
     print(
-        f"{options.out}: {len(found.entries):,} words, {several:,} with several pronunciations; P(silence) is"
+        f"{options.out}: {counted(len(found.entries), 'word')}, {several:,} with several pronunciations; P(silence) is"
         f" {found.silences.overall:g} between two words and {found.silences.begin:g} before the first"
     )
 
@@ -331,8 +336,8 @@ def run_import(options: argparse.Namespace) -> None:
     states = import_alignment(source, options.store, features, options.skip_bad, options.force)
     _list_skipped(states.skipped)
     print(
-        f"{options.store}: {len(states):,} utterances, {states.total_frames:,} frames of "
-        f"{states.config['num_states']} states"
+        f"{options.store}: {counted(len(states), 'utterance')}, {counted(states.total_frames, 'frame')} of"
+        f" {counted(states.config['num_states'], 'state')}"
     )
 
 
@@ -357,4 +362,4 @@ def _list_skipped(skipped: dict[str, str]) -> None:
     for utterance, reason in sorted(skipped.items()):
         print(f"skipped {utterance}: {reason}")
     if skipped:
-        print(f"skipped {len(skipped):,} utterances")
+        print(f"skipped {counted(len(skipped), 'utterance')}")

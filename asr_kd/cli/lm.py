@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from asr_kd.errors import counted
+
 if TYPE_CHECKING:
     from asr_kd.graph.ngram import Text
 
@@ -76,7 +78,7 @@ def _estimate(options: argparse.Namespace) -> None:
     model = estimate(text.sentences, options.order, vocabulary, options.unk)
     write_arpa(model, options.out)
     sizes = ", ".join(f"{len(grams.words):,} {order}-grams" for order, grams in enumerate(model.grams, 1))
-    print(f"{options.out}: {sizes} from {len(text.sentences):,} sentences")
+    print(f"{options.out}: {sizes} from {counted(len(text.sentences), 'sentence')}")
 
 
 def _read(options: argparse.Namespace) -> "Text":
@@ -85,7 +87,7 @@ def _read(options: argparse.Namespace) -> "Text":
 
     text = read_sentences(options.text, options.ids)
     if text.empty:
-        print(f"{options.text}: {text.empty:,} lines have no words and are left out", file=sys.stderr)
+        print(f"{options.text}: left out {counted(text.empty, 'line')} without words", file=sys.stderr)
     if text.may_have_ids:
         print(
             f"warning: {options.text}: each line begins with a word that occurs nowhere else, such as"
@@ -102,7 +104,8 @@ def _perplexity(options: argparse.Namespace) -> None:
     result = measure(read_arpa(options.arpa), _read(options).sentences)
     with_oov = result.perplexity_with_oov
     print(
-        f"perplexity {result.perplexity:.2f} over {result.words - result.oov:,} words and {result.sentences:,} "
-        f"sentence ends; {result.oov:,} of {result.words:,} words out of vocabulary ({100 * result.oov_rate:.2f} %)"
+        f"perplexity {result.perplexity:.2f} over {counted(result.words - result.oov, 'word')} and"
+        f" {counted(result.sentences, 'sentence end')}; {result.oov:,} of {counted(result.words, 'word')} out of"
+        f" vocabulary ({100 * result.oov_rate:.2f} %)"
         + (f"; perplexity with these as <unk> {with_oov:.2f}" if with_oov and result.oov else "")
     )

@@ -3,6 +3,7 @@
 import argparse
 
 from asr_kd.cli import add_action
+from asr_kd.errors import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -132,8 +133,8 @@ def _ensemble(options: argparse.Namespace) -> None:
     weights = numbers("--weights", options.weights)
     ensemble = save_ensemble(options.ensemble, options.members, options.mean, weights)
     print(
-        f"{options.ensemble}: {options.mean} mean of {len(options.members)} networks,"
-        f" {num_parameters(ensemble):,} parameters, {ensemble.num_states:,} states"
+        f"{options.ensemble}: {options.mean} mean of {counted(len(options.members), 'network')},"
+        f" {counted(num_parameters(ensemble), 'parameter')}, {counted(ensemble.num_states, 'state')}"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_kd.cli import add_action, add_device, torch_device
+from asr_kd.errors import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,8 +176,8 @@ def _cluster(options: argparse.Namespace) -> None:
     space = StateSpace.load(options.states_dir) if options.states_dir else None
     if space and space.num_states != model.num_states:
         raise UserError(
-            f"{options.states_dir}: {space.num_states} states, but {options.network} predicts {model.num_states}; give"
-            " the folder of the states that it was trained on"
+            f"{options.states_dir}: {counted(space.num_states, 'state')}, but {options.network} predicts"
+            f" {model.num_states}; give the folder of the states that it was trained on"
         )
     confusion = Confusion()
     for prob in probabilities(model, TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)):
@@ -244,12 +245,15 @@ def _prepare(options: argparse.Namespace) -> None:
             file=sys.stderr,
         )
     if dev is None:
-        print(f"{out}: labels of {len(own)} states")
+        print(f"{out}: labels of {counted(len(own), 'state')}")
         return
     trained = dataclasses.replace(specialist, own=own)
     write_labels(dev, trained, out / "dev", balanced=False, force=options.force)
     save_model(begin_specialist(generalist, own), out / "begin")
-    print(f"{out}: {len(own)} states and a dustbin, with {states.config[KEPT]:.1%} of the frames of other states")
+    print(
+        f"{out}: {counted(len(own), 'state')} and a dustbin, with {states.config[KEPT]:.1%} of the frames of other"
+        " states"
+    )
 
 
 def _join(options: argparse.Namespace) -> None:
@@ -258,7 +262,10 @@ def _join(options: argparse.Namespace) -> None:
 
     ensemble = join_specialists(options.out, options.network, options.specialists, options.active)
     count = len(options.specialists)
-    print(f"{options.out}: a generalist and {count} specialists, {num_parameters(ensemble):,} parameters")
+    print(
+        f"{options.out}: a generalist and {counted(count, 'specialist')},"
+        f" {counted(num_parameters(ensemble), 'parameter')}"
+    )
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 
 from asr_kd.cli import add_device, sentence
+from asr_kd.errors import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +195,10 @@ def _config(options: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _print_written(out: str, store) -> None:  # type: ignore[no-untyped-def]
-    print(f"{out}: {len(store):,} utterances, {store.total_frames:,} frames, {store.total_bytes:,} bytes")
+    print(
+        f"{out}: {counted(len(store), 'utterance')}, {counted(store.total_frames, 'frame')}, {store.total_bytes:,}"
+        " bytes"
+    )
     for utterance, reason in store.skipped.items():
         print(f"skipped {utterance}: {reason}")
 
@@ -203,15 +207,16 @@ def describe_estimate(expected, config) -> str:  # type: ignore[no-untyped-def]
     """The estimate for people."""
     from asr_kd.progress import duration
 
-    what = f"{expected.networks} networks" if expected.networks > 1 else "1 network"
+    what = counted(expected.networks, "network")
     judged = "no labels to measure its accuracy (--states)"
     if expected.accuracy is not None:
-        judged = f"frame accuracy {expected.accuracy:.1%} on {expected.judged:,} frames of the transfer set"
+        judged = f"frame accuracy {expected.accuracy:.1%} on {counted(expected.judged, 'frame')} of the transfer set"
     size = expected.bytes_per_frame * expected.frames
     form = config.form if config.form == "dense" else f"{config.form}, k = {config.k}"
     return (
-        f"teacher: {what}, {expected.parameters:,} parameters; {judged}\n"
-        f"{form}: {expected.bytes_per_frame:,} bytes a frame, {expected.frames:,} frames, {size / 1e6:,.1f} MB;"
+        f"teacher: {what}, {counted(expected.parameters, 'parameter')}; {judged}\n"
+        f"{form}: {expected.bytes_per_frame:,} bytes a frame, {counted(expected.frames, 'frame')}, {size / 1e6:,.1f}"
+        " MB;"
         f" {expected.free / 1e9:,.1f} GB free; about {duration(expected.seconds)}"
     )
 
@@ -257,8 +262,8 @@ def describe_comparison(comparison) -> str:  # type: ignore[no-untyped-def]
         Column("calibration error %", percent("calibration_error")),
     ]
     notes = [
-        f"{comparison.frames:,} frames of {comparison.states:,} states, {comparison.labelled:,} with labels,"
-        f" at temperature {comparison.temperature:g}; each further temperature adds 2 bytes to topk.",
+        f"{counted(comparison.frames, 'frame')} of {counted(comparison.states, 'state')}, {comparison.labelled:,} with"
+        f" labels, at temperature {comparison.temperature:g}; each further temperature adds 2 bytes to topk.",
         "KL(teacher || form), with the tail of topk spread evenly; infinite for sampled, and not shown.",
         "Variation: total variation distance; bias for topk, noise that averages out for sampled.",
     ]
@@ -329,5 +334,6 @@ def _verify(options: argparse.Namespace) -> None:
             bar.advance(size)
     check_values(targets)
     print(
-        f"{options.store}: {len(store.headers):,} shards, {store.total_bytes:,} bytes: checksums and values are valid"
+        f"{options.store}: {counted(len(store.headers), 'shard')}, {store.total_bytes:,} bytes: checksums and values"
+        " are valid"
     )

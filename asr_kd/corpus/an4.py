@@ -9,7 +9,7 @@ from asr_kd.corpus.audio import audio_info, write_flac
 from asr_kd.corpus.datadir import DataDir, write_data_dir
 from asr_kd.corpus.download import Archive
 from asr_kd.corpus.splits import find_root, hold_out
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import file_name, read_bytes, read_lines, read_text, write_text
 from asr_kd.progress import progress
 
@@ -65,7 +65,7 @@ def _read_part(root: Path, part: str, out: Path, others: Entries) -> Entries:
     transcription = root / "etc" / f"an4_{part}.transcription"
     lines = read_lines(transcription)
     if len(lines) != len(fileids):
-        raise UserError(f"{transcription}: {len(lines)} transcripts for {len(fileids)} files")
+        raise UserError(f"{transcription}: {counted(len(lines), 'transcript')} for {counted(len(fileids), 'file')}")
     entries: Entries = {}
     for number, (fileid, line) in enumerate(progress(zip(fileids, lines, strict=True), len(lines), f"an4 {part}"), 1):
         found = _LINE.match(line)

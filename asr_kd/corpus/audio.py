@@ -11,7 +11,7 @@ import numpy as np
 from asr_kd.corpus.containers import Source, find_parts
 from asr_kd.corpus.datadir import AudioSegment, DataDir, is_pipe, split_archive
 from asr_kd.corpus.recording import Recording, open_recording
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import open_regular, sha256, write_bytes
 from asr_kd.limits import AUDIO_SAMPLES
 
@@ -166,8 +166,8 @@ def _read(
     most = resampled + (end - begin if recording.sample_rate != sample_rate else 0)
     if most > AUDIO_SAMPLES:
         raise UserError(
-            f"{place}: {end - begin:,} samples ({(end - begin) / recording.sample_rate / 3600:,.1f} hours) are too "
-            "many for one utterance; cut the recording into segments, unless its header is damaged"
+            f"{place}: {counted(end - begin, 'sample')} ({(end - begin) / recording.sample_rate / 3600:,.1f} hours)"
+            " are too many for one utterance; cut the recording into segments, unless its header is damaged"
         )
     return _resample(recording.read(begin, end, place, channel), recording.sample_rate, sample_rate)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asr_kd.config import shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import fields_of, read_lines, write_text
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
@@ -335,7 +335,9 @@ def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
         if different := found.get(speaker, set()) ^ set(expected.get(speaker, ())):
             line = spk2utt.get(speaker, (0, ""))[0]
             example = min(different)
-            message = f"{speaker!r} disagrees with utt2spk on {len(different)} utterances, {example!r} the first"
+            message = (
+                f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, {example!r} the first"
+            )
             problems.append(Problem(path / "spk2utt", line, message, "speakers disagree"))
     return problems
 

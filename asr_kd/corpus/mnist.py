@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.corpus.download import Archive, download
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import write_text
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 
@@ -103,7 +103,7 @@ def _read_set(corpus_dir: str | Path, file: str) -> tuple[np.ndarray, np.ndarray
     path = _find(corpus_dir, f"{file}-labels-idx1-ubyte")
     labels = read_idx(path, _LABELS)
     if len(labels) != len(images):
-        raise UserError(f"{path}: {len(labels):,} labels for {len(images):,} images")
+        raise UserError(f"{path}: {counted(len(labels), 'label')} for {counted(len(images), 'image')}")
     if labels.max() >= CLASSES:
         place = int(labels.argmax())
         raise UserError(f"{path}: label {place} is {labels[place]}; expected 0 to {CLASSES - 1}")

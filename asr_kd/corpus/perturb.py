@@ -8,7 +8,7 @@ import numpy as np
 from asr_kd.corpus.audio import audio_info, load_audio, write_flac
 from asr_kd.corpus.datadir import DataDir, check_apart, write_data_dir
 from asr_kd.corpus.validate import SHORTEST
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import file_name
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
@@ -102,8 +102,8 @@ def _perturb(task: tuple[DataDir, Path, dict[float, tuple[float, ...]]]) -> dict
             left = len(faster) - dropped
             if shift and left < SHORTEST * rate:
                 raise UserError(
-                    f"{utt} ({entry}): at speed {speed:g} a shift of {shift:g} leaves {left} samples, less than one "
-                    f"frame ({SHORTEST} s); leave the utterance out of {datadir.path}"
+                    f"{utt} ({entry}): at speed {speed:g} a shift of {shift:g} leaves {counted(left, 'sample')}, less"
+                    f" than one frame ({SHORTEST} s); leave the utterance out of {datadir.path}"
                 )
             name = _prefix(speed, shift) + utt
             paths[name] = out / "audio" / f"{file_name(name)}.flac"

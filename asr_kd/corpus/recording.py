@@ -14,7 +14,7 @@ import numpy as np
 
 from asr_kd.corpus.containers import Part, Source, View, find_parts
 from asr_kd.corpus.datadir import is_pipe, split_archive
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import open_descriptor
 from asr_kd.limits import AUDIO_CHANNELS, AUDIO_RATES, PIPED_AUDIO_BYTES
 
@@ -75,7 +75,9 @@ class Recording:
                 part = mono[filled : filled + min(max(1, _BLOCK // self.channels), last - first)]
                 part = _decode(piece, part, channel)
                 if not len(part):
-                    raise UserError(f"{place}: truncated: {begin + filled} samples where {end} were expected")
+                    raise UserError(
+                        f"{place}: truncated: {counted(begin + filled, 'sample')} where {end:,} were expected"
+                    )
                 largest = float(max(part.max(), -part.min()))
                 if np.isnan(largest):
                     bad = begin + filled + int(np.isnan(part).argmax())
@@ -152,7 +154,9 @@ def _check_parts(source: Source, pieces: "list[soundfile.SoundFile]", parts: tup
                 f"{piece.samplerate} Hz in {piece.channels}; split them"
             )
         if part.samples is not None and piece.frames != part.samples:
-            raise source.fault(f"of its {part.samples:,} samples {piece.frames:,} can be decoded; convert it to wav")
+            raise source.fault(
+                f"of its {counted(part.samples, 'sample')} {piece.frames:,} can be decoded; convert it to wav"
+            )
     return sum(int(piece.frames) for piece in pieces)
 
 

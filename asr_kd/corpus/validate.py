@@ -10,7 +10,7 @@ import numpy as np
 
 from asr_kd.corpus.audio import load_audio, utterance_info
 from asr_kd.corpus.datadir import DataDir, Problem, scan
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import fields_of, read_lines
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
@@ -79,7 +79,7 @@ def check_audio(datadir: DataDir) -> AudioCheck:
     if info.cut:
         warnings["segment cut"] = f"{entry}: the segment ends after the recording, and is cut there"
     if len(samples) < SHORTEST * rate:
-        message = f"{entry}: {len(samples)} samples, shorter than one frame ({SHORTEST} s)"
+        message = f"{entry}: {counted(len(samples), 'sample')}, shorter than one frame ({SHORTEST} s)"
         return AudioCheck(utt, rate, {"too short": message}, warnings)
     if np.ptp(samples) == 0:
         return AudioCheck(utt, rate, {"silent": f"{entry}: silent: every sample is {samples[0]:g}"}, warnings)

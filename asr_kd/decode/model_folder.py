@@ -15,7 +15,7 @@ from asr_kd.decode.scorer import Scorer, load_scorer
 from asr_kd.decode.search import SearchOptions
 from asr_kd.decode.search_kernels import Graph
 from asr_kd.decode.times import WordAligner
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.features.config import FeatureConfig
 from asr_kd.files import read_lines, read_text, sha256, write_text
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, write_lexicon
@@ -173,7 +173,7 @@ def read_feature_config(source: str | Path) -> FeatureConfig:
 
 def describe(model: Model) -> dict[str, Any]:
     """A model's properties for display, as names and values."""
-    config = model.config
+    config, graph = model.config, model.graph
     return {
         "model": str(model.path),
         "kind": config.kind,
@@ -181,7 +181,8 @@ def describe(model: Model) -> dict[str, Any]:
         "parameters": model.scorer.parameters,
         "features": f"{config.features.dimension} {config.features.kind}, {config.features.sample_rate} Hz, "
         f"normalised: {config.features.normalise}",
-        "graph": f"{len(model.graph.states):,} states, {len(model.graph.arcs):,} arcs, {len(model.words):,} words",
+        "graph": f"{counted(len(graph.states), 'state')}, {counted(len(graph.arcs), 'arc')},"
+        f" {counted(len(model.words), 'word')}",
         "search": ", ".join(f"{name} {value:g}" for name, value in dataclasses.asdict(config.search).items()),
         "tuned_on": config.tuned_on or "not tuned: run `asr-kd decode --tune`",
         "word_times": config.word_times,
@@ -211,7 +212,9 @@ def _load(path: Path, config: ModelConfig, device: str = "cpu") -> Model:
     graph, emitted = map_graph(path / GRAPH, len(words))
     emitted[0] = False  # no word
     if graph.columns > scorer.num_states:
-        raise UserError(f"{path}: the graph has {graph.columns} states, the acoustic model only {scorer.num_states}")
+        raise UserError(
+            f"{path}: the graph has {counted(graph.columns, 'state')}, the acoustic model only {scorer.num_states}"
+        )
     used = [words[index] for index in np.flatnonzero(emitted).tolist()]
     if "" in used:
         missing = next(index for index in np.flatnonzero(emitted).tolist() if not words[index])
@@ -227,9 +230,11 @@ def _load(path: Path, config: ModelConfig, device: str = "cpu") -> Model:
         return Model(path, config, scorer, graph, words, None)
     space, lexicon = StateSpace.load(path), read_lexicon(path / LEXICON, "plain")
     if space.num_states != scorer.num_states:
-        raise UserError(f"{path}: {space.num_states} states in states.yaml, {scorer.num_states} in the acoustic model")
+        raise UserError(
+            f"{path}: {counted(space.num_states, 'state')} in states.yaml, {scorer.num_states} in the acoustic model"
+        )
     if absent := lexicon.missing(sorted(set(used) - {UNKNOWN_WORD})):
-        raise UserError(f"{path / LEXICON}: lacks {len(absent)} words of the graph, such as {absent[0]!r}")
+        raise UserError(f"{path / LEXICON}: lacks {counted(len(absent), 'word')} of the graph, such as {absent[0]!r}")
     return Model(path, config, scorer, graph, words, WordAligner(space, lexicon))
 
 

@@ -10,7 +10,7 @@ from asr_kd.decode.model_folder import Model
 from asr_kd.decode.scorer import frames_right
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.decode.sources import Rates, Source
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.features.config import FRAME_CENTRE_OFFSET, FRAME_LENGTH, FRAME_SHIFT
 from asr_kd.frames import FrameStore
 
@@ -144,7 +144,8 @@ class Recogniser:
         states = self.outputs.states.read(name)["state"]
         if len(states) != frames:
             raise UserError(
-                f"{name}: {frames} frames of features, {len(states)} of states in {self.outputs.states.path}"
+                f"{name}: {counted(frames, 'frame')} of features, {len(states):,} of states in"
+                f" {self.outputs.states.path}"
             )
         return states
 

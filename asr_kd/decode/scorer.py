@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 
 GMM_BLOCK = 2048  # frames
 
@@ -84,5 +84,7 @@ def load_scorer(kind: str, folder: str | Path, device: str = "cpu") -> Scorer:
 def frames_right(block: np.ndarray, scorer: Scorer, states: np.ndarray) -> int:
     """How many frames of ``block`` have the state in ``states`` ``[frames]`` as their most probable one."""
     if len(block) != len(states):
-        raise UserError(f"{len(block)} frames of features, {len(states)} of states; both must come from the same audio")
+        raise UserError(
+            f"{counted(len(block), 'frame')} of features, {len(states):,} of states; both must come from the same audio"
+        )
     return int(((block + scorer.log_prior).argmax(1) == states).sum())

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.limits import AUDIO_RATES, BINS
 
 FRAME_LENGTH = 0.025  # seconds
@@ -56,7 +56,7 @@ class FeatureConfig:
         if self.energy and self.kind == "fbank":
             raise UserError("energy: true requires kind: mfcc; filter banks have no energy coefficient")
         if self.global_mean and len(self.global_mean) != self.dimension:
-            raise UserError(f"global_mean has {len(self.global_mean)} values, expected {self.dimension}")
+            raise UserError(f"global_mean has {counted(len(self.global_mean), 'value')}, expected {self.dimension}")
 
     @property
     def dimension(self) -> int:
@@ -85,7 +85,7 @@ class FeatureConfig:
         """
         if samples < self.window:
             raise UserError(
-                f"{samples} samples ({samples / self.sample_rate:.4f} s) are less than one frame "
-                f"({self.window} samples); the audio is too short"
+                f"{counted(samples, 'sample')} ({samples / self.sample_rate:.4f} s) are less than one frame"
+                f" ({counted(self.window, 'sample')}); the audio is too short"
             )
         return 1 + (samples - self.window) // self.shift

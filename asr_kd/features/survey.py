@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from asr_kd.corpus.audio import UtteranceInfo, hash_audio, utterance_info
 from asr_kd.corpus.datadir import DataDir
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.features.config import FeatureConfig
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import Progress, note
@@ -56,13 +56,13 @@ def remarks(infos: Iterable[UtteranceInfo], sample_rate: int) -> tuple[str, ...]
         rates[info.recorded_rate] += 1
         averaged, cut, count = averaged + info.averaged, cut + info.cut, count + 1
     found = [
-        f"recorded at {rate:,} Hz and resampled to {sample_rate:,} Hz, so without anything above {rate // 2:,} Hz: "
-        f"{number:,} of {count:,} utterances"
+        f"recorded at {rate:,} Hz and resampled to {sample_rate:,} Hz, so without anything above {rate // 2:,} Hz:"
+        f" {number:,} of {counted(count, 'utterance')}"
         for rate, number in sorted(rates.items())
         if rate < sample_rate
     ]
     if averaged:
-        found.append(f"several channels, which are averaged: {averaged:,} of {count:,} utterances")
+        found.append(f"several channels, which are averaged: {averaged:,} of {counted(count, 'utterance')}")
     if cut:
         found.append(f"segments that end after their recording, and are cut there: {cut:,} of {count:,}")
     return tuple(found)

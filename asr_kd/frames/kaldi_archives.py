@@ -19,7 +19,7 @@ import numpy as np
 
 from asr_kd.compressed import open_compressed
 from asr_kd.config import shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import atomic_write, open_regular, read_lines
 from asr_kd.frames.description import StoreContent, TensorSpec
 from asr_kd.frames.kaldi_objects import Malformed, read_array, read_id, write_array
@@ -137,7 +137,7 @@ def survey(source: str, integers: bool, skip_bad: bool, columns: int | None = No
             bad[utterance] = reason
             continue
         if shape not in (None, found.shape[1:]):
-            what = f"{found.shape[1]} columns" if found.ndim == 2 else "one column (a vector)"
+            what = counted(found.shape[1], "column") if found.ndim == 2 else "one column (a vector)"
             raise UserError(f"{source}: utterance {utterance} has {what}; expected {(*shape, 1)[0]}, {expected}")
         shape = found.shape[1:]
         largest = max(largest, int(found.max())) if integers else 0

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from asr_kd.config import shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 
 SHARD_FRAMES = 100_000  # about 17 minutes: 8 MB of 40-bin log-mel, small enough to distribute and to redo
 
@@ -30,7 +30,7 @@ def plan_shards(frame_counts: Mapping[str, int], shard_frames: int = SHARD_FRAME
     Raises ``UserError`` if there is no utterance, one without frames, or an id that is empty or has white space.
     """
     if shard_frames < 1:
-        raise UserError(f"a shard of {shard_frames} frames: expected at least 1")
+        raise UserError(f"a shard of {counted(shard_frames, 'frame')}: expected at least 1")
     if not frame_counts:
         raise UserError("there are no utterances to store")
     if problem := problem_of_ids(frame_counts):
@@ -40,7 +40,7 @@ def plan_shards(frame_counts: Mapping[str, int], shard_frames: int = SHARD_FRAME
     for utterance in sorted(frame_counts):
         frames = frame_counts[utterance]
         if frames < 1:
-            raise UserError(f"utterance {utterance}: {frames} frames; a stored utterance has at least 1")
+            raise UserError(f"utterance {utterance}: {counted(frames, 'frame')}; a stored utterance has at least 1")
         if not groups or frames > room:
             groups.append([])
             room = shard_frames

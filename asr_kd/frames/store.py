@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from asr_kd.config import shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames.description import TensorSpec
 from asr_kd.frames.index import Index, check_content, check_order, check_place, entry_of, read_index
 from asr_kd.frames.remote import download, is_url
@@ -177,7 +177,9 @@ def open_joined(stores: Sequence[FrameStore | str | Path], utterances: Sequence[
         for utterance in wanted:
             here, there = first.frame_counts[utterance], store.frame_counts[utterance]
             if here != there:
-                raise UserError(f"utterance {utterance}: {here} frames in {first.path}, {there} in {store.path}")
+                raise UserError(
+                    f"utterance {utterance}: {counted(here, 'frame')} in {first.path}, {there:,} in {store.path}"
+                )
         for earlier in opened[:position]:
             if common := earlier.tensors.keys() & store.tensors.keys():
                 raise UserError(f"{earlier.path} and {store.path} both hold a tensor {min(common)!r}; join only one")

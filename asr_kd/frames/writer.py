@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames.description import Description, StoreContent, TensorSpec
 from asr_kd.frames.index import INDEX, publish_index, read_index
 from asr_kd.frames.lock import writing
@@ -245,7 +245,7 @@ def _checked(arrays: Arrays, name: str, spec: TensorSpec, frames: int) -> np.nda
         raise UserError(f"no tensor {name!r} was computed, only {', '.join(arrays) or 'nothing'}")
     array = np.asarray(arrays[name])
     if array.ndim and len(array) != frames:
-        raise UserError(f"{len(array)} frames of {name}, expected {frames}")
+        raise UserError(f"{counted(len(array), 'frame')} of {name}, expected {frames:,}")
     if array.shape != (frames, *spec.shape):
         raise UserError(f"{name} has the shape {list(array.shape)}, expected {[frames, *spec.shape]}")
     wanted = np.dtype(spec.dtype)

@@ -11,7 +11,7 @@ import numpy as np
 
 from asr_kd import __version__
 from asr_kd.config import save_config
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import sha256, write_text
 from asr_kd.graph.arpa import BEGIN, END, UNKNOWN, Arpa
 from asr_kd.graph.arpa_reader import read_arpa
@@ -136,7 +136,7 @@ class _Clock:
         size = ""
         if isinstance(fst, Fst):
             self.sizes[step] = fst.num_arcs
-            size = f"{fst.num_states:,} states, {fst.num_arcs:,} arcs, "
+            size = f"{counted(fst.num_states, 'state')}, {counted(fst.num_arcs, 'arc')}, "
         self.report(f"{step}: {size}{time.monotonic() - begin:.1f} s")
         return result
 

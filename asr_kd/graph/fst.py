@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import atomic_write, open_regular
 from asr_kd.limits import GRAPH_BYTES
 
@@ -85,9 +85,11 @@ class Fst:
         the given maximum, a cost that is NaN or minus infinity.
         """
         if not self.num_states or not self.num_arcs:
-            raise UserError(f"{name}: the graph is empty ({self.num_states} states, {self.num_arcs} arcs)")
+            raise UserError(
+                f"{name}: the graph is empty ({counted(self.num_states, 'state')}, {counted(self.num_arcs, 'arc')})"
+            )
         if not 0 <= self.start < self.num_states:
-            raise UserError(f"{name}: start state {self.start} is not one of its {self.num_states:,} states")
+            raise UserError(f"{name}: start state {self.start} is not one of its {counted(self.num_states, 'state')}")
         if not np.isfinite(self.final).any():
             raise UserError(f"{name}: the graph has no final state, so no path through it can end")
         if self.nextstate.min() < 0 or self.nextstate.max() >= self.num_states:
@@ -202,7 +204,9 @@ class _Reader:
         heads, table = tables
         offsets = np.concatenate([heads["offset"].astype(np.int64), [arcs]])
         if offsets[0] != 0 or not np.array_equal(np.diff(offsets), heads["arcs"]):
-            raise UserError(f"{self.path}: its states do not list its {arcs:,} arcs in order; the file is damaged")
+            raise UserError(
+                f"{self.path}: its states do not list its {counted(arcs, 'arc')} in order; the file is damaged"
+            )
         return _assemble(start, heads["final"], offsets, table)
 
     def vector(self, start: int, states: int) -> Fst:

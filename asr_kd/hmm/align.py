@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from asr_kd.compiling import compiled
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.hmm.graphs import NO_WORD, UtteranceGraphs, build_graphs
 from asr_kd.hmm.lexicon import Lexicon
 from asr_kd.hmm.states import StateSpace
@@ -53,10 +53,13 @@ def align(
     aligner = Aligner(space, build_graphs(space, lexicon, [words]))
     if log_likelihoods.ndim != 2 or log_likelihoods.shape[1] != space.num_states:
         shape = " x ".join(map(str, log_likelihoods.shape))
-        raise UserError(f"log-likelihoods are {shape}; expected frames x {space.num_states} states")
+        raise UserError(f"log-likelihoods are {shape}; expected frames x {counted(space.num_states, 'state')}")
     needed = int(aligner.graphs.shortest()[0])
     if len(log_likelihoods) < needed:
-        raise UserError(f"{len(log_likelihoods)} frames are too few for {len(words)} words, which need {needed}")
+        raise UserError(
+            f"{counted(len(log_likelihoods), 'frame')} for {counted(len(words), 'word')}, which need {needed:,}: the"
+            " audio is too short for its words; check the transcript"
+        )
     path, score = aligner.best_path(0, log_likelihoods[:, aligner.states(0)], beam)
     return aligner.alignment(path, words, score)
 
@@ -96,7 +99,7 @@ class Aligner:
             )  # fmt: skip
             if score > _IMPOSSIBLE / 2:
                 return path + nodes.start, score
-        raise UserError(f"{len(frames)} frames are too few for the words")
+        raise UserError(f"{counted(len(frames), 'frame')}: the audio is too short for its words; check the transcript")
 
     def alignment(self, path: np.ndarray, words: Sequence[str], log_likelihood: float) -> Alignment:
         """A path of nodes as states, words and phones in time."""

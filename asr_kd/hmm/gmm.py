@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file, save
 
 from asr_kd.compiling import compiled
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import write_bytes
 from asr_kd.hmm.transform import WindowTransform
 
@@ -117,8 +117,8 @@ class Gmm:
         """``UserError`` unless the state space in the same ``folder`` has as many states."""
         if self.num_states != num_states:
             raise UserError(
-                f"{folder}: gmm.safetensors has {self.num_states} states, states.safetensors {num_states}: one of them "
-                "is from another model"
+                f"{folder}: gmm.safetensors has {counted(self.num_states, 'state')}, states.safetensors {num_states}:"
+                " one of them is from another model"
             )
 
 

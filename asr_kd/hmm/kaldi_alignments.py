@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, write_arrays
 from asr_kd.frames.kaldi_archives import read_kaldi, unpacked
 from asr_kd.limits import STATES
@@ -67,7 +67,9 @@ def _count(source: KaldiAlignments, states: dict[str, np.ndarray]) -> int:
     if low < 0 or high >= count:
         raise UserError(f"{source.archives[0]}: state {low if low < 0 else high} is outside 0..{count - 1}")
     if count > STATES:
-        raise UserError(f"{source.archives[0]}: {count:,} states; at most {STATES:,} are possible. Are these pdf-ids?")
+        raise UserError(
+            f"{source.archives[0]}: {counted(count, 'state')}; at most {STATES:,} are possible. Are these pdf-ids?"
+        )
     return count
 
 
@@ -77,7 +79,7 @@ def _mismatch(utt: str, frames: int, features: FrameStore | None) -> str:
     if utt not in features.frame_counts:
         return f"is not in {features.path}"
     expected = features.frame_counts[utt]
-    return "" if frames == expected else f"has {frames} frames, {features.path} {expected}"
+    return "" if frames == expected else f"has {counted(frames, 'frame')}, {features.path} {expected:,}"
 
 
 def _pdfs(labels: np.ndarray, transitions: np.ndarray | None, where: str) -> np.ndarray:

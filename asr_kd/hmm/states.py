@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from asr_kd.config import load_config, save_config
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import write_bytes
 from asr_kd.limits import PHONES
 
@@ -58,7 +58,9 @@ class StateSpace:
             return self.phones.index(phone)
         except ValueError:
             known = " ".join(self.phones)
-            raise UserError(f"phone {phone!r} is not one of this model's {len(self.phones)} phones: {known}") from None
+            raise UserError(
+                f"phone {phone!r} is not one of this model's {counted(len(self.phones), 'phone')}: {known}"
+            ) from None
 
     def chain(self, phone: str, left: str | None = None, right: str | None = None) -> list[int]:
         """The tied states of ``phone`` in context; ``None`` is the end of the utterance."""
@@ -86,7 +88,7 @@ class StateSpace:
         except Exception as error:
             raise UserError(f"{path}: not a state space: {error}") from None
         if problem := _problem(space):
-            raise UserError(f"{path}: does not fit the {len(space.phones)} phones of states.yaml: {problem}")
+            raise UserError(f"{path}: does not fit the {counted(len(space.phones), 'phone')} of states.yaml: {problem}")
         return space
 
 
@@ -94,8 +96,8 @@ def check_phones(count: int, where: str) -> None:
     """``UserError``, opened by ``where``, for more phones than a state space can have."""
     if count > PHONES:
         raise UserError(
-            f"{where}: {count:,} phones; at most {PHONES} are supported (the table of states grows with their cube)."
-            " Leave out marks of the position in a word, or merge phones that sound alike"
+            f"{where}: {counted(count, 'phone')}; at most {PHONES} are supported (the table of states grows with their"
+            " cube). Leave out marks of the position in a word, or merge phones that sound alike"
         )
 
 

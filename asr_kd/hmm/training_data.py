@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from asr_kd.corpus.datadir import DataDir
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import FrameStore
 from asr_kd.hmm.graphs import UtteranceGraphs, build_graphs
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, Lexicon
@@ -72,7 +72,10 @@ def load_utterances(
     graphs = build_graphs(space, lexicon, [transcripts[utt] for utt in features.ids])
     for utt, frames, needed in zip(features.ids, features, graphs.shortest().tolist(), strict=True):
         if len(frames) < needed:
-            skipped[utt] = f"{len(frames)} frames are too few for its {len(transcripts[utt])} words ({needed})"
+            skipped[utt] = (
+                f"{counted(len(frames), 'frame')} for {counted(len(transcripts[utt]), 'word')}, which need {needed:,}:"
+                " the audio is too short for its words; check the transcript"
+            )
         elif not np.isfinite(frames).all():
             skipped[utt] = f"its features in {store.path} are not all finite"
     good = [utt for utt in features.ids if utt not in skipped]

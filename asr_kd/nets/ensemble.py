@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from asr_kd import gpu_kernels
 from asr_kd.config import shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_kernel
 from asr_kd.limits import MEMBERS, PATH_LENGTH
 from asr_kd.nets.acoustic_model import AcousticModel, outputs_within
@@ -49,23 +49,26 @@ class EnsembleConfig:
         if not self.members:
             raise UserError("the ensemble has no members; give at least one trained network")
         if len(self.members) > MEMBERS:
-            raise UserError(f"an ensemble of {len(self.members):,} members; at most {MEMBERS:,} are possible")
+            raise UserError(f"an ensemble of {counted(len(self.members), 'member')}; at most {MEMBERS:,} are possible")
         for member in self.members:
             if not 0 < len(member) <= PATH_LENGTH or "\0" in member:
                 raise UserError(f"ensemble member {shown(member)}; expected the path of a folder")
         if len(self.weights) not in (0, len(self.members)):
-            raise UserError(f"{len(self.weights)} weights for {len(self.members)} members; give one for each, or none")
+            raise UserError(
+                f"{len(self.weights)} weights for {counted(len(self.members), 'member')}; give one for each, or none"
+            )
         if self.weights and not (min(self.weights) >= 0 < sum(self.weights) < math.inf):
             raise UserError(f"weights {list(self.weights)}; expected finite numbers of 0 or more, not all 0")
         if self.mean == "joint" and (len(self.own) != len(self.members) - 1 or not self.own or self.weights):
             raise UserError(
-                f"{len(self.members)} members with the states of {len(self.own)} specialists and {len(self.weights)}"
-                " weights; a joint ensemble is a generalist and one or more specialists, without weights"
+                f"{counted(len(self.members), 'member')} with the states of {counted(len(self.own), 'specialist')} and"
+                f" {len(self.weights)} weights; a joint ensemble is a generalist and one or more specialists, without"
+                " weights"
             )
         if self.mean == "joint" and not 1 <= self.active <= len(self.own):
             raise UserError(
-                f"active is {self.active} for {len(self.own)} specialists; expected 1 to {len(self.own)} of the"
-                " generalist's most probable states, to choose among them"
+                f"active is {self.active} for {counted(len(self.own), 'specialist')}; expected 1 to {len(self.own)} of"
+                " the generalist's most probable states, to choose among them"
             )
         if self.mean != "joint" and (self.own or self.whole):
             raise UserError(f"states of specialists are only for mean: joint, not for {self.mean}")
@@ -107,8 +110,9 @@ class Ensemble(nn.Module):
         for place, member, states in zip(config.members, members, self._outputs(), strict=True):
             if (member.num_states, member.bins) != (states, self.bins):
                 raise UserError(
-                    f"{place}: {member.num_states} states from {member.bins} bins; expected {states} from {self.bins},"
-                    f" since {config.members[0]} has {self.num_states} states and {self.bins} bins"
+                    f"{place}: {counted(member.num_states, 'state')} from {member.bins} bins; expected {states} from"
+                    f" {self.bins}, since {config.members[0]} has {counted(self.num_states, 'state')} and {self.bins}"
+                    " bins"
                 )
         priors = torch.stack([m.log_prior.exp() for m, share in zip(members, self.shares, strict=True) if share])
         self.register_buffer("log_prior", (torch.tensor([share for share in self.shares if share]) @ priors).log())

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch.overrides import TorchFunctionMode
 
 from asr_kd.config import from_dict, load_config, save_config
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import open_regular, sha256, write_bytes
 from asr_kd.nets.acoustic_model import AcousticModel
 from asr_kd.nets.config import NetConfig
@@ -132,7 +132,9 @@ def open_model(folder: str | Path) -> AcousticModel | Ensemble:
         return load_model(folder)
     config = load_config(EnsembleConfig, folder / ENSEMBLE)
     if len(config.hashes) != len(config.members):
-        raise UserError(f"{folder / ENSEMBLE}: {len(config.hashes)} hashes for {len(config.members)} members")
+        raise UserError(
+            f"{folder / ENSEMBLE}: {len(config.hashes)} hashes for {counted(len(config.members), 'member')}"
+        )
     loaded: dict[Path, AcousticModel] = {}  # a member that is listed twice is in memory once
     members = []
     for member, listed in zip(config.members, config.hashes, strict=True):

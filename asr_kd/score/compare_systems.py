@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.score.bootstrap import Interval, least_p, permutation_p, rate_interval
 from asr_kd.score.score_files import TUNING, read_decode_summary, score_in
 from asr_kd.score.table import Column, Record, p_value, percent, percent_range, plain
@@ -109,10 +109,13 @@ def describe(score: Score) -> str:
     """The footnote of every error rate: its words, their normaliser, and the method of its interval."""
     spread = f"95 % CI: bootstrap over {score.interval.clusters:,} {score.cluster_unit}s."
     if score.unit == "frames":
-        return f"errors in {score.total.words:,} frames of {len(score.utterances):,} utterances; {spread}"
+        return (
+            f"errors in {counted(score.total.words, 'frame')} of {counted(len(score.utterances), 'utterance')};"
+            f" {spread}"
+        )
     return (
-        f"WER over {score.total.words:,} words of {len(score.utterances):,} utterances; normaliser: {score.normaliser};"
-        f" jiwer {score.jiwer}; {spread}"
+        f"WER over {counted(score.total.words, 'word')} of {counted(len(score.utterances), 'utterance')}; normaliser:"
+        f" {score.normaliser}; jiwer {score.jiwer}; {spread}"
     )
 
 
@@ -174,8 +177,8 @@ def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) 
     if a.utterances != b.utterances:
         odd = sorted(set(a.utterances) ^ set(b.utterances))[0]
         raise UserError(
-            f"{folder_b}: scored on {len(b.utterances)} utterances, but {folder_a} on {len(a.utterances)}; for example"
-            f" only one of them has {odd!r}. Compare systems on the same set"
+            f"{folder_b}: scored on {counted(len(b.utterances), 'utterance')}, but {folder_a} on {len(a.utterances)};"
+            f" for example only one of them has {odd!r}. Compare systems on the same set"
         )
     if a.normaliser != b.normaliser:
         raise UserError(
@@ -184,8 +187,8 @@ def _check_same(folder_a: str | Path, a: Score, folder_b: str | Path, b: Score) 
     if (different := np.flatnonzero(a.counts[:, WORDS] != b.counts[:, WORDS])).size:
         row = different[0]
         raise UserError(
-            f"{folder_b}: the reference of {a.utterances[row]!r} has {b.counts[row, WORDS]} words, but {folder_a} has"
-            f" {a.counts[row, WORDS]}; score both against the same transcripts"
+            f"{folder_b}: the reference of {a.utterances[row]!r} has {counted(b.counts[row, WORDS], 'word')}, but"
+            f" {folder_a} has {a.counts[row, WORDS]}; score both against the same transcripts"
         )
 
 

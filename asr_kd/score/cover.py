@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.nets import Ensemble
 from asr_kd.score.bootstrap import permutation_p, rate_interval
 from asr_kd.score.table import Record
@@ -90,7 +90,9 @@ def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None)
     out. Raises ``UserError`` for an utterance without a speaker.
     """
     if speakers is not None and (unknown := [each for each in found.utterances if each not in speakers]):
-        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} utterances in all)")
+        raise UserError(
+            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in all)"
+        )
     clusters = [each if speakers is None else speakers[each] for each in found.utterances]
     counts, last = _rare_as_one(found)
     records: list[Record] = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.score.wer import Score
 
 MOST = 1000  # the most frequent confusions; the others are not kept
@@ -39,7 +39,9 @@ def score_counts(counts: Mapping[str, tuple[int, int]], speakers: Mapping[str, s
     """
     utterances = tuple(sorted(counts))
     if speakers is not None and (unknown := [utterance for utterance in utterances if utterance not in speakers]):
-        raise UserError(f"utterance {unknown[0]!r} has no speaker in utt2spk ({len(unknown):,} utterances in all)")
+        raise UserError(
+            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in all)"
+        )
     return Score(
         utterances=utterances,
         speakers=None if speakers is None else tuple(speakers[utterance] for utterance in utterances),

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 
 from asr_kd.config import shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import fields_of, read_json, read_lines, write_text
 from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
@@ -47,7 +47,7 @@ def read_speakers(path: str | Path) -> dict[str, str]:
     transcripts = read_transcripts(path)
     for utt, words in transcripts.items():
         if len(words) != 1:
-            raise UserError(f"{path}: {utt!r} has {len(words)} words after it; expected UTTERANCE SPEAKER")
+            raise UserError(f"{path}: {utt!r} has {counted(len(words), 'word')} after it; expected UTTERANCE SPEAKER")
     return {utt: words[0] for utt, words in transcripts.items()}
 
 

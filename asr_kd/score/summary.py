@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from asr_kd.errors import counted
 from asr_kd.score.compare_systems import describe, unicode_note
 from asr_kd.score.table import Column, percent, plain, render
 from asr_kd.score.wer import Score
@@ -20,8 +21,8 @@ def summary(score: Score, top: int = 10) -> str:
     total, interval = score.total, score.interval
     lines = [
         f"WER {100 * total.wer:.2f} % (95 % CI {100 * interval.low:.1f} to {100 * interval.high:.1f}):"
-        f" {total.errors:,} errors in {total.words:,} words:"
-        f" {total.substitutions:,} substitutions, {total.deletions:,} deletions, {total.insertions:,} insertions",
+        f" {total.errors:,} errors in {counted(total.words, 'word')}: {total.substitutions:,} substitutions,"
+        f" {total.deletions:,} deletions, {total.insertions:,} insertions",
         f"sentences with an error: {100 * total.sentence_error_rate:.1f} %"
         f" ({total.wrong_utterances:,} of {total.utterances:,})",
     ]

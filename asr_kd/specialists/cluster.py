@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 
 Scale = Literal["none", "correlation", "spectral"]
 ROWS = 512  # frames of one matrix product
@@ -164,9 +164,9 @@ def cluster_states(
 def check_sizes(states: int, k: int, size: int | None = None) -> None:
     """Raise ``UserError`` unless ``states`` can be divided into ``k`` clusters, of ``size`` states if given."""
     if not 2 <= k <= states:
-        raise UserError(f"{k} clusters of {states} states; expected 2 to {states}")
+        raise UserError(f"{k} clusters of {counted(states, 'state')}; expected 2 to {states}")
     if size is not None and not 2 <= size < states:
-        raise UserError(f"clusters of {size} of {states} states; expected 2 to {states - 1}")
+        raise UserError(f"clusters of {size} of {counted(states, 'state')}; expected 2 to {states - 1}")
 
 
 def _nearest(correlation: np.ndarray, clusters: list[np.ndarray], size: int) -> list[np.ndarray]:

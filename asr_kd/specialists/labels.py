@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from asr_kd.config import shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, one_by_one, write_store
 from asr_kd.nets import AcousticModel, is_ensemble, load_model
 from asr_kd.targets.teacher import check_labels
@@ -64,9 +64,9 @@ def write_labels(
         asked, own = own, own[counts[own] > 0]
         if len(own) < 2:
             raise UserError(
-                f"{states.path}: only {len(own)} of the specialist's {len(asked)} states"
-                f" ({shown(asked.tolist())}) have frames; expected at least 2: give more data, or cluster again without"
-                " rare states"
+                f"{states.path}: only {len(own)} of the specialist's {counted(len(asked), 'state')}"
+                f" ({shown(asked.tolist())}) have frames; expected at least 2: give more data, or cluster again"
+                " without rare states"
             )
     ours, known = int(counts[own].sum()), int(counts.sum())
     kept = min(1.0, ours / max(known - ours, 1)) if balanced else 1.0
@@ -133,8 +133,8 @@ def begin_specialist(generalist: AcousticModel, own: np.ndarray) -> AcousticMode
     """
     if generalist.config.states <= len(own):
         raise UserError(
-            f"a specialist for {len(own)} of the generalist's {generalist.config.states} states leaves none for the"
-            " dustbin; give it fewer states"
+            f"a specialist for {len(own)} of the generalist's {counted(generalist.config.states, 'state')} leaves none"
+            " for the dustbin; give it fewer states"
         )
     config = dataclasses.replace(generalist.config, states=len(own) + 1)
     model = AcousticModel(config)

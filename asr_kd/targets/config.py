@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import TensorSpec
 from asr_kd.nets import Precision
 
@@ -50,7 +50,9 @@ class TargetConfig:
         if self.k is None:
             return min(DEFAULT_K, num_states)
         if self.k > num_states:
-            raise UserError(f"k is {self.k}, but the teacher has {num_states} states; give a smaller --k, or dense")
+            raise UserError(
+                f"k is {self.k}, but the teacher has {counted(num_states, 'state')}; give a smaller --k, or dense"
+            )
         return self.k
 
     def for_states(self, num_states: int) -> "TargetConfig":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.config import to_dict
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import DEFAULT_OPTIONS, FrameStore, StoreContent, WriteOptions, write_store
 from asr_kd.frames.kaldi_archives import ReadTensor, survey, unpacked
 from asr_kd.targets.config import TargetConfig
@@ -111,7 +111,7 @@ def _mismatches(counts: Mapping[str, int], features: FrameStore) -> dict[str, st
         if utterance not in features:
             bad[utterance] = f"not in {features.path}"
         elif (known := features.frame_counts[utterance]) != frames:
-            bad[utterance] = f"{frames} frames, but {known} in {features.path}"
+            bad[utterance] = f"{counted(frames, 'frame')}, but {known:,} in {features.path}"
     return bad
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asr_kd.config import from_dict, shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import FrameStore
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.forms import Dense, Sampled, SoftTargets, TopK
@@ -43,7 +43,9 @@ class TargetStore:
     def check(self, num_states: int, features: FrameStore, temperature: float, match: str = "distribution") -> None:
         """``UserError`` unless a student of ``num_states`` can learn from these at ``temperature`` on ``features``."""
         if self.num_states != num_states:
-            raise UserError(f"{self.path}: targets of {self.num_states} states; the student has {num_states}")
+            raise UserError(
+                f"{self.path}: targets of {counted(self.num_states, 'state')}; the student has {num_states}"
+            )
         hashed = self.store.inputs.get("features")
         if hashed is not None and hashed != features.content_hash:
             raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import FrameStore
 from asr_kd.frames.plan import alike, packed
 from asr_kd.nets import AcousticModel, Ensemble, autocast, hold_weights, log_prob_by_chunk, log_prob_packed, open_model
@@ -120,7 +120,8 @@ class Teacher:
         frames = self.features.frame_counts[utterance]
         if len(labels) != frames:
             raise UserError(
-                f"utterance {utterance}: {frames} frames in {self.features.path}, {len(labels)} in {states.path}"
+                f"utterance {utterance}: {counted(frames, 'frame')} in {self.features.path}, {len(labels):,} in"
+                f" {states.path}"
             )
         return labels if (labels >= 0).any() else None
 

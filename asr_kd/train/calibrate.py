@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.nets import AcousticModel, Ensemble
 from asr_kd.train.evaluate import outputs
 from asr_kd.train.frame_data import TrainingData
@@ -33,8 +33,8 @@ def teacher_shift(
     check_classes(classes, student.num_states)
     if teacher.num_states != student.num_states:
         raise UserError(
-            f"the teacher has {teacher.num_states} states, but the student has {student.num_states}; give a teacher"
-            " with the same states"
+            f"the teacher has {counted(teacher.num_states, 'state')}, but the student has {student.num_states}; give a"
+            " teacher with the same states"
         )
     wanted = np.exp(np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(teacher, data)]))
     given = np.concatenate([_few(log_prob, classes) for log_prob in _log_probs(student, data)])
@@ -104,9 +104,9 @@ def _check_belief(mean: np.ndarray, data: TrainingData, classes: Sequence[int]) 
     if mean[least] * data.total_frames < LEAST_FRAMES:
         raise UserError(
             f"{data.features.path}: the teacher's mean probability of class {classes[least]} is {mean[least]:.2g}, or"
-            f" {mean[least] * data.total_frames:.2g} of {data.total_frames:,} frames; expected at least {LEAST_FRAMES}:"
-            " it has not learnt this class, or no frame belongs to it; give another teacher or other features, or leave"
-            " the class out"
+            f" {mean[least] * data.total_frames:.2g} of {counted(data.total_frames, 'frame')}; expected at least"
+            f" {LEAST_FRAMES}: it has not learnt this class, or no frame belongs to it; give another teacher or other"
+            " features, or leave the class out"
         )
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from asr_kd.config import from_dict, shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import parse_json, write_bytes
 from asr_kd.nets import AcousticModel
 from asr_kd.nets.tensors import read_metadata, read_tensors
@@ -106,7 +106,9 @@ def _check_position(position: Position, epochs: int) -> None:
     if position.epoch > epochs:
         raise UserError(f"damaged position: epoch is {position.epoch} of {epochs}")
     if (position.batch == 0) != (position.frames == 0):
-        raise UserError(f"damaged position: {position.frames} frames in {position.batch} batches of this epoch")
+        raise UserError(
+            f"damaged position: {counted(position.frames, 'frame')} in {position.batch} batches of this epoch"
+        )
     for number, entry in enumerate(position.history):
         accuracy = entry.get("dev_accuracy")
         if not isinstance(accuracy, int | float) or not math.isfinite(accuracy):

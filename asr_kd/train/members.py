@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from asr_kd.config import load_config, shown
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.limits import MEMBERS
 from asr_kd.nets import save_ensemble
 from asr_kd.nets.folder import WEIGHTS
@@ -77,9 +77,11 @@ def member_configs(count: int, paths: Sequence[str | Path] = (), overrides: Sequ
     the files have different seeds.
     """
     if count < max(1, len(paths)):
-        raise UserError(f"{count} members of {len(paths)} configurations; expected at least one member for each")
+        raise UserError(
+            f"{counted(count, 'member')} of {len(paths)} configurations; expected at least one member for each"
+        )
     if count > MEMBERS:
-        raise UserError(f"{count} members; at most {MEMBERS:,} are possible")
+        raise UserError(f"{counted(count, 'member')}; at most {MEMBERS:,} are possible")
     configs = [load_config(_FirstSeedOne, path, overrides) for path in (paths or (None,))]
     seeds = sorted({config.seed for config in configs})
     if len(seeds) > 1:
@@ -118,7 +120,10 @@ def train_members(
     at_once = min(len(members), machine.threads if machine.devices[0].type == "cpu" else len(machine.devices))
     each = max(1, machine.threads // at_once)
     if missing:
-        plan = f"{len(missing)} of {len(members)} members to train, up to {at_once} at once with {each} threads each"
+        plan = (
+            f"{len(missing)} of {counted(len(members), 'member')} to train, up to {at_once} at once with {each}"
+            " threads each"
+        )
         print(f"{folder}: {plan}", file=sys.stderr)
     summaries |= in_processes(_train_member, missing, at_once, each)
     ensemble = save_ensemble(folder, [member.folder for member in members.values()], mean)
@@ -157,8 +162,8 @@ def _finished(members: dict[str, _Member]) -> dict[str, dict[str, Any]]:
         first = next(iter(states))
         if states[name] != states[first]:
             raise UserError(
-                f"{name} would predict {states[name]} states, but {first} predicts {states[first]}; the members of an"
-                " ensemble predict the same states: correct net.states in their configurations"
+                f"{name} would predict {counted(states[name], 'state')}, but {first} predicts {states[first]}; the"
+                " members of an ensemble predict the same states: correct net.states in their configurations"
             )
         if name == first:
             check_fits(common.dev, config.net.bins, config.net.states)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.frames import FrameStore, Shard
 from asr_kd.nets import AcousticModel, Ensemble, hold_weights, model_hash, open_model, settle_precision
 from asr_kd.train.augment import changes
@@ -138,7 +138,9 @@ def fit_to_data(
         raise UserError(f"{place}: does not record the number of states; give --set net.states=NUMBER")
     for place, number in known[1:]:
         if number != states:
-            raise UserError(f"{place}: {number} states, but the student's labels or configuration have {states}")
+            raise UserError(
+                f"{place}: {counted(number, 'state')}, but the student's labels or configuration have {states}"
+            )
     return dataclasses.replace(config, net=dataclasses.replace(config.net, bins=bins, states=states))
 
 
@@ -157,7 +159,9 @@ def read_priors(place: str | Path, num_states: int) -> tuple[np.ndarray, str]:
         return prior_of(count_states(store, store.utterances, num_states)), store.content_hash
     log_prior = open_model(place).log_prior.numpy()
     if len(log_prior) != num_states:
-        raise UserError(f"{place}: priors of {len(log_prior)} states, but the network has {num_states} outputs")
+        raise UserError(
+            f"{place}: priors of {counted(len(log_prior), 'state')}, but the network has {num_states} outputs"
+        )
     return log_prior, hashlib.sha256(log_prior.tobytes()).hexdigest()
 
 
@@ -179,8 +183,8 @@ def _mean_posterior(store: FrameStore, pieces: Iterable[Shard], num_states: int)
     """The log of a teacher's mean posterior at T = 1, from ``pieces`` of its stored soft targets: ``[states]``."""
     if "log_prob" not in store.tensors or store.num_states != num_states:
         raise UserError(
-            f"{store.path}: {store.config.get('form')} targets of {store.num_states} states; priors come"
-            f" from dense or top-k targets of {num_states} states"
+            f"{store.path}: {store.config.get('form')} targets of {store.num_states} states; priors come from dense or"
+            f" top-k targets of {counted(num_states, 'state')}"
         )
     mass = np.zeros(num_states)
     for piece in pieces:
@@ -190,7 +194,9 @@ def _mean_posterior(store: FrameStore, pieces: Iterable[Shard], num_states: int)
             continue
         states = piece.tensors["target_state"].ravel()
         if states.size and int(states.max()) >= num_states:
-            raise UserError(f"{store.path}: has state {states.max()}, but the targets are of {num_states} states")
+            raise UserError(
+                f"{store.path}: has state {states.max()}, but the targets are of {counted(num_states, 'state')}"
+            )
         mass += np.bincount(states, prob.ravel(), num_states)
     return prior_of(mass)
 

@@ -151,7 +151,7 @@ def test_empty_transcripts_and_what_looks_like_ids_are_reported(
     assert main(["lm", "estimate", str(tmp_path / "text"), str(tmp_path / "a.arpa")]) == 0
     assert "each line begins with a word that occurs nowhere else, such as 'utt0'" in capsys.readouterr().err
     assert main(["lm", "estimate", str(tmp_path / "text"), str(tmp_path / "a.arpa"), "--ids"]) == 0
-    assert capsys.readouterr().err.endswith("text: 2 lines have no words and are left out\n")
+    assert capsys.readouterr().err.endswith("text: left out 2 lines without words\n")
     (tmp_path / "text").write_text("\n".join("ONE TWO" if n % 2 else "TWO ONE ONE" for n in range(12)))
     assert main(["lm", "estimate", str(tmp_path / "text"), str(tmp_path / "a.arpa")]) == 0
     assert capsys.readouterr().err == ""

@@ -152,7 +152,7 @@ def test_fewest_frames_count_the_shortest_pronunciations_without_silence() -> No
 def test_errors_name_what_is_wrong() -> None:
     space = triphone_space(np.random.default_rng(0))
     frames = np.zeros((10, 40), np.float32)
-    with pytest.raises(UserError, match=r"2 frames are too few for 1 words, which need 3"):
+    with pytest.raises(UserError, match=r"2 frames for 1 word, which need 3: the audio is too short"):
         align(space, LEXICON, ["ab"], frames[:2])
     with pytest.raises(UserError, match="not in the lexicon: zebra"):
         align(space, LEXICON, ["ab", "zebra"], frames)

@@ -99,7 +99,7 @@ def bad(corpus: tuple[Path, Boundaries], tmp_path: Path) -> Path:
 
 
 REASONS = {
-    "u1": "5 frames are too few for its 2 words (12)",
+    "u1": "5 frames for 2 words, which need 12: the audio is too short for its words; check the transcript",
     "u2": "not all finite",
     "u3": "'zebra' not in the lexicon",
     "u4": "no features in",
@@ -109,7 +109,7 @@ REASONS = {
 def test_utterances_that_cannot_be_aligned_are_an_error(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert align(bad, bad / "states") == 1
     message = capsys.readouterr().err
-    assert "4 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in message
+    assert "4 utterances cannot be aligned, 1 can; the first, u1: 5 frames for 2 words" in message
     assert not (bad / "states").exists()
 
 
@@ -129,7 +129,7 @@ def test_training_names_bad_utterances_or_skips_counts_and_lists_them(
     bad: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(bad, bad / "fresh") == 1
-    assert "4 utterances cannot be aligned, 1 can; the first, u1: 5 frames are too few" in capsys.readouterr().err
+    assert "4 utterances cannot be aligned, 1 can; the first, u1: 5 frames for 2 words" in capsys.readouterr().err
     assert not (bad / "fresh").exists()
     assert train(bad, bad / "fresh", "--skip-bad") == 0
     printed = capsys.readouterr().out

@@ -4,6 +4,7 @@ import dataclasses
 
 from asr_kd.corpus.containers.lengths import check_rest, is_unknown
 from asr_kd.corpus.containers.source import LARGEST_HEADER, Part, Source
+from asr_kd.errors import counted
 
 _MOST_CHUNKS = 10_000
 _WIDTHS = {b"NONE": 0, b"twos": 0, b"sowt": 0, b"raw ": 0, b"in24": 3, b"in32": 4, b"fl32": 4, b"FL32": 4}
@@ -49,7 +50,7 @@ def _corrected(source: Source, found: _Chunks, begin: int, size: int, frames: in
     """The part with corrected sizes in its header; none if the header is right."""
     there = size // width if width else frames
     if frames > there and not is_unknown(frames) and not is_unknown(frames * width):
-        raise source.fault(f"truncated: {there:,} samples where the header says {frames:,}")
+        raise source.fault(f"truncated: {counted(there, 'sample')} where the header says {frames:,}")
     if size == found.declared and there == frames:
         return ()
     if not width or begin > LARGEST_HEADER or found.comm > begin:

@@ -6,6 +6,7 @@ A stream written to a pipe states 0 samples. If the stated length is too small, 
 from typing import NamedTuple
 
 from asr_kd.corpus.containers.source import LARGEST_HEADER, Part, Source
+from asr_kd.errors import counted
 
 _LARGEST_BLOCK = 1 << 16  # bytes searched at a time
 _TAG = 128  # bytes of an ID3v1 tag, the most common thing to follow the last frame
@@ -73,7 +74,7 @@ def _part(source: Source, stream: _Stream, length: int | None) -> Part:
     if length is None or not 0 < length <= _TOTAL:
         raise source.fault("the header states no length and no last frame was found; the file is damaged or truncated")
     if stream.total > length:
-        raise source.fault(f"truncated: {length:,} samples where the header says {stream.total:,}")
+        raise source.fault(f"truncated: {counted(length, 'sample')} where the header says {stream.total:,}")
     size = stream.frames - stream.begin
     if size > LARGEST_HEADER:  # pictures: keep only STREAMINFO
         head, size = bytearray(source.read(stream.begin, _INFO)), _INFO

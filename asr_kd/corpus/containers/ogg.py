@@ -8,6 +8,7 @@ from typing import NamedTuple
 from asr_kd.corpus.containers import flac
 from asr_kd.corpus.containers.source import Part, Source
 from asr_kd.corpus.containers.tags import is_padding, skip_tags
+from asr_kd.errors import counted
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4  # flags of a page
 _NO_PACKET = (1 << 64) - 1  # the position of a page on which no packet ends
@@ -124,7 +125,7 @@ def _part(source: Source, link: _Link) -> Part:
     if stated == link.position or not link.position:
         return Part(b"", first.begin, link.end)
     if stated > link.position:
-        raise source.fault(f"truncated: {link.position:,} samples where the header says {stated:,}")
+        raise source.fault(f"truncated: {counted(link.position, 'sample')} where the header says {stated:,}")
     head = bytearray(source.read(first.begin, first.body - first.begin) + packet[:9])
     head += flac.with_total(packet[9:], link.position)
     head[22:26] = bytes(4)

@@ -5,6 +5,7 @@ import re
 from asr_kd.corpus.containers.lengths import STRAY_SECONDS
 from asr_kd.corpus.containers.source import LARGEST_HEADER, Part, Source
 from asr_kd.corpus.containers.tags import is_padding
+from asr_kd.errors import counted
 
 _USUAL_HEADER = 1024
 _FIELD = re.compile(rb"^(\w+) -(?:i|r|s\d+) (.*?)\s*$", re.M | re.A)
@@ -29,10 +30,12 @@ def find_parts(source: Source) -> tuple[Part, ...]:
     if "sample_count" in fields:
         count = _number(source, fields, "sample_count", least=0)
         if count * block > rest:
-            raise source.fault(f"truncated: {max(rest, 0) // block:,} samples where the header says {count:,}")
+            raise source.fault(f"truncated: {counted(max(rest, 0) // block, 'sample')} where the header says {count:,}")
         surplus = rest - count * block
         if surplus > STRAY_SECONDS * rate * block and not is_padding(source, size + count * block):
-            raise source.fault(f"{surplus:,} bytes follow the {count:,} samples that the header declares; {_REMEDY}")
+            raise source.fault(
+                f"{surplus:,} bytes follow the {counted(count, 'sample')} that the header declares; {_REMEDY}"
+            )
         if count == 0 or (size == _USUAL_HEADER and surplus < block):
             return ()
     else:
