@@ -58,7 +58,7 @@ def write_text(path: str | Path, text: str) -> None:
             stream.write(text)
         except UnicodeEncodeError as error:
             part = text[max(0, error.start - 20) : error.end + 20]
-            raise UserError(f"{path}: {part!r} cannot be written as UTF-8; rename what has this name") from None
+            raise UserError(f"{path}: {part!r} cannot be written as UTF-8; rename the file or id") from None
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -102,6 +102,21 @@ def open_descriptor(path: str | Path) -> tuple[int, os.stat_result]:
         raise
 
 
+def check_folder(folder: str | Path, marker: str, what: str, advice: str) -> None:
+    """``UserError`` unless ``folder`` has the file or folder ``marker``, which shows that it is ``what``.
+
+    The message names a folder inside that has it, as a parent given by mistake does; without one it ends in ``advice``.
+    """
+    folder = Path(folder)
+    if (folder / marker).exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected {what}")
+    inside = sorted(folder.glob(f"*/{marker}"))
+    remedy = f"give one inside it, such as {inside[0].parent}" if inside else advice
+    raise UserError(f"{folder}: not {what} (no {marker}); {remedy}")
+
+
 def read_bytes(path: str | Path, limit: int = TEXT_BYTES) -> bytes:
     """The content of the file at ``path``; ``UserError`` as ``open_regular``, or if it is longer than ``limit``."""
     with open_regular(path) as stream:
@@ -121,7 +136,7 @@ def read_text(path: str | Path, limit: int = TEXT_BYTES) -> str:
         raise UserError(f"{path}: UTF-16 text; convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8")
     if (zero := content.find(b"\0")) >= 0:
         line = content[:zero].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: has a zero byte; expected UTF-8 text, not UTF-16 nor a binary file")
+        raise UserError(f"{path}:{line}: has a zero byte; expected UTF-8 text, not UTF-16 or binary data")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

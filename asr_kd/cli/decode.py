@@ -5,6 +5,7 @@ import codecs
 import collections
 import contextlib
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,14 +88,15 @@ def run(options: argparse.Namespace) -> None:
     if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
         raise UserError("--tune needs one data directory with text: asr-kd decode MODEL_DIR DATADIR --tune")
     options.resumes = options.output is not None and not options.tune
+    paths, failures = _paths(options)
     model = load_model_folder(options.model, device=str(torch_device(options.device)))
     if options.tune:
-        _tune(model, options)
+        _tune(model, paths, options)
     else:
-        _decode(model, options)
+        _decode(model, paths, failures, options)
 
 
-def _decode(model: "Model", options: argparse.Namespace) -> None:
+def _decode(model: "Model", paths: list[str], failures: "list[DecodingFailure]", options: argparse.Namespace) -> None:
     import dataclasses
 
     from asr_kd.cli.model import search_options
@@ -109,7 +111,7 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
     search = dataclasses.replace(model.config.search, **search_options(options))  # type: ignore[arg-type]
     timed = options.format in ("json", "ctm") or (options.output is not None and not options.no_times)
     outputs = OutputOptions(timed, options.nbest, FrameStore(options.states) if options.states else None)
-    sources, names, failures = _inputs(model, options)
+    sources, names = _inputs(model, paths, options)
     hypotheses: list[Hypothesis] = []
     lines = _Lines(keep_on=options.output is not None)
     with contextlib.ExitStack() as stack:
@@ -123,7 +125,10 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
                 failures.append(result)
                 continue
             if not result.complete:
-                print(f"asr-kd decode: warning: {result.name}: the audio ends within a word or phrase", file=sys.stderr)
+                print(
+                    f"asr-kd decode: warning: {result.name}: no final state reached; the last word may be incomplete",
+                    file=sys.stderr,
+                )
             lines.print(FORMATS[options.format](result))
             hypotheses.append(result)
         summary = summarise(model, search, hypotheses, failures, "features" if options.feats else "audio")
@@ -136,7 +141,7 @@ def _decode(model: "Model", options: argparse.Namespace) -> None:
         print(f"asr-kd decode: {remark}", file=sys.stderr)
     print(
         f"{counted(len(hypotheses), 'utterance')}, {summary['seconds']:,} s of audio, {summary['cpu_seconds']:,} s of"
-        f" computing: real-time factor {summary['real_time_factor']}; {len(failures)} skipped",
+        f" CPU time: real-time factor {summary['real_time_factor']}; {len(failures)} skipped",
         file=sys.stderr,
     )
 
@@ -181,31 +186,40 @@ def _report(failure: "DecodingFailure", skip: bool) -> None:
     print(f"asr-kd decode: skipped: {failure.reason}", file=sys.stderr)
 
 
-def _inputs(model: "Model", options: argparse.Namespace) -> tuple[list["Source"], list[str], list["DecodingFailure"]]:
-    """What to decode, the names in the order of printing, and a failure for each file name that is not UTF-8."""
+def _paths(options: argparse.Namespace) -> tuple[list[str], list["DecodingFailure"]]:
+    """The paths to decode, and a failure for each that cannot be; ``UserError`` for such a path without --skip-bad."""
     from asr_kd.decode.recognise import DecodingFailure
+
+    inputs, failures = [], []
+    for path in [*options.inputs, *(_lines(options.list) if options.list else ())]:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        if shown != path:
+            reason = f"{shown}: the file name is not UTF-8, so it cannot be an id in UTF-8 text; rename the file"
+        elif not any(map(os.path.lexists, (path, re.sub(r":\d+$", "", path)))):  # the second is an archive
+            reason = f"{path}: no such audio file or data directory"
+        else:
+            inputs.append(path)
+            continue
+        failures.append(DecodingFailure(shown, reason))
+        _report(failures[-1], options.skip_bad)
+    if not inputs and not options.feats and not failures:
+        raise UserError("nothing to decode: give audio files, data directories, --list or --feats")
+    return inputs, failures
+
+
+def _inputs(model: "Model", inputs: list[str], options: argparse.Namespace) -> tuple[list["Source"], list[str]]:
+    """What to decode, and the names in the order of printing."""
     from asr_kd.decode.sources import InputOptions, open_inputs
 
     chosen = _lines(options.utterances) if options.utterances else None
     if chosen == []:
         raise UserError(f"{options.utterances}: lists no utterances; expected one id per line")
-    inputs, failures = [], []
-    for path in [*options.inputs, *(_lines(options.list) if options.list else ())]:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        if shown == path:
-            inputs.append(path)
-            continue
-        reason = f"{shown}: the file name is not UTF-8, so it cannot be an id in UTF-8 text; rename the file"
-        failures.append(DecodingFailure(shown, reason))
-        _report(failures[-1], options.skip_bad)
-    if not inputs and not options.feats and not failures:
-        raise UserError("nothing to decode: give audio files, data directories, --list or --feats")
     extra = InputOptions(options.feats, chosen, options.allow_pipes)
     groups = open_inputs(inputs, model.config.features, extra) if inputs or options.feats else []
     names = [name for group in groups for name in sorted(name for source in group for name in source.names)]
     if options.output:
         _check_ids(names, options.output)
-    return [source for group in groups for source in group], names, failures
+    return [source for group in groups for source in group], names
 
 
 def _check_ids(names: list[str], output: str) -> None:
@@ -230,12 +244,12 @@ def _lines(path: str) -> list[str]:
     return [line.strip() for line in lines_of(text, path) if line.strip()]
 
 
-def _tune(model: "Model", options: argparse.Namespace) -> None:
+def _tune(model: "Model", paths: list[str], options: argparse.Namespace) -> None:
     from asr_kd.corpus.datadir import read_data_dir
     from asr_kd.decode.tune import tune
 
     (dev,) = options.inputs
-    sources, _, _ = _inputs(model, options)
+    sources, _ = _inputs(model, paths, options)
     count = sum(len(source.names) for source in sources)
     dev_set = f"{Path(dev).resolve().name} ({count} utterances)"  # a shipped model names no path of this machine
     tuning = tune(model, sources, read_data_dir(dev, options.allow_pipes).text, dev_set, options.jobs)

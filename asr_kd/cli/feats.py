@@ -84,4 +84,6 @@ def _configuration(options: argparse.Namespace) -> "FeatureConfig":
         return load_config(FeatureConfig, options.config, options.set)
     if options.set:
         raise UserError("--like uses the whole configuration of a store; leave out --set")
-    return from_dict(FeatureConfig, FrameStore(options.like).config, where=options.like)
+    store = FrameStore(options.like)
+    store.expect("features")
+    return from_dict(FeatureConfig, store.config, where=options.like)

@@ -1,15 +1,17 @@
 """``asr-kd hmm``: features and words -> a tied state for each frame."""
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_kd.cli import add_action, add_device, torch_device
-from asr_kd.errors import counted
+from asr_kd.errors import UserError, counted
 
 if TYPE_CHECKING:
     from asr_kd.corpus.datadir import DataDir
+    from asr_kd.frames import FrameStore
     from asr_kd.hmm.alignment_store import AlignmentModel, AlignmentRun
     from asr_kd.hmm.lexicon import Lexicon
     from asr_kd.hmm.states import StateSpace
@@ -210,6 +212,11 @@ def run_train(options: argparse.Namespace) -> None:
     if options.unknown == "spn":
         lexicon = with_unknown(lexicon)
     datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.feats)
+    if "fbank" in store.tensors:
+        print(
+            f"warning: {options.feats}: holds fbank; GMMs are meant for cepstra (asr-kd feats --set kind=mfcc)",
+            file=sys.stderr,
+        )
     utterances = load_utterances(datadir, store, config.monophones(lexicon), lexicon, options.skip_bad)
     _report_unused(utterances, options)
     model = train(utterances, lexicon, options.out, config, options.jobs)
@@ -226,13 +233,15 @@ def run_align(options: argparse.Namespace) -> None:
     from asr_kd.hmm.training_data import load_utterances
 
     began = time.monotonic()
+    if not options.beam > 0:
+        raise UserError(f"--beam {options.beam:g}: expected more than 0")
     space = StateSpace.load(options.model)
     given = read_lexicon(options.lexicon, options.lexicon_format) if options.lexicon else load_lexicon(options.model)
     lexicon = _with_silence(given, options.silence_probability)
     datadir, store = read_data_dir(options.data, allow_pipes=True), FrameStore(options.feats)
+    model = _network(options, space, store) if options.network else _gaussians(options, space, store)
     utterances = load_utterances(datadir, store, space, lexicon, options.skip_bad)
     _report_unused(utterances, options)
-    model = _network(options, space) if options.network else _gaussians(options, space)
     done = write_alignments(
         options.store, utterances, model, options.beam, options.jobs, options.skip_bad, options.force
     )
@@ -264,7 +273,7 @@ def _write_times(
     write_ctm(alignments, len(done.store), options.ctm, options.phone_ctm)
 
 
-def _gaussians(options: argparse.Namespace, space: "StateSpace") -> "AlignmentModel":
+def _gaussians(options: argparse.Namespace, space: "StateSpace", features: "FrameStore") -> "AlignmentModel":
     from asr_kd.files import sha256
     from asr_kd.hmm.alignment_store import AlignmentModel
     from asr_kd.hmm.gmm import Gmm
@@ -272,15 +281,15 @@ def _gaussians(options: argparse.Namespace, space: "StateSpace") -> "AlignmentMo
     folder = Path(options.model)
     gmm = Gmm.load(folder)
     gmm.check_fits(space.num_states, folder)
+    features.expect_width(gmm.transform.projection.shape[2], options.model)
     hashes = {name: sha256(folder / name) for name in ("gmm.safetensors", "states.safetensors", "states.yaml")}
     return AlignmentModel(space, gmm.log_likelihoods, hashes)
 
 
-def _network(options: argparse.Namespace, space: "StateSpace") -> "AlignmentModel":
+def _network(options: argparse.Namespace, space: "StateSpace", features: "FrameStore") -> "AlignmentModel":
     import numpy as np
 
     from asr_kd.decode.scorer import NetworkScorer
-    from asr_kd.errors import UserError
     from asr_kd.files import sha256
     from asr_kd.hmm.alignment_store import AlignmentModel
     from asr_kd.nets import model_hash
@@ -292,8 +301,10 @@ def _network(options: argparse.Namespace, space: "StateSpace") -> "AlignmentMode
             f" {space.num_states}"
         )
 
-    def score(features: np.ndarray, states: np.ndarray) -> np.ndarray:
-        return np.concatenate([block[:, states] for block in scorer.blocks(features)])
+    features.expect_width(scorer.dimension, options.network)
+
+    def score(frames: np.ndarray, states: np.ndarray) -> np.ndarray:
+        return np.concatenate([block[:, states] for block in scorer.blocks(frames)])
 
     hashes = {name: sha256(Path(options.model) / name) for name in ("states.safetensors", "states.yaml")}
     return AlignmentModel(space, score, {"network": model_hash(options.network), **hashes})
@@ -342,7 +353,6 @@ def run_import(options: argparse.Namespace) -> None:
 
 
 def _with_silence(lexicon: "Lexicon", probability: float | None) -> "Lexicon":
-    from asr_kd.errors import UserError
     from asr_kd.hmm.lexicon import with_silence_probability
 
     if probability is None:

@@ -1,9 +1,10 @@
 """``asr-kd model``: deployable model folders."""
 
 import argparse
+import math
 
 from asr_kd.cli import add_action
-from asr_kd.errors import counted
+from asr_kd.errors import UserError, counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +124,12 @@ def _configure_build(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
 def search_options(options: argparse.Namespace) -> dict[str, float]:
     """The search options that were given on the command line."""
     names = ("acoustic_scale", "word_penalty", "beam", "max_active")
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    for name, value in given.items():
+        if not (math.isfinite(value) if name == "word_penalty" else value > 0):
+            expected = "a finite number" if name == "word_penalty" else "more than 0"
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
+    return given
 
 
 def _ensemble(options: argparse.Namespace) -> None:
@@ -131,6 +137,9 @@ def _ensemble(options: argparse.Namespace) -> None:
     from asr_kd.nets import num_parameters, save_ensemble
 
     weights = numbers("--weights", options.weights)
+    if len(weights) not in (0, len(options.members)):
+        given = f"{counted(len(weights), 'weight')} for {counted(len(options.members), 'network')}"
+        raise UserError(f"--weights {options.weights}: {given}; give one for each")
     ensemble = save_ensemble(options.ensemble, options.members, options.mean, weights)
     print(
         f"{options.ensemble}: {options.mean} mean of {counted(len(options.members), 'network')},"
@@ -144,15 +153,16 @@ def _calibrate(options: argparse.Namespace) -> None:
     import numpy as np
 
     from asr_kd.cli import whole_numbers
-    from asr_kd.errors import UserError
     from asr_kd.frames import FrameStore
     from asr_kd.nets import load_model, open_model, save_model
+    from asr_kd.nets.folder import check_no_ensemble
     from asr_kd.train import TrainingData, read_utterance_list
     from asr_kd.train.calibrate import oracle_shift, shift_bias, teacher_shift
 
     classes = whole_numbers("--classes", options.classes)
     if Path(options.out).resolve() == Path(options.network).resolve():
         raise UserError(f"{options.out}: this is NETWORK itself; choose another folder to write")
+    check_no_ensemble(options.out)
     student = load_model(options.network)
     chosen = read_utterance_list(options.utterances) if options.utterances else None
     states = FrameStore(options.states) if options.states else None
@@ -172,7 +182,6 @@ def _build(options: argparse.Namespace) -> None:
 
     from asr_kd.decode.model_folder import ModelParts, build_model, describe, read_feature_config, read_model_config
     from asr_kd.decode.search import SearchOptions
-    from asr_kd.errors import UserError
 
     other = read_model_config(options.search_like) if options.search_like else None
     search = dataclasses.replace(other.search if other else SearchOptions(), **search_options(options))  # type: ignore[arg-type]

@@ -104,5 +104,5 @@ def _one_line(text: str) -> str:
     from asr_kd.score.score_files import is_text
 
     if not is_text(text):
-        raise UserError(f"{text!r}: not UTF-8 text, which RESULTS.md cannot hold; give another name")
+        raise UserError(f"{text!r}: not UTF-8, so RESULTS.md cannot hold it; give another name")
     return " ".join(text.split())

@@ -180,7 +180,9 @@ def _cluster(options: argparse.Namespace) -> None:
             f" {model.num_states}; give the folder of the states that it was trained on"
         )
     confusion = Confusion()
-    for prob in probabilities(model, TrainingData(FrameStore(options.feats)).sample(options.frames, options.seed)):
+    features = FrameStore(options.feats)
+    features.expect_width(model.bins, options.network)
+    for prob in probabilities(model, TrainingData(features).sample(options.frames, options.seed)):
         confusion.add(prob)
     clusters = cluster_states(confusion.covariance(), options.k, options.seed, options.scale, size=options.size)
     names = state_names(space) if space else [str(state) for state in range(model.num_states)]
@@ -284,9 +286,9 @@ def _compare(options: argparse.Namespace) -> None:
     data = TrainingData(FrameStore(options.feats), FrameStore(options.states))
     model = open_model(options.joint).to(torch_device(options.device))
     if not isinstance(model, Ensemble):
-        raise UserError(f"{options.joint}: a single network; expected an ensemble of asr-kd specialists join")
+        raise UserError(f"{options.joint}: a single network; expected an ensemble from asr-kd specialists join")
     speakers = read_speakers(options.utt2spk) if options.utt2spk else None
-    records = cover_records(count_by_cover(model, data), speakers)
+    records = cover_records(count_by_cover(model, data, options.joint), speakers)
     columns = (
         Column("frames", plain("system"), left=True), Column("number", plain("frames")),
         Column("generalist %", percent("generalist")), Column("with specialists %", percent("joint")),
@@ -305,9 +307,11 @@ def _read_clusters(folder: str, network: str) -> "Clusters":
     """The clusters in a folder; ``UserError`` if they are those of another network."""
     from asr_kd.config import load_config
     from asr_kd.errors import UserError
+    from asr_kd.files import check_folder
     from asr_kd.nets import model_hash
     from asr_kd.specialists import Clusters
 
+    check_folder(folder, CLUSTERS, "a folder of clusters", "write it with asr-kd specialists cluster")
     path = Path(folder) / CLUSTERS
     found = load_config(Clusters, path)
     if found.network != model_hash(network):

@@ -65,7 +65,10 @@ def _read_part(root: Path, part: str, out: Path, others: Entries) -> Entries:
     transcription = root / "etc" / f"an4_{part}.transcription"
     lines = read_lines(transcription)
     if len(lines) != len(fileids):
-        raise UserError(f"{transcription}: {counted(len(lines), 'transcript')} for {counted(len(fileids), 'file')}")
+        raise UserError(
+            f"{transcription}: {counted(len(lines), 'transcript')} for {counted(len(fileids), 'file')}; download it"
+            " again"
+        )
     entries: Entries = {}
     for number, (fileid, line) in enumerate(progress(zip(fileids, lines, strict=True), len(lines), f"an4 {part}"), 1):
         found = _LINE.match(line)

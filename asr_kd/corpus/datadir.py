@@ -330,14 +330,13 @@ def _composed(text: str) -> str:
 def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
     problems = []
     found = {speaker: set(fields_of(utts)) for speaker, (_, utts) in spk2utt.items()}
+    unknown = {utt for utt, (_, speaker) in utt2spk.items() if not speaker}  # these lines are problems already
     expected = _invert({utt: speaker for utt, (_, speaker) in utt2spk.items()})
     for speaker in sorted(found.keys() | expected.keys()):
-        if different := found.get(speaker, set()) ^ set(expected.get(speaker, ())):
+        if different := (found.get(speaker, set()) ^ set(expected.get(speaker, ()))) - unknown:
             line = spk2utt.get(speaker, (0, ""))[0]
             example = min(different)
-            message = (
-                f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, {example!r} the first"
-            )
+            message = f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, first {example!r}"
             problems.append(Problem(path / "spk2utt", line, message, "speakers disagree"))
     return problems
 

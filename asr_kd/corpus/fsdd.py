@@ -31,7 +31,10 @@ def prepare_fsdd(corpus_dir: str | Path, out: str | Path) -> dict[str, DataDir]:
         part = "test" if int(index) < 5 else "dev" if int(index) < 10 else "train"
         parts[part][f"{speaker}-{digit}-{index}"] = speaker, DIGITS[int(digit)], path.resolve()
     if empty := [part for part, entries in parts.items() if not entries]:
-        raise UserError(f"{root / 'recordings'}: no recordings of the {empty[0]} part; the release has 3000 in all")
+        raise UserError(
+            f"{root / 'recordings'}: no recordings of the {empty[0]} part; the release has 3,000 in total; download it"
+            " again"
+        )
     lines = [line for line in LEXICON.splitlines(keepends=True) if line.split()[0] in DIGITS]
     write_text(Path(out) / "lexicon.txt", "".join(lines))
     return {

@@ -55,7 +55,7 @@ def _only(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise UserError(f"{folder}: expected one {pattern}, found {names}")
+        raise UserError(f"{folder}: expected one {pattern}, found {names}; give a folder with exactly one")
     return found[0]
 
 
@@ -70,9 +70,12 @@ def _dev_speakers(root: Path, part: str, count: int, seed: int) -> list[str]:
             sex[speaker] = letter
     speakers = [path.name for path in _folders(root / part)]
     if unknown := [speaker for speaker in speakers if speaker not in sex]:
-        raise UserError(f"{root / 'SPEAKERS.TXT'}: speaker {unknown[0]} of {part} is not listed")
+        raise UserError(f"{root / 'SPEAKERS.TXT'}: speaker {unknown[0]} of {part} is not listed; download it again")
     if not 0 < count < len(speakers):
-        raise UserError(f"{root / part}: {count} dev speakers requested, but the part has {len(speakers)} in total")
+        raise UserError(
+            f"{root / part}: {count} dev speakers requested, but the part has {len(speakers)} in total; lower"
+            " --dev-speakers"
+        )
     women = shuffled((speaker for speaker in speakers if sex[speaker] == "F"), seed)
     men = shuffled((speaker for speaker in speakers if sex[speaker] == "M"), seed)
     turn = {speaker: rank for ranked in (women, men) for rank, speaker in enumerate(ranked)}
@@ -96,11 +99,11 @@ def _write(part: Path, speakers: set[str], path: Path) -> DataDir:
         if surplus := sorted(audio.keys() - {utt for utt, *_ in lines}):
             raise UserError(f"{audio[surplus[0]]}: no transcript in {transcript.name}")
     if not wav:
-        raise UserError(f"{part}: no SPEAKER/CHAPTER/*.trans.txt found")
+        raise UserError(f"{part}: no SPEAKER/CHAPTER/*.trans.txt found; download this part again")
     return write_data_dir(path, wav, text, {utt: utt.split("-")[0] for utt in wav})
 
 
 def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; a part of LibriSpeech was expected")
+        raise UserError(f"{path}: no such folder; expected a part of LibriSpeech (--train-part, --eval-part)")
     return sorted(entry for entry in path.iterdir() if entry.is_dir())

@@ -77,10 +77,12 @@ def read_idx(path: Path, magic: int) -> np.ndarray:
     dimensions = magic & 0xFF
     header = 4 * (1 + dimensions)
     if len(content) < header:
-        raise UserError(f"{path}: {len(content)} bytes; an idx file has a header of {header} bytes")
+        raise UserError(f"{path}: {len(content)} bytes; too short for an idx file; download it again")
     found, *shape = (int(number) for number in np.frombuffer(content[:header], ">u4"))
     if found != magic:
-        raise UserError(f"{path}: magic number {found:#010x}, expected {magic:#010x}: not this kind of idx file")
+        raise UserError(
+            f"{path}: magic number {found:#010x}, expected {magic:#010x}: not this kind of idx file; download it again"
+        )
     size = " x ".join(map(str, shape))
     if 0 in shape:
         raise UserError(
@@ -103,10 +105,12 @@ def _read_set(corpus_dir: str | Path, file: str) -> tuple[np.ndarray, np.ndarray
     path = _find(corpus_dir, f"{file}-labels-idx1-ubyte")
     labels = read_idx(path, _LABELS)
     if len(labels) != len(images):
-        raise UserError(f"{path}: {counted(len(labels), 'label')} for {counted(len(images), 'image')}")
+        raise UserError(
+            f"{path}: {counted(len(labels), 'label')} for {counted(len(images), 'image')}; download both again"
+        )
     if labels.max() >= CLASSES:
         place = int(labels.argmax())
-        raise UserError(f"{path}: label {place} is {labels[place]}; expected 0 to {CLASSES - 1}")
+        raise UserError(f"{path}: label {place} is {labels[place]}; expected 0 to {CLASSES - 1}; download it again")
     missing = np.setdiff1d(np.arange(CLASSES), labels)
     if len(missing):
         raise UserError(

@@ -155,7 +155,7 @@ def _check_parts(source: Source, pieces: "list[soundfile.SoundFile]", parts: tup
             )
         if part.samples is not None and piece.frames != part.samples:
             raise source.fault(
-                f"of its {counted(part.samples, 'sample')} {piece.frames:,} can be decoded; convert it to wav"
+                f"only {piece.frames:,} of its {counted(part.samples, 'sample')} can be decoded; convert it to wav"
             )
     return sum(int(piece.frames) for piece in pieces)
 

@@ -27,7 +27,9 @@ def hold_out(amounts: Mapping[str, float], fraction: float, seed: int) -> set[st
 def find_root(corpus_dir: str | Path, marker: str, expected: str) -> Path:
     """``corpus_dir`` or its subfolder, whichever contains ``marker``; ``UserError`` if neither does."""
     corpus_dir = Path(corpus_dir)
-    inner = sorted(path for path in corpus_dir.iterdir() if path.is_dir()) if corpus_dir.is_dir() else []
+    if not corpus_dir.is_dir():
+        raise UserError(f"{corpus_dir}: no such folder; expected {expected}")
+    inner = sorted(path for path in corpus_dir.iterdir() if path.is_dir())
     for folder in [corpus_dir, *inner]:
         if (folder / marker).exists():
             return folder

@@ -97,7 +97,8 @@ def combine(out: str | Path, datadirs: Sequence[DataDir]) -> DataDir:
         for recording, entry in datadir.wav.items():
             if wav.setdefault(recording, entry) != entry:
                 raise UserError(
-                    f"{datadir.path / 'wav.scp'}: recording {recording!r} is a different file in an earlier directory"
+                    f"{datadir.path / 'wav.scp'}: recording {recording!r} is a different file in an earlier directory;"
+                    " rename one"
                 )
         text |= datadir.text
         utt2spk |= datadir.utt2spk

@@ -62,7 +62,7 @@ def map_graph(path: str | Path, num_words: int = WORD_ID) -> tuple[Graph, np.nda
         content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if stream.seek(0, 2) else b""
     fields = _HEADER.unpack_from(content) if len(content) > _HEADER.size else (None,)
     if fields[:7] != (_MAGIC, 5, b"const", 8, b"standard", _VERSION, _ALIGNED):
-        raise UserError(f"{path}: not a graph of `asr-kd model build` (OpenFst const, aligned); build the model again")
+        raise UserError(f"{path}: not a graph written by `asr-kd model build`; build the model again")
     start, num_states, num_arcs = fields[8:]
     first_state = _aligned(_HEADER.size)
     first_arc = _aligned(first_state + STATE.itemsize * num_states)

@@ -17,7 +17,7 @@ from asr_kd.decode.search_kernels import Graph
 from asr_kd.decode.times import WordAligner
 from asr_kd.errors import UserError, counted
 from asr_kd.features.config import FeatureConfig
-from asr_kd.files import read_lines, read_text, sha256, write_text
+from asr_kd.files import check_folder, read_lines, read_text, sha256, write_text
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, write_lexicon
 from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
 from asr_kd.hmm.states import StateSpace
@@ -99,6 +99,7 @@ def build_model(
     from asr_kd.graph.fst import Fst  # imports scipy, which decoding does not need
 
     out, graph, states = Path(out), Path(parts.graph), parts.states
+    _check_parts(parts)
     (out / CONFIG).unlink(missing_ok=True)  # written last: a folder without it is not a model
     _copy_acoustic_model(parts, out)
     write_graph(search_graph(Fst.read(graph / GRAPH)), out / GRAPH)
@@ -145,10 +146,7 @@ def load_model_folder(path: str | Path, verify: bool = True, device: str = "cpu"
 def read_model_config(path: str | Path) -> ModelConfig:
     """``model.yaml`` of a model folder; ``UserError`` if the folder is not a model of this version's schema."""
     file = Path(path) / CONFIG
-    if not Path(path).is_dir():
-        raise UserError(f"{path}: no such model folder; make one with `asr-kd model build`")
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; {path} is not a finished model folder: run `asr-kd model build`")
+    check_folder(path, CONFIG, "a finished model folder", "run asr-kd model build")
     config = load_config(ModelConfig, file)
     if config.schema != SCHEMA:
         raise UserError(f"{file}: schema {config.schema}; this version of asr-kd reads {SCHEMA}: build the model again")
@@ -222,8 +220,10 @@ def _load(path: Path, config: ModelConfig, device: str = "cpu") -> Model:
             f"{path / WORDS}: lacks the id {missing}, which the graph emits; give the words.txt of this graph"
         )
     if scorer.dimension != config.features.dimension:
-        found = f"{config.features.dimension} coefficients of {config.features.kind}"
-        raise UserError(f"{path}: the acoustic model expects {scorer.dimension} features for each frame, not {found}")
+        raise UserError(
+            f"{path}: {CONFIG} has {config.features.dimension} {config.features.kind} coefficients per frame; the"
+            f" acoustic model expects {scorer.dimension}"
+        )
     if not np.isfinite(scorer.log_prior).all():
         raise UserError(f"{path}: a state has a prior of zero or NaN; give --priors, a store of states or soft targets")
     if config.word_times == "emitted":
@@ -257,9 +257,22 @@ def _shown(value: Any) -> Any:
     return ", ".join(f"{name.replace('_', ' ')} {100 * number:.2f} %" for name, number in value.items())
 
 
+def _check_parts(parts: ModelParts) -> None:
+    """Raise ``UserError`` for a missing part or other features, before a model in the folder to write is touched."""
+    graph_advice = "give a folder from asr-kd graph compile or graph import"
+    check_folder(parts.graph, GRAPH, "a graph folder", graph_advice)
+    if parts.states is not None:
+        StateSpace.load(parts.states)
+    scorer, features = load_scorer(parts.kind, parts.acoustic_model), parts.features
+    if scorer.dimension != features.dimension:
+        raise UserError(
+            f"--features: {features.dimension} {features.kind} coefficients per frame; {parts.acoustic_model} expects"
+            f" {scorer.dimension}; give the features of its training"
+        )
+
+
 def _copy_acoustic_model(parts: ModelParts, out: Path) -> None:
-    """Copy the files of the network or GMM, once they have proved to be one."""
-    load_scorer(parts.kind, parts.acoustic_model)
+    """Copy the files of the network or GMM."""
     if parts.kind == "network":
         from asr_kd.nets import copy_model
 

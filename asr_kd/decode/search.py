@@ -111,7 +111,9 @@ class Decoder:
         if self._spans[ENDLESS]:
             raise UserError(f"the graph has too many input-epsilon paths at frame {self._spans[FRAMES]}")
         if self._spans[FRAMES] < before + len(scores):
-            raise UserError(f"no path through the graph has a likelihood above zero at frame {self._spans[FRAMES]}")
+            raise UserError(
+                f"no path through the graph has a likelihood above zero at frame {self._spans[FRAMES]}; raise --beam"
+            )
 
     def path(self) -> Path:
         """The best path so far. It ends in a final state if any token is in one."""

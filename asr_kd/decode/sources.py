@@ -179,8 +179,10 @@ def datadir_sources(datadir: DataDir, config: FeatureConfig, utterances: Sequenc
 def store_sources(store: FrameStore, config: FeatureConfig, utterances: Sequence[str] | None = None) -> list[Source]:
     """Tasks of ``BATCH`` utterances; ``UserError`` unless the store holds the features that ``config`` describes."""
     if config.kind not in store.tensors or store.tensors[config.kind].shape != (config.dimension,):
-        found = ", ".join(f"{name} {spec.shape}" for name, spec in store.tensors.items())
-        raise UserError(f"{store.path}: holds {found}; this model needs {config.kind} ({config.dimension},)")
+        found = ", ".join(f"{' x '.join(map(str, spec.shape))} {name}" for name, spec in store.tensors.items())
+        raise UserError(
+            f"{store.path}: holds {found.strip()} coefficients; this model needs {config.dimension} {config.kind}"
+        )
     for key, wanted in (("normalise", config.normalise), ("sample_rate", config.sample_rate)):
         if store.config.get(key, wanted) != wanted:
             raise UserError(f"{store.path}: {key} is {store.config[key]!r}; this model was trained on {wanted!r}")

@@ -45,7 +45,8 @@ class WordAligner:
         at = len(states) if len(states) in reached[-1] else max(reached[-1], default=-1)
         if at < 0 or (at < len(states) and not cut):
             raise UserError(
-                f"the path does not fit the pronunciations of {' '.join(words)!r}; is it the graph's lexicon?"
+                f"the path does not fit the pronunciations of {' '.join(words)!r}; use the lexicon from which the"
+                " graph was made"
             )
         spans = []
         for ends in reversed(reached[1:]):

@@ -77,9 +77,9 @@ def _check(datadir: DataDir, audio: Survey, skip_bad: bool) -> None:
     if audio.bad and not skip_bad:
         utterance, reason = next(iter(audio.bad.items()))
         count = len(audio.bad)
-        raise UserError(f"utterance {utterance}: {reason} ({count:,} bad in all; --skip-bad leaves them out)")
+        raise UserError(f"utterance {utterance}: {reason} ({count:,} bad in total; --skip-bad leaves them out)")
     if not audio.frame_counts:
-        raise UserError(f"{datadir.path}: none of its {len(datadir.utterances):,} utterances has readable audio")
+        raise UserError(f"{datadir.path}: none of its utterances ({len(datadir.utterances):,}) has readable audio")
 
 
 def _meaning(config: FeatureConfig) -> str:

@@ -163,7 +163,7 @@ class Description:
         for key in sorted(here.keys() | there.keys()):
             if here.get(key) != there.get(key):
                 label = "utterances, frame counts or shard size" if key == "plan" else key
-                phrases.append(f"{label}: {_short(here.get(key))} there, {_short(there.get(key))} asked for")
+                phrases.append(f"{label}: {_short(here.get(key))} stored, {_short(there.get(key))} requested")
         return phrases
 
 
@@ -174,5 +174,5 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

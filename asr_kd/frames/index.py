@@ -9,7 +9,7 @@ from typing import Any
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import parse_json, read_text, write_text
+from asr_kd.files import check_folder, parse_json, read_text, write_text
 from asr_kd.frames.checked import Damaged, count, digits, members, texts
 from asr_kd.frames.description import Description
 from asr_kd.frames.shard import ShardHeader, check_schema, checksum, content_of, map_shard, read_header, shard_name
@@ -50,7 +50,7 @@ def read_index(folder: Path, name: str = INDEX) -> Index:
                 f"{folder}: the store is incomplete (no {INDEX}); run the command that wrote it again to finish it, "
                 f"or, if all shards are there, asr-kd frames verify --rebuild {folder}"
             )
-        raise UserError(f"{folder}: not a frame store (no {INDEX})")
+        check_folder(folder, name, "a frame store", "give a folder that asr-kd feats, hmm align or targets write wrote")
     text = read_text(path, STORE_JSON_BYTES)
     advice = f"asr-kd frames verify --rebuild {folder} rewrites it"
     try:

@@ -22,7 +22,7 @@ from asr_kd.config import shown
 from asr_kd.errors import UserError, counted
 from asr_kd.files import atomic_write, open_regular, read_lines
 from asr_kd.frames.description import StoreContent, TensorSpec
-from asr_kd.frames.kaldi_objects import Malformed, read_array, read_id, write_array
+from asr_kd.frames.kaldi_objects import Malformed, OfOtherKind, read_array, read_id, write_array
 from asr_kd.frames.remote import local_folder
 from asr_kd.frames.store import FrameStore
 from asr_kd.frames.writer import DEFAULT_OPTIONS, WriteOptions, write_store
@@ -123,7 +123,7 @@ def survey(source: str, integers: bool, skip_bad: bool, columns: int | None = No
     counts: dict[str, int] = {}
     bad: dict[str, str] = {}
     shape = None if columns is None else (columns,)
-    expected = "as in the first" if columns is None else "as asked for"
+    expected = "as in the first" if columns is None else "as requested"
     digest, largest = hashlib.sha256(), 0
     for entry, found in _scan(source, integers):
         utterance = entry.utterance
@@ -133,7 +133,8 @@ def survey(source: str, integers: bool, skip_bad: bool, columns: int | None = No
         if isinstance(found, UserError) or not len(found):
             reason = str(found) if isinstance(found, UserError) else "it has no frames"
             if not skip_bad:
-                raise UserError(f"{source}: utterance {utterance}: {reason} (--skip-bad leaves it out)")
+                where = "" if f"utterance {utterance}: " in reason else f"{source}: utterance {utterance}: "
+                raise UserError(f"{where}{reason} (--skip-bad leaves it out)")
             bad[utterance] = reason
             continue
         if shape not in (None, found.shape[1:]):
@@ -186,7 +187,9 @@ def export_kaldi(store: FrameStore, ark: str | Path, tensor: str | None = None) 
             f"{shown(str(ark))}: a path with a pipe, a line end or outer white space means something else in an .scp"
         )
     name = tensor or next(iter(store.tensors))
-    if name not in store.tensors or (tensor is None and len(store.tensors) > 1):
+    if name not in store.tensors:
+        raise UserError(f"{store.path}: no tensor {name!r}; it holds: {', '.join(store.tensors)}")
+    if tensor is None and len(store.tensors) > 1:
         raise UserError(f"{store.path}: holds the tensors {', '.join(store.tensors)}; choose one with --tensor")
     dtype = _kaldi_dtype(store, name)
     for utterance in store.utterances:
@@ -279,7 +282,9 @@ def _scan_ark(name: str, integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray 
             try:
                 utterance = read_id(stream)
             except Malformed as error:
-                raise UserError(f"{name}: {error} at byte {place:,}; not a Kaldi archive of this form") from None
+                raise UserError(
+                    f"{name}: {error} at byte {place:,}; not a Kaldi archive of the requested kind"
+                ) from None
             if utterance is None:
                 return
             entry = ScpEntry(utterance, name, stream.tell())
@@ -301,6 +306,8 @@ def _open(name: str) -> io.BufferedReader:
 def _read_object(stream: IO[bytes], entry: ScpEntry, integers: bool) -> np.ndarray:
     try:
         return read_array(stream, integers)
+    except OfOtherKind as error:
+        raise UserError(f"{entry.file}: utterance {entry.utterance}: {error}") from None
     except Malformed as error:
         what = "integer vector" if integers else "matrix"
         where = f"{entry.file}: utterance {entry.utterance}"

@@ -25,6 +25,10 @@ class Malformed(Exception):
     """The bytes are not an object of the requested kind."""
 
 
+class OfOtherKind(Malformed):
+    """The bytes are an object, but of another kind; the message says of which, and which was expected."""
+
+
 def read_id(stream: io.BufferedReader) -> str | None:
     """The id before the next object, or None at the end; the stream is left where Kaldi would read the object."""
     if (found := _ID.match(stream.peek(1))) and len(found[1]) <= ARCHIVE_ID_BYTES:  # nearly always
@@ -80,6 +84,10 @@ def write_array(stream: IO[bytes], values: np.ndarray) -> None:
 
 
 def _read_binary_integers(stream: IO[bytes]) -> np.ndarray:
+    place = stream.tell()
+    if (form := stream.read(4).partition(b" ")[0]) in _FORMS:
+        raise OfOtherKind(f"a float {'vector' if form.endswith(b'V') else 'matrix'}; expected an integer vector")
+    stream.seek(place)
     length = _size(stream)
     elements = np.frombuffer(_read(stream, length * _ELEMENT.itemsize), _ELEMENT)
     if not (elements["size"] == 4).all():
@@ -92,8 +100,10 @@ def _read_binary_floats(stream: IO[bytes]) -> np.ndarray:
     while len(token) < 4 and (byte := stream.read(1)) not in (b"", b" "):
         token += byte
     form = bytes(token)
+    if form[:1] == b"\4":  # the size of an integer
+        raise OfOtherKind("an integer vector; expected a float matrix")
     if form not in _FORMS:
-        raise Malformed(f"an object of kind {form!r}; expected one of {', '.join(f.decode() for f in _FORMS)}")
+        raise Malformed(f"an object of kind {_said(form)}; expected one of {', '.join(f.decode() for f in _FORMS)}")
     if form.startswith(b"CM"):
         return _read_compressed(stream, form)
     shape = (_size(stream),) if form.endswith(b"V") else (_size(stream), _size(stream))
@@ -124,7 +134,7 @@ def _size(stream: IO[bytes]) -> int:
     content = _read(stream, 5)
     width, size = struct.unpack("<bi", content)
     if width != 4:
-        raise Malformed(f"{content!r} where a size was expected; it may be an object of another kind")
+        raise Malformed(f"{_said(content)} where a size was expected")
     if size < 0:
         raise Malformed(f"a size of {size}")
     return int(size)
@@ -153,6 +163,11 @@ def _read(stream: IO[bytes], size: int) -> bytes:
     return stream.read(size)
 
 
+def _said(content: bytes) -> str:
+    """The beginning of ``content`` for a message, quoted."""
+    return repr(content[:40].decode("latin-1"))
+
+
 def _line(stream: IO[bytes]) -> bytes:
     line = stream.readline(ARCHIVE_LINE_BYTES + 1)
     if len(line) > ARCHIVE_LINE_BYTES:
@@ -164,7 +179,7 @@ def _read_text_integers(stream: IO[bytes]) -> np.ndarray:
     fields = _line(stream).split()
     for field in fields:
         if not re.fullmatch(rb"[-+]?[0-9]{1,10}", field):
-            raise Malformed(f"{field[:40]!r} is not a 32-bit integer")
+            raise Malformed(f"{_said(field)} is not a 32-bit integer")
     numbers = array.array("q", map(int, fields))
     values = np.frombuffer(numbers, np.int64) if numbers else np.empty(0, np.int64)
     if (values != values.astype(np.int32)).any():
@@ -189,7 +204,7 @@ def _read_text_floats(stream: IO[bytes]) -> np.ndarray:
                     width = len(fields)
                 rows += 1
         if b"_" in inside:  # Python reads 1_0 as a number
-            raise Malformed(f"{inside[:40]!r} holds something that is not a number")
+            raise Malformed(f"{_said(inside)} holds something that is not a number")
         if 4 * len(numbers) > ARCHIVE_OBJECT_BYTES:
             raise Malformed(f"a matrix of more than {ARCHIVE_OBJECT_BYTES:,} bytes")
         if closed:
@@ -199,7 +214,7 @@ def _read_text_floats(stream: IO[bytes]) -> np.ndarray:
         if not line:
             raise Malformed("the file ends before the closing bracket")
     if after.strip():
-        raise Malformed(f"{after.strip()[:40]!r} after the closing bracket")
+        raise Malformed(f"{_said(after.strip())} after the closing bracket")
     values = np.frombuffer(numbers, np.float32) if numbers else np.empty(0, np.float32)
     is_matrix = ended_rows or b";" in inside
     return values.reshape(rows, max(width, 0)) if is_matrix else values
@@ -212,5 +227,5 @@ def _after_bracket(stream: IO[bytes]) -> bytes:
             raise Malformed("the file ends before the opening bracket")
     opening, bracket, rest = line.partition(b"[")
     if opening.strip() or not bracket:
-        raise Malformed(f"{line.strip()[:40]!r} where an opening bracket or a binary object was expected")
+        raise Malformed(f"{_said(line.strip())} where an opening bracket was expected; not a Kaldi archive")
     return rest

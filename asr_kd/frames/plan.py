@@ -30,7 +30,7 @@ def plan_shards(frame_counts: Mapping[str, int], shard_frames: int = SHARD_FRAME
     Raises ``UserError`` if there is no utterance, one without frames, or an id that is empty or has white space.
     """
     if shard_frames < 1:
-        raise UserError(f"a shard of {counted(shard_frames, 'frame')}: expected at least 1")
+        raise UserError(f"--shard-frames {shard_frames}: expected at least 1")
     if not frame_counts:
         raise UserError("there are no utterances to store")
     if problem := problem_of_ids(frame_counts):

@@ -70,13 +70,23 @@ class FrameStore:
     def expect(self, kind: str) -> None:
         """``UserError`` unless this is a store of ``features`` or ``states`` with their one tensor."""
         if self.kind != kind:
-            raise UserError(f"{self.path}: holds {self.kind}; a store of {kind} was expected")
+            raise UserError(f"{self.path}: holds {self.kind}; expected {kind}")
         for name, spec in self.tensors.items():
             is_state = name == "state" and not spec.shape and np.dtype(spec.dtype).kind in "iu"
             is_feature = len(spec.shape) == 1 and np.dtype(spec.dtype).kind == "f"
             if len(self.tensors) > 1 or not (is_state if kind == "states" else is_feature):
                 wanted = "state [frames] of integers" if kind == "states" else "a tensor [frames, n] of floats"
                 raise UserError(f"{self.path}: holds {name} {spec.dtype} {['frames', *spec.shape]}, expected {wanted}")
+
+    def expect_width(self, width: int, model: str | Path) -> None:
+        """``UserError`` unless these are features ``[frames, width]``, as ``model`` expects."""
+        self.expect("features")
+        ((name, spec),) = self.tensors.items()
+        if spec.shape != (width,):
+            raise UserError(
+                f"{self.path}: {spec.shape[0]} {name} coefficients per frame; {model} expects {width}: give the"
+                " features of its training"
+            )
 
     def __reduce__(self) -> tuple[type["FrameStore"], tuple[Path]]:
         return FrameStore, (self.path,)
@@ -193,7 +203,7 @@ def _content_hash(index: Index) -> str:
 
 
 def _missing(missing: Sequence[str], store: FrameStore, other: FrameStore | None) -> str:
-    source = f"{other.path} has" if other else "you asked for"
+    source = f"{other.path} has" if other else "you requested"
     more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
     advice = "name the utterances to use (--utterances LIST)"
     return f"{store.path}: lacks utterance {missing[0]}{more}, which {source}; {advice}"

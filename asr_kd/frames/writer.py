@@ -120,7 +120,9 @@ def one_by_one(
         except MemoryError:
             raise
         except Exception as error:
-            unforeseen = UserError(f"unforeseen {type(error).__name__}: {error}; please report it with these data")
+            unforeseen = UserError(
+                f"unexpected {type(error).__name__}: {error}: a bug; please report it with the input that caused it"
+            )
             unforeseen.__cause__ = error
             yield utterance, unforeseen
 

@@ -110,7 +110,7 @@ def estimate(
     Discounts that the counts of counts do not give (small corpora) are KenLM's: 0.5, 1 and 1.5.
     """
     if order < 1:
-        raise UserError(f"order {order}: an n-gram model has order 1 or more")
+        raise UserError(f"--order {order}: expected 1 or more")
     known = {word for sentence in sentences for word in sentence} if vocabulary is None else set(vocabulary)
     words = sorted(known - {BEGIN, END, UNKNOWN})
     if not words or not sentences:
@@ -175,7 +175,7 @@ def _tokens(sentences: Sequence[Sequence[str]], names: list[str]) -> tuple[np.nd
     tokens = np.array(flat, np.int64)
     if (tokens < 0).any():
         outside = next(word for sentence in sentences for word in sentence if word not in index)
-        raise UserError(f"{outside!r} is not in the vocabulary; allow unknown words, or add it")
+        raise UserError(f"{outside!r} is not in the vocabulary; add it, or give --unk")
     return tokens, tokens == index[BEGIN]
 
 

@@ -52,7 +52,8 @@ def _alignment(aligner: Aligner, number: int, store: FrameStore, utt: str, words
         if np.array_equal(aligner.node_states[path], states):
             return aligner.alignment(path, words, score)
     raise UserError(
-        f"{store.path}: the states of {utt} are not those of its words; is it the same model, lexicon and text?"
+        f"{store.path}: the states of {utt} are not those of its words; use the model, lexicon and text of the"
+        " alignment"
     )
 
 

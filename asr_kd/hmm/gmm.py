@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save
 
 from asr_kd.compiling import compiled
 from asr_kd.errors import UserError, counted
-from asr_kd.files import write_bytes
+from asr_kd.files import check_folder, write_bytes
 from asr_kd.hmm.transform import WindowTransform
 
 _BLOCK = 256  # frames whose Gaussians are scored at once, so that the scores stay in the cache
@@ -100,8 +100,8 @@ class Gmm:
     def load(cls, folder: str | Path) -> "Gmm":
         """Read what ``save`` wrote; ``UserError`` if it is missing or something else."""
         path = Path(folder) / "gmm.safetensors"
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; {folder} should be a stage of `asr-kd hmm train`")
+        advice = "give one from asr-kd hmm train, such as exp/hmm/lda"
+        check_folder(folder, "gmm.safetensors", "an HMM folder with Gaussian mixtures", advice)
         try:
             tensors = load_file(path)
             transform = WindowTransform(tensors.pop("projection"))

@@ -74,7 +74,7 @@ def build_graphs(space: StateSpace, lexicon: Lexicon, transcripts: Sequence[Sequ
     """
     words = {word for transcript in transcripts for word in transcript}
     if absent := lexicon.missing(sorted(words)):
-        raise UserError(f"{len(absent)} word(s) are not in the lexicon: {' '.join(absent[:10])}; add them")
+        raise UserError(f"not in the lexicon: {' '.join(absent[:10])}; add such words, or map them with --unknown spn")
     numbers = {phone: number for number, phone in enumerate(space.phones)}
     for phone in sorted({phone for word in words for pron in lexicon.entries[word] for phone in pron} - set(numbers)):
         space.index(phone)  # raises the error that names it

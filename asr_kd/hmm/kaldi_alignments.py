@@ -88,7 +88,8 @@ def _pdfs(labels: np.ndarray, transitions: np.ndarray | None, where: str) -> np.
     if len(labels) and not 1 <= labels.min() <= labels.max() < len(transitions):
         bad = labels.min() if labels.min() < 1 else labels.max()
         raise UserError(
-            f"{where}: transition-id {bad} is outside 1..{len(transitions) - 1}; is --model the one that aligned?"
+            f"{where}: transition-id {bad} is outside 1..{len(transitions) - 1}; is --model the model that made the"
+            " alignment?"
         )
     return transitions[labels]
 

@@ -31,7 +31,7 @@ def read_transitions(path: str | Path) -> np.ndarray:
     try:
         pdfs = _read_model(_Binary(content[2:]) if binary else _Text(content))
     except (_Malformed, StopIteration, IndexError, ValueError, struct.error) as error:
-        raise UserError(f"{path}: not a whole Kaldi transition model: {error or 'it ends too early'}") from None
+        raise UserError(f"{path}: not a complete Kaldi transition model: {error or 'it ends too early'}") from None
     return np.array(pdfs, np.int32)
 
 

@@ -67,6 +67,11 @@ def load_utterances(
     """
     if store.kind != "features" or len(store.tensors) != 1:
         raise UserError(f"{store.path}: holds {store.kind}; expected one tensor of features (see asr-kd feats)")
+    if not any(utt in store for utt in datadir.utterances):
+        count = counted(len(datadir.utterances), "utterance")
+        raise UserError(
+            f"{store.path}: has features of none of the {count} of {datadir.path}; give the store of this set"
+        )
     skipped, transcripts = _transcripts(datadir, store, lexicon)
     features = StoredFeatures(store, sorted(transcripts))
     graphs = build_graphs(space, lexicon, [transcripts[utt] for utt in features.ids])
@@ -109,7 +114,7 @@ def _transcripts(datadir: DataDir, store: FrameStore, lexicon: Lexicon) -> tuple
         else:
             words = known_words(datadir.words(utt), lexicon)
             if absent := lexicon.missing(words):
-                skipped[utt] = f"{' '.join(absent)!r} not in the lexicon; add it, or map such words with --unknown spn"
+                skipped[utt] = f"not in the lexicon: {' '.join(absent)}; add such words, or map them with --unknown spn"
             else:
                 transcripts[utt] = words
     return skipped, transcripts
@@ -118,7 +123,8 @@ def _transcripts(datadir: DataDir, store: FrameStore, lexicon: Lexicon) -> tuple
 def _refuse(skipped: dict[str, str], skip_bad: bool, good: int) -> None:
     if skipped and not skip_bad:
         first = min(skipped)
+        remedy = "; --skip-bad leaves them out and lists them" if good else ""
         raise UserError(
-            f"{len(skipped)} utterances cannot be aligned, {good} can; the first, {first}: {skipped[first]};"
-            " --skip-bad leaves them out and lists them"
+            f"{counted(len(skipped), 'utterance')} cannot be aligned, {good:,} can; the first, {first}:"
+            f" {skipped[first]}{remedy}"
         )

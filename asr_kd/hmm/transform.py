@@ -27,7 +27,7 @@ class WindowTransform:
         dim, window, cepstra = self.projection.shape
         if features.ndim != 2 or features.shape[1] != cepstra:
             shape = " x ".join(map(str, features.shape))
-            raise UserError(f"features are {shape}; this model expects frames x {cepstra} cepstra")
+            raise UserError(f"features are {shape}; this model expects frames x {cepstra}")
         return splice(features, window) @ self.projection.reshape(dim, -1).T
 
     def then(self, matrix: np.ndarray) -> "WindowTransform":

@@ -113,7 +113,7 @@ def logits_by_chunk(model: StateModel, features: np.ndarray, chunk: int = CHUNK)
     features = features[None] if features.ndim == 2 else features
     frames, bins = features.shape[1:]
     if bins != model.bins:
-        raise UserError(f"the features have {bins} bins; this model expects {model.bins}-bin input")
+        raise UserError(f"{bins} coefficients per frame; this network expects {model.bins}")
     if not frames:
         return
     device = model.log_prior.device

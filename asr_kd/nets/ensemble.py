@@ -55,7 +55,8 @@ class EnsembleConfig:
                 raise UserError(f"ensemble member {shown(member)}; expected the path of a folder")
         if len(self.weights) not in (0, len(self.members)):
             raise UserError(
-                f"{len(self.weights)} weights for {counted(len(self.members), 'member')}; give one for each, or none"
+                f"{counted(len(self.weights), 'weight')} for {counted(len(self.members), 'member')}; give one for"
+                " each, or none"
             )
         if self.weights and not (min(self.weights) >= 0 < sum(self.weights) < math.inf):
             raise UserError(f"weights {list(self.weights)}; expected finite numbers of 0 or more, not all 0")

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from asr_kd.config import from_dict, load_config, save_config
 from asr_kd.errors import UserError, counted
-from asr_kd.files import open_regular, sha256, write_bytes
+from asr_kd.files import check_folder, open_regular, sha256, write_bytes
 from asr_kd.nets.acoustic_model import AcousticModel
 from asr_kd.nets.config import NetConfig
 from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
@@ -41,10 +41,9 @@ def load_model(folder: str | Path) -> AcousticModel:
     """
     folder = Path(folder)
     path = folder / WEIGHTS
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such model folder")
     if is_ensemble(folder):
         raise UserError(f"{folder}: this is an ensemble; expected a single network: give one of its members")
+    check_folder(folder, CONFIG, "a trained network", "give the --out folder of a finished asr-kd train")
     config = load_config(NetConfig, folder / CONFIG)
     if not path.is_file():
         raise UserError(f"{path}: no such file; {folder} should hold {CONFIG} and {WEIGHTS}: finish its training")
@@ -115,6 +114,15 @@ def check_no_network(folder: str | Path) -> None:
     """Raise ``UserError`` if ``folder`` holds a network, so that it cannot become an ensemble."""
     if (Path(folder) / WEIGHTS).exists():
         raise UserError(f"{folder}: holds a network; choose another folder for the ensemble")
+
+
+def check_no_ensemble(folder: str | Path) -> None:
+    """Raise ``UserError`` if ``folder`` holds an ensemble, or networks of one, so that it cannot become a network."""
+    folder = Path(folder)
+    if is_ensemble(folder):
+        raise UserError(f"{folder}: holds an ensemble; choose another folder for the network")
+    if members := sorted(folder.glob(f"seed*/{CONFIG}")):
+        raise UserError(f"{folder}: holds {members[0].parent.name}, a network; choose another folder for this network")
 
 
 def is_ensemble(folder: str | Path) -> bool:

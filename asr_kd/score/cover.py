@@ -35,16 +35,14 @@ class CoverCounts:
 
 
 @torch.inference_mode()
-def count_by_cover(joint: Ensemble, data: TrainingData) -> CoverCounts:
+def count_by_cover(joint: Ensemble, data: TrainingData, name: str = "the ensemble") -> CoverCounts:
     """Classify every labelled frame of ``data`` with ``joint`` and with its generalist alone.
 
     Raises ``UserError`` for an ensemble of another kind, and for data that does not fit it or has no labels.
     """
     if joint.mean_kind != "joint":
-        raise UserError(
-            f"an ensemble by {joint.mean_kind} mean; expected a generalist with specialists (asr-kd specialists join)"
-        )
-    check_fits(data, joint.bins, joint.num_states, "the ensemble")
+        raise UserError(f"{name}: averages its members; expected an ensemble from asr-kd specialists join")
+    check_fits(data, joint.bins, joint.num_states, name)
     cover = np.zeros(joint.num_states, np.int64)
     for own in joint.own:
         cover[own] += 1
@@ -91,7 +89,7 @@ def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None)
     """
     if speakers is not None and (unknown := [each for each in found.utterances if each not in speakers]):
         raise UserError(
-            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in all)"
+            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in total)"
         )
     clusters = [each if speakers is None else speakers[each] for each in found.utterances]
     counts, last = _rare_as_one(found)

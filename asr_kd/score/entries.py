@@ -88,7 +88,7 @@ def _row(line: str, where: str) -> Record:
             fits = value is None or isinstance(value, bool) or is_text(value) or is_number(value)
             expected = "text, a finite number, true, false or null"
         if key == "seeds" or key.endswith(("_spread", "_range")):
-            raise UserError(f"{where}: {shown(key)} is computed from the rows of several seeds; give it another name")
+            raise UserError(f"{where}: {shown(key)} is a computed column; give it another name")
         if not (fits and is_text(key)):
             raise UserError(f"{where}: {shown(key)} is {shown(value)}; expected {expected}")
     return {key: value for key, value in row.items() if value is not None or key == "seed"}

@@ -40,7 +40,7 @@ def score_counts(counts: Mapping[str, tuple[int, int]], speakers: Mapping[str, s
     utterances = tuple(sorted(counts))
     if speakers is not None and (unknown := [utterance for utterance in utterances if utterance not in speakers]):
         raise UserError(
-            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in all)"
+            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in total)"
         )
     return Score(
         utterances=utterances,

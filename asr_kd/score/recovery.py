@@ -55,7 +55,8 @@ def recoveries(entries: Sequence[ReportEntry], request: Recovery) -> list[Record
             found.append({**labels, **_measure((members, low, high))})
     if not found:
         raise UserError(
-            f"--recovery {request.low!r} {request.high!r}: the table {request.table!r} has no third system on their set"
+            f"--recovery {request.low!r} {request.high!r}: the table {request.table!r} has no other system on the set"
+            " of these two"
         )
     return found
 

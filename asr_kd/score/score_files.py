@@ -8,7 +8,7 @@ import numpy as np
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError, counted
-from asr_kd.files import fields_of, read_json, read_lines, write_text
+from asr_kd.files import check_folder, fields_of, read_json, read_lines, write_text
 from asr_kd.score.bootstrap import DRAWS, LEVEL
 from asr_kd.score.wer import Score, Tally
 
@@ -30,6 +30,7 @@ def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:
     """
     path = Path(path)
     if path.is_dir():
+        check_folder(path, "text", "a decode folder or data directory", "give the --output folder of asr-kd decode")
         path = path / "text"
     transcripts: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_lines(path), 1):
@@ -111,6 +112,8 @@ def score_in(folder: str | Path) -> Score:
     for name in FILES.values():
         if (Path(folder) / name).is_file():
             return load_score(Path(folder) / name)
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder; expected a decode folder")
     raise UserError(f"{folder}: no wer.json; score it first: asr-kd score --ref DATA_DIR --hyp {folder}")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import parse_json, read_lines
+from asr_kd.files import check_folder, parse_json, read_lines
 from asr_kd.score.entries import scored_entries, summarise
 from asr_kd.score.score_files import is_number
 from asr_kd.score.table import Record
@@ -65,6 +65,8 @@ def training_curves(name: str, folders: Sequence[str | Path], axis: str = "step"
     Only epochs that were evaluated in all folders count, so a mean is always over the same seeds. Raises ``UserError``
     if there are none, and for a file that training did not write.
     """
+    for folder in folders:
+        check_folder(folder, "metrics.jsonl", "a training folder", "give the --out folder of asr-kd train")
     runs = [_read_metrics(Path(folder) / "metrics.jsonl") for folder in folders]
     epochs = sorted(set.intersection(*(set(run) for run in runs)))
     if not epochs:

@@ -28,8 +28,8 @@ def summary(score: Score, top: int = 10) -> str:
     ]
     if score.missing:
         lines.append(
-            f"no hypothesis: {len(score.missing):,} utterances, whose words all count as deleted;"
-            f" the first is {score.missing[0]!r}"
+            f"no hypothesis: {counted(len(score.missing), 'utterance')}, first {score.missing[0]!r}; all words count"
+            " as deletions"
         )
     if score.by_speaker:
         records = [

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.score.bootstrap import Interval, rate_interval
 from asr_kd.score.normalise_text import normalise, same_but_for_unicode_form
 
@@ -52,7 +52,7 @@ class Score:
 
     - ``utterances``, ``speakers``: sorted ids, and the speaker of each; ``speakers`` is None where they are unknown.
     - ``counts`` ``[utterances, 4]`` int64: reference words, substitutions, deletions, insertions.
-    - ``missing``: utterances without a hypothesis; all their words count as deleted.
+    - ``missing``: utterances without a hypothesis; all their words count as deletions.
     - ``confused``, ``deleted``, ``inserted``: how often each (reference, hypothesis) pair or word was, commonest first.
     - ``normaliser``, ``jiwer``: its name and the library's version; rates compare only where both agree.
     - ``unit``: what is counted: ``words``, or ``frames``, whose states take the place of words (``score.frames``).
@@ -150,11 +150,13 @@ def tally(counts: np.ndarray) -> Tally:
 def _check_ids(references: Transcripts, hypotheses: Transcripts, speakers: Mapping[str, str] | None) -> None:
     if extra := sorted(set(hypotheses) - set(references)):
         raise UserError(
-            f"{len(extra)} of {len(hypotheses)} hypotheses have no reference, the first is {extra[0]!r}; score against"
-            " the set that was decoded"
+            f"no reference for {len(extra):,} of {counted(len(hypotheses), 'hypothesis', 'hypotheses')}, first"
+            f" {extra[0]!r}; score against the set that was decoded"
         )
     if speakers is not None and (unknown := sorted(set(references) - set(speakers))):
-        raise UserError(f"{len(unknown)} reference utterances have no speaker in utt2spk, the first is {unknown[0]!r}")
+        raise UserError(
+            f"no speaker in utt2spk for {counted(len(unknown), 'reference utterance')}, first {unknown[0]!r}"
+        )
 
 
 def _count(

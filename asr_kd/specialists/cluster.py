@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from asr_kd.errors import UserError, counted
+from asr_kd.errors import UserError
 
 Scale = Literal["none", "correlation", "spectral"]
 ROWS = 512  # frames of one matrix product
@@ -156,7 +156,7 @@ def cluster_states(
         if len(own) < 2:
             raise UserError(
                 f"cluster {number} of {k} is state {own[0]} alone; expected at least 2 states to distinguish: request"
-                " fewer clusters, another seed or another scale, or give their size"
+                " fewer clusters, another seed or another scale, or give --size"
             )
     return clusters
 
@@ -164,9 +164,9 @@ def cluster_states(
 def check_sizes(states: int, k: int, size: int | None = None) -> None:
     """Raise ``UserError`` unless ``states`` can be divided into ``k`` clusters, of ``size`` states if given."""
     if not 2 <= k <= states:
-        raise UserError(f"{k} clusters of {counted(states, 'state')}; expected 2 to {states}")
+        raise UserError(f"--k {k}: expected 2 to {states}, the number of states")
     if size is not None and not 2 <= size < states:
-        raise UserError(f"clusters of {size} of {counted(states, 'state')}; expected 2 to {states - 1}")
+        raise UserError(f"--size {size}: expected 2 to {states - 1}, fewer than all states")
 
 
 def _nearest(correlation: np.ndarray, clusters: list[np.ndarray], size: int) -> list[np.ndarray]:

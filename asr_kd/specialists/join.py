@@ -8,6 +8,7 @@ import numpy as np
 
 from asr_kd.config import read_mapping, shown
 from asr_kd.errors import UserError
+from asr_kd.files import check_folder
 from asr_kd.frames import FrameStore
 from asr_kd.nets import AcousticModel, Ensemble, EnsembleConfig, load_model, model_hash, save_ensemble, save_model
 from asr_kd.nets.folder import ENSEMBLE, check_no_network
@@ -25,6 +26,8 @@ def join_specialists(out: str | Path, network: str, folders: Sequence[str], acti
     generalist = load_generalist(network)
     if len({Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError(f"{' '.join(folders)}: a folder is given twice; give each specialist once")
+    for folder in folders:
+        check_folder(folder, "states", "a specialist's folder", "give folders of asr-kd specialists prepare")
     stores = [_labels(Path(folder) / "states", network) for folder in folders]
     if len(kinds := {labels.config["whole"] for labels in stores}) > 1:
         raise UserError(f"{' '.join(folders)}: some were prepared with --whole and some without; join only one kind")

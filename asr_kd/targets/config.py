@@ -32,27 +32,30 @@ class TargetConfig:
 
     def __post_init__(self) -> None:
         if self.k is not None and self.k < 1:
-            raise UserError(f"k is {self.k}; expected at least 1 state for each frame")
+            raise UserError(f"--k {self.k}: expected at least 1")
         if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; expected 0 or more")
+            raise UserError(f"--seed {self.seed}: expected 0 or more")
         if not self.temperatures or not all(0 < t < math.inf for t in self.temperatures):
-            raise UserError(f"temperatures {list(self.temperatures)}; expected positive numbers")
+            raise UserError(f"{self._given}: expected positive numbers")
         if len(set(self.temperatures)) != len(self.temperatures):
-            raise UserError(f"temperatures {list(self.temperatures)}: one of them is repeated")
+            raise UserError(f"{self._given}: one of them is repeated")
         if self.form == "sampled" and len(self.temperatures) != 1:
             raise UserError(
-                f"temperatures {list(self.temperatures)}: sampled targets are drawn at one temperature; give the"
-                " student's (--temperatures 2), and write one store for each"
+                f"{self._given}: sampled targets are drawn at one temperature; give the student's (--temperatures 2),"
+                " and write one store for each"
             )
+
+    @property
+    def _given(self) -> str:
+        return f"--temperatures {','.join(f'{t:g}' for t in self.temperatures)}"
 
     def states_kept(self, num_states: int) -> int:
         """How many of ``num_states`` states a frame keeps in ``topk`` and ``sampled``; ``UserError`` if k is larger."""
         if self.k is None:
             return min(DEFAULT_K, num_states)
         if self.k > num_states:
-            raise UserError(
-                f"k is {self.k}, but the teacher has {counted(num_states, 'state')}; give a smaller --k, or dense"
-            )
+            has = counted(num_states, "state")
+            raise UserError(f"--k {self.k}: the teacher has {has}; give a smaller --k, or --form dense")
         return self.k
 
     def for_states(self, num_states: int) -> "TargetConfig":

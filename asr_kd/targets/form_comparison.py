@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr_kd.errors import UserError, counted
+from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
@@ -83,7 +83,7 @@ def compare_forms(
     number of states, and for no frames.
     """
     if frames < 1:
-        raise UserError(f"{counted(frames, 'frame')} to compare on; expected at least 1")
+        raise UserError(f"--frames {frames}: expected at least 1")
     if ks is None:
         ks = [k for k in KS if k < teacher.num_states]
     configs = [TargetConfig("dense", temperatures=(temperature,))]

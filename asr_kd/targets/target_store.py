@@ -23,12 +23,12 @@ class TargetStore:
         self.store = store if isinstance(store, FrameStore) else FrameStore(store)
         self.path = self.store.path
         if self.store.kind != "targets":
-            raise UserError(
-                f"{self.path}: holds {self.store.kind}; soft targets were expected, as `asr-kd targets` writes"
-            )
+            raise UserError(f"{self.path}: holds {self.store.kind}; expected soft targets (asr-kd targets write)")
         num_states = self.store.num_states
         if num_states is None:
-            raise UserError(f"{self.path}: does not record the number of states; write it with `asr-kd targets`")
+            raise UserError(
+                f"{self.path}: does not record the number of states; write it again with asr-kd targets write"
+            )
         self.num_states = num_states
         # "values" says what an imported archive held.
         recorded = {key: value for key, value in self.store.config.items() if key not in ("num_states", "values")}
@@ -49,7 +49,7 @@ class TargetStore:
         hashed = self.store.inputs.get("features")
         if hashed is not None and hashed != features.content_hash:
             raise UserError(
-                f"{self.path}: the teacher was given other features than {features.path} (hashes {hashed[:12]} and"
+                f"{self.path}: these targets belong to other features than {features.path} (hashes {hashed[:12]} and"
                 f" {features.content_hash[:12]}); write targets for these, or give the teacher's features"
             )
         if match == "logits" and self.config.form != "dense":
@@ -60,7 +60,7 @@ class TargetStore:
             known = ", ".join(f"{t:g}" for t in self.config.temperatures)
             raise UserError(
                 f"{self.path}: the student's temperature is {temperature:g}, these {self.config.form} targets are for"
-                f" {known}; set one of these, or write targets with --temperatures {temperature:g}"
+                f" {known}; set temperature to one of these, or write targets with --temperatures {temperature:g}"
             )
 
     def soft(self, tensors: Mapping[str, Tensor], temperature: float) -> SoftTargets:

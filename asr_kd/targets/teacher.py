@@ -85,7 +85,7 @@ class Teacher:
             return known
         if missing := [utterance for utterance in utterances if utterance not in known]:
             raise UserError(
-                f"{self.features.path}: lacks utterance {missing[0]}, which you asked for ({len(missing):,} in all)"
+                f"{self.features.path}: lacks utterance {missing[0]}, which you requested ({len(missing):,} in total)"
             )
         return {utterance: known[utterance] for utterance in utterances}
 
@@ -128,11 +128,7 @@ class Teacher:
 
 def check_features(features: FrameStore, bins: int, network: str) -> None:
     """Raise ``UserError`` unless ``features`` have the ``bins`` that ``network``, as the message names it, expects."""
-    (found,) = next(iter(features.tensors.values())).shape
-    if found != bins:
-        raise UserError(
-            f"{features.path}: {found} bins, but {network} expects {bins}; give features computed as in its training"
-        )
+    features.expect_width(bins, network)
 
 
 def check_labels(states: FrameStore | None, num_states: int, network: str) -> None:

@@ -88,10 +88,11 @@ def shift_bias(model: AcousticModel, classes: Sequence[int], shift: np.ndarray |
 def check_classes(classes: Sequence[int], num_states: int) -> None:
     """Raise ``UserError`` unless ``classes`` are distinct states: at least one, and not all."""
     if not classes or len(set(classes)) != len(classes) or not all(0 <= index < num_states for index in classes):
-        raise UserError(f"classes {list(classes)}: expected distinct numbers from 0 to {num_states - 1}")
+        raise UserError(f"--classes {','.join(map(str, classes))}: expected distinct states from 0 to {num_states - 1}")
     if len(classes) == num_states:
         raise UserError(
-            f"classes {list(classes)}: these are all states, and shifting every logit changes nothing; leave some out"
+            f"--classes {','.join(map(str, classes))}: these are all states, and shifting every logit changes nothing;"
+            " leave some out"
         )
 
 

@@ -156,7 +156,9 @@ def _identity(data: TrainingData) -> dict[str, Any]:
 def _check_same(record: Path, identity: dict[str, Any]) -> None:
     """Raise ``UserError`` unless the training run of ``identity`` is the one recorded in ``train.yaml``."""
     if not record.exists():
-        raise UserError(f"{record.parent}: holds a model from elsewhere; choose another folder")
+        raise UserError(
+            f"{record.parent}: holds a network without train.yaml, the record of its training; choose another folder"
+        )
     # A key that an earlier version did not know had the effect that its default has now.
     found = _flat(to_dict(TrainConfig())) | _flat(read_mapping(record))
     asked = _flat(identity)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.nets import (
     AcousticModel,
     autocast,
@@ -20,6 +20,7 @@ from asr_kd.nets import (
     outputs_within,
     save_model,
 )
+from asr_kd.nets.folder import check_no_ensemble
 from asr_kd.progress import Progress
 from asr_kd.train.augment import augment
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
@@ -65,6 +66,7 @@ def train(
     task = TrainingTask.plan(config, data, sources, device)
     config = task.config
     check_fits(dev, config.net.bins, config.net.states)
+    check_no_ensemble(folder)
     experiment = Experiment(folder, config, data, dev, task.hashes, group.leads)
     if (summary := group.of_first(experiment.summary)) is not None:
         return summary
@@ -298,14 +300,19 @@ def make_reader(
     chunk = config.chunk or model.network.chunk
     if chunk % config.every:
         raise UserError(
-            f"chunk is {chunk} for this network and every is {config.every}; give a multiple (--set chunk=)"
+            f"chunk ({chunk}) must be a multiple of every ({config.every}); set --set chunk=NUMBER or --set"
+            " every=NUMBER"
         )
     if config.net.norm == "batch" and chunk == config.every:  # one output of each example
-        for found, place in ((config.batch_frames, "batch_frames"), (data.total_frames, str(data.features.path))):
+        steps = (
+            (config.batch_frames, "batch_frames", "raise it"),
+            (data.total_frames, str(data.features.path), "give more frames"),
+        )
+        for found, place, remedy in steps:
             if found < 2:
                 raise UserError(
-                    f"{place}: {found} frame in a step; net.norm=batch normalises over at least 2: give more, or set"
-                    " net.norm=layer"
+                    f"{place}: a step has only {counted(found, 'frame')}; net.norm=batch needs at least 2: {remedy},"
+                    " or set net.norm=layer"
                 )
     left, right = max(model.left_context, context[0]), max(model.right_context, context[1])
     return Reader(data, config, left, right, chunk, device, group)

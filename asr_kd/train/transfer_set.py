@@ -68,8 +68,8 @@ class TrainingTask:
         if not soft and not labelled:
             place, count = (data.states or data.features).path, len(data.utterances)
             raise UserError(
-                f"{place}: nothing to train on: no frame of {count:,} utterances has a label; give states, soft targets"
-                " or a teacher"
+                f"{place}: nothing to train on: no frame of {count:,} utterances has a label; give --states, --targets"
+                " or --teacher"
             )
         if teacher is not None and data.targets is not None:
             raise UserError(
@@ -125,14 +125,11 @@ def fit_to_data(
         known.append((data.targets.path, data.targets.num_states))
     if teacher is not None:
         known.append((Path("the teacher"), teacher.num_states))
-        if teacher.bins != data.bins:
-            raise UserError(
-                f"the teacher expects {teacher.bins}-bin input, but {data.features.path} has {data.bins} bins"
-            )
+        data.features.expect_width(teacher.bins, "the teacher")
     bins = config.net.bins or data.bins
     states = config.net.states or next((number for _, number in known if number), 0)
     if bins != data.bins:
-        raise UserError(f"net.bins is {bins}, but {data.features.path} has {data.bins} bins")
+        raise UserError(f"net.bins is {bins}, but {data.features.path} has {data.bins} coefficients per frame")
     if not states:
         place = data.states.path if data.states else data.features.path
         raise UserError(f"{place}: does not record the number of states; give --set net.states=NUMBER")

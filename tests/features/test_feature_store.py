@@ -68,7 +68,7 @@ def test_a_second_run_decodes_nothing(datadir: DataDir, tmp_path: Path, monkeypa
 
 def test_changed_audio_speakers_or_configuration_is_noticed(datadir: DataDir, tmp_path: Path) -> None:
     write_features(datadir, tmp_path / "s", FeatureConfig())
-    with pytest.raises(UserError, match="config.bins: 40 there, 23 asked for"):
+    with pytest.raises(UserError, match="config.bins: 40 stored, 23 requested"):
         write_features(datadir, tmp_path / "s", FeatureConfig(bins=23))
     one_speaker = dataclasses.replace(datadir, utt2spk=dict.fromkeys(datadir.utterances, "x"))
     with pytest.raises(UserError, match=r"inputs\.speakers"):

@@ -360,7 +360,7 @@ def test_join_names_the_missing_utterance(store: FrameStore, arrays: Arrays, tmp
     for stores in ([store, states], [states, store]):
         with pytest.raises(UserError, match="lacks utterance utt05"):
             open_joined(stores)
-    with pytest.raises(UserError, match="lacks utterance nobody, which you asked for"):
+    with pytest.raises(UserError, match="lacks utterance nobody, which you requested"):
         open_joined([store], ["nobody"])
 
 

@@ -198,7 +198,7 @@ def test_another_configuration_is_refused_by_name_and_force_replaces_it(tmp_path
         WriteOptions(shard_frames=100),
     )
     for index in (True, False):
-        with pytest.raises(UserError, match=r"holds another store \(config.mel.bins: 40 there, 80 asked for\)"):
+        with pytest.raises(UserError, match=r"holds another store \(config.mel.bins: 40 stored, 80 requested\)"):
             write_arrays(
                 tmp_path / "s",
                 StoreContent("features", FEATURES, {"mel": {"bins": 80}}),

@@ -203,7 +203,7 @@ def test_what_was_aligned_before_is_not_aligned_again(
     assert align(corpus[0], store, "--beam", "150") == 0
     assert "log-likelihood" in capsys.readouterr().out
     assert align(corpus[0], store) == 1
-    assert "beam: 150 there, 200 asked for" in capsys.readouterr().err
+    assert "beam: 150 stored, 200 requested" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])

@@ -79,7 +79,7 @@ def test_order_file_form_and_jobs_change_nothing_but_other_numbers_do(
     other, _ = write_archive(tmp_path / "b", {u: matrix + 1e-4 for u, matrix in said.items()})
     with pytest.raises(UserError, match=r"holds another store \(inputs.teacher"):
         take(other, "t")
-    with pytest.raises(UserError, match=r"config.values: log-prob there, logits asked for"):
+    with pytest.raises(UserError, match=r"config.values: log-prob stored, logits requested"):
         take(ark, "t", values="logits")
 
 
@@ -196,7 +196,7 @@ def test_shapes_that_do_not_fit_are_named(said: Matrices, tmp_path: Path) -> Non
     ark, _ = write_archive(tmp_path / "a", {"u1": said["u01"], "u2": said["u02"][:, :-1]})
     with pytest.raises(UserError, match=f"utterance u2 has {STATES - 1} columns; expected {STATES}, as in the first"):
         import_targets(NetworkOutputs(ark), tmp_path / "t", TOPK)
-    with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns; expected 99, as asked for"):
+    with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns; expected 99, as requested"):
         import_targets(NetworkOutputs(ark, num_states=99), tmp_path / "t", TOPK)
     with pytest.raises(UserError, match="k is 13, but the teacher has 12 states"):
         import_targets(NetworkOutputs(write_archive(tmp_path / "b", said)[0]), tmp_path / "t", TargetConfig(k=13))

@@ -152,7 +152,7 @@ def test_another_form_is_refused_and_force_replaces_it(
     scene: Scene, tmp_path: Path, reference: dict[str, bytes]
 ) -> None:
     write(scene, tmp_path / "t", CONFIGS["dense"])
-    with pytest.raises(UserError, match=r"holds another store \(config.form: dense there, topk asked for"):
+    with pytest.raises(UserError, match=r"holds another store \(config.form: dense stored, topk requested"):
         write(scene, tmp_path / "t")
     assert files_of(write(scene, tmp_path / "t", force=True).path) == reference
 
@@ -163,7 +163,7 @@ def test_a_part_of_the_features_can_be_the_transfer_set(scene: Scene, tmp_path: 
     for utterance in part.store.utterances:
         for name, tensor in part.store.read(utterance).items():
             assert (tensor == whole.store.read(utterance)[name]).all()
-    with pytest.raises(UserError, match="lacks utterance nobody, which you asked for .2 in all"):
+    with pytest.raises(UserError, match="lacks utterance nobody, which you requested .2 in total"):
         write(scene, tmp_path / "q", utterances=["u02", "nobody", "none"])
 
 

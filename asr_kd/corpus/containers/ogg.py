@@ -58,7 +58,10 @@ def find_parts(source: Source) -> tuple[Part, ...]:
             _check_order(source, link, _Page(*page))
         if position != _NO_PACKET:
             if position < link.position:
-                raise source.fault(f"damaged: the Ogg page at byte {begin:,} goes back in time")
+                raise source.fault(
+                    f"damaged: the Ogg page at byte {begin:,} has an earlier position than the one before; copy the"
+                    " file again"
+                )
             link.position = position
         link.flags, link.number, link.end = flags, number, end
     if not links or not links[-1].flags & _LAST:
