@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import (
     atomic_write,
+    check_folder,
     fields_of,
     file_name,
     lines_of,
@@ -213,3 +214,28 @@ def test_text_that_utf_8_cannot_hold_is_an_error_that_names_the_file_and_the_tex
     with pytest.raises(UserError, match=r"text: 'id \\udcff A.* cannot be written as UTF-8"):
         write_text(tmp_path / "text", "id \udcff A B\n")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("text", "old")]
+
+
+def test_a_folder_of_the_wrong_kind_is_named_with_one_inside_it_that_is_right(tmp_path: Path) -> None:
+    write_text(tmp_path / "hmm" / "lda" / "states.yaml", "")
+
+    def check(name: str) -> None:
+        check_folder(tmp_path / name, "states.yaml", "an HMM folder", "give one from asr-kd hmm train")
+
+    check("hmm/lda")
+    with pytest.raises(
+        UserError, match=r"hmm: not an HMM folder \(no states.yaml\); give one inside it, such as .*/lda$"
+    ):
+        check("hmm")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: not an HMM folder .*; give one from asr-kd hmm train$"):
+        check("empty")
+    with pytest.raises(UserError, match="absent: no such folder; expected an HMM folder"):
+        check("absent")
+    with pytest.raises(UserError, match="states.yaml: is a file; expected an HMM folder"):
+        check("hmm/lda/states.yaml")
+
+
+def test_a_count_has_its_singular_and_commas() -> None:
+    assert counted(1, "utterance") == "1 utterance"
+    assert counted(3429, "hypothesis", "hypotheses") == "3,429 hypotheses"

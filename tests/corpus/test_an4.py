@@ -79,6 +79,8 @@ def test_damage_is_named(release: Path, tmp_path: Path) -> None:
     (release / "etc" / "an4_test.transcription").write_text("ONE (an8-t01-b)\n")
     with pytest.raises(UserError, match=r"an4_test.transcription:1: expected WORDS \(an7-t01-b\)"):
         prepare_an4(release, tmp_path / "out")
+    with pytest.raises(UserError, match=r"absent: no such folder; expected"):
+        prepare_an4(tmp_path / "absent", tmp_path / "out2")
     with pytest.raises(UserError, match=r"contains no etc/an4.dic"):
         prepare_an4(tmp_path / "out", tmp_path / "out2")
 

@@ -128,6 +128,13 @@ def test_all_problems_are_found_and_counted(folder: Path) -> None:
         read_data_dir(folder)
 
 
+def test_a_line_without_a_speaker_is_one_problem_not_two(folder: Path) -> None:
+    lines = (folder / "utt2spk").read_text().splitlines()
+    (folder / "utt2spk").write_text("\n".join([lines[0].split()[0], *lines[1:]]) + "\n")
+    _, problems = scan(folder)
+    assert [problem.file.name for problem in problems] == ["utt2spk"]
+
+
 def test_an_empty_transcript_is_only_a_warning(folder: Path) -> None:
     (folder / "text").write_text("a-1\na-2 X\nb-1 Y\n")
     assert read_data_dir(folder).words("a-1") == []

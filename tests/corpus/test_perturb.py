@@ -133,6 +133,12 @@ def test_the_command_s_speeds_are_1_where_only_shifts_are_given(make_dir: MakeDi
     assert read_data_dir(tmp_path / "out").utt2spk == {"sp0.9-a-1": "sp0.9-a", "sp1.1-a-1": "sp1.1-a"}
 
 
+@pytest.mark.parametrize("option", ["--speeds", "--shifts"])
+def test_a_list_that_is_not_of_numbers_is_named(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corpus", "perturb", "data", "out", option, "0.9,fast"]) == 1
+    assert f"{option} 0.9,fast: expected numbers separated by commas" in capsys.readouterr().err
+
+
 def test_the_commands_make_and_join_copies(make_dir: MakeDir, tmp_path: Path) -> None:
     path, out, both = make_dir({"a-1": 0.1}).path, tmp_path / "sp", tmp_path / "both"
     assert main(["corpus", "perturb", str(path), str(out), "--speeds", "0.9,1.1", "--jobs", "1"]) == 0

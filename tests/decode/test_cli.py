@@ -382,3 +382,21 @@ def test_times_begin_where_a_frame_is_heard(
         shifts = [a[edge] - b[edge] for a, b in zip(offset["words"], plain["words"], strict=True)]
         assert shifts == pytest.approx([0.01] * len(shifts))
     assert offset["words"][-1]["end"] <= offset["seconds"]
+
+
+@pytest.mark.parametrize("option", ["--beam", "--acoustic-scale", "--max-active"])
+def test_a_search_option_out_of_range_is_named_as_it_was_given(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["model", "build", "--network", "n", "--graph", "g", "--features", "f", "m"]
+    assert main([*command, option, "-1"]) == 1
+    assert f"{option} -1: expected more than 0" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decode", "no_model", "no.wav"]) == 1
+    assert "no.wav: no such audio file or data directory (--skip-bad continues without it)" in capsys.readouterr().err
+
+
+def test_only_the_model_is_a_required_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["decode"])
+    assert capsys.readouterr().err.endswith("the following arguments are required: MODEL_DIR\n")

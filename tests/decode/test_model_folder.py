@@ -129,7 +129,7 @@ def test_a_model_whose_building_was_killed_is_refused_and_built_by_the_rerun(
         patch.setattr(model_module, name, killed_at(getattr(model_module, name), 1))
         with pytest.raises(Killed):
             build_model(*arguments)
-    with pytest.raises(UserError, match=r"model\.yaml: no such file; .* not a finished model folder"):
+    with pytest.raises(UserError, match=r"not a finished model folder \(no model\.yaml\); run asr-kd model build"):
         load_model_folder(model.path)
     build_model(*arguments)
     assert digests(model.path) == whole
@@ -140,7 +140,7 @@ def test_another_schema_or_folder_is_refused(model: Model, tmp_path: Path) -> No
     (model.path / "model.yaml").write_text(yaml.safe_dump({**content, "schema": 99}))
     with pytest.raises(UserError, match="schema 99"):
         load_model_folder(model.path)
-    with pytest.raises(UserError, match="no such model folder"):
+    with pytest.raises(UserError, match="no such folder; expected a finished model folder"):
         load_model_folder(tmp_path / "nowhere")
 
 
@@ -192,8 +192,18 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts: Path, features
         }  # fmt: skip
         return build_model(tmp_path / "m", ModelParts(**given))  # type: ignore[arg-type]
 
-    with pytest.raises(UserError, match="expects 13 features"):
+    build()
+    whole = digests(tmp_path / "m")
+    message = r"--features: 40 fbank coefficients per frame; .*network expects 13; give the features of its training"
+    with pytest.raises(UserError, match=message):
         build(features=FeatureConfig(bins=40))
+    with pytest.raises(
+        UserError, match=r"network: not a graph folder \(no HCLG.fst\); give a folder from asr-kd graph"
+    ):
+        build(graph=parts / "network")
+    with pytest.raises(UserError, match=r"graph: not an HMM folder \(no states.yaml\)"):
+        build(states=parts / "graph")
+    assert digests(tmp_path / "m") == whole  # a mistake leaves the model that was there
     few = AcousticModel(NetConfig(bins=13, states=space.num_states - 1, width=4, layers=1))
     save_model(few, tmp_path / "few")
     with pytest.raises(UserError, match=f"graph has {space.num_states} states"):

@@ -21,7 +21,7 @@ from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
 from asr_kd.features.feature_store import write_features
 from asr_kd.features.normalise import normalise, speaker_means
-from asr_kd.frames import FrameStore
+from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -241,3 +241,12 @@ def test_features_of_a_wav_in_an_archive_are_those_of_the_file(datadir: DataDir,
     alone = write_features(datadir, tmp_path / "alone", FeatureConfig(normalise="none")).read("utt00")["fbank"]
     for utterance in wav:
         np.testing.assert_array_equal(store.read(utterance)["fbank"], alone)
+
+
+def test_the_configuration_of_a_store_of_states_is_not_that_of_features(
+    datadir: DataDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = StoreContent("states", {"state": TensorSpec("uint16")}, {"num_states": 2})
+    write_arrays(tmp_path / "states", content, {"u": {"state": np.zeros(3, np.uint16)}})
+    assert main(["feats", str(datadir.path), str(tmp_path / "s"), "--like", str(tmp_path / "states")]) == 1
+    assert "states: holds states; expected features" in capsys.readouterr().err

@@ -53,3 +53,24 @@ def test_export_and_import_are_inverse(store: FrameStore, tmp_path: Path) -> Non
     assert main(["frames", "import", str(tmp_path / "o.scp"), str(tmp_path / "back"), "--kind", "features"]) == 0
     back = FrameStore(tmp_path / "back")
     assert all((back.read(u)["fbank"] == store.read(u)["fbank"]).all() for u in store.utterances)
+
+
+def test_what_a_kaldi_archive_holds_instead_is_named(
+    store: FrameStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["frames", "export", str(store.path), str(tmp_path / "o.ark")]) == 0
+    assert main(["frames", "import", str(tmp_path / "o.scp"), str(tmp_path / "back"), "--kind", "states"]) == 1
+    first = f"o.ark: utterance {store.utterances[0]}: a float matrix; expected an integer vector (--skip-bad"
+    error = capsys.readouterr().err
+    assert first in error
+    assert error.count("utterance") == 1
+    (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=60\n")
+    assert main(["frames", "import", str(tmp_path / "lm.arpa"), str(tmp_path / "back"), "--kind", "features"]) == 1
+    assert "not a Kaldi archive" in capsys.readouterr().err
+
+
+def test_an_unknown_tensor_is_named_with_those_that_exist(
+    store: FrameStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["frames", "export", str(store.path), str(tmp_path / "o.ark"), "--tensor", "foo"]) == 1
+    assert f"{store.path}: no tensor 'foo'; it holds: fbank" in capsys.readouterr().err

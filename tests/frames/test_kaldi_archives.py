@@ -247,7 +247,7 @@ def test_text_floats_are_vectors_on_one_line_and_matrices_on_several(
         (b"u \0BFM \4\xff\xff\xff\x7f\4\xff\xff\xff\x7f", False, "expected at most"),
         (b"u \0BFM \4\0\1\0\0\4\1\0\0\0", False, "the file ends after 0"),
         (b"u \0BFM \x08\0\1\0\0\4\1\0\0\0", False, "where a size was expected"),
-        (b"u \0BSM \4", False, "an object of kind b.SM."),
+        (b"u \0BSM \4", False, "an object of kind .SM."),
         (b"u \0BCM " + struct.pack("<ffii", 0, 1, -1, 5), False, "a matrix of -1 x 5"),
         (b"u \0BCM3 " + struct.pack("<ffii", 0, 1, 2**31 - 1, 2**31 - 1), False, "expected at most"),
         (b"u \0B\4\xff\xff\xff\x7f", True, "the file ends after"),

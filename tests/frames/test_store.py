@@ -149,7 +149,7 @@ def test_a_number_of_states_is_checked(tmp_path: Path, value: object) -> None:
 
 def test_a_store_of_another_kind_or_shape_is_not_what_is_expected(store: FrameStore, tmp_path: Path) -> None:
     store.expect("features")
-    with pytest.raises(UserError, match="holds features; a store of states was expected"):
+    with pytest.raises(UserError, match="holds features; expected states"):
         store.expect("states")
     odd = write_arrays(tmp_path / "odd", StoreContent("features", STATES), {"u": {"state": np.arange(3)}})
     with pytest.raises(UserError, match=r"holds state uint16 \['frames'\], expected a tensor \[frames, n\] of floats"):

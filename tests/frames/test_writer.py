@@ -273,7 +273,7 @@ def test_an_exception_that_nobody_foresaw_costs_its_utterance_only(tmp_path: Pat
         content, counts = StoreContent("states", STATES), dict.fromkeys("abc", 3)
         return write_store(tmp_path / "s", content, counts, lambda utterances: one_by_one(utterances, one), how)
 
-    with pytest.raises(UserError, match="utterance b: unforeseen error: unpack requires 4 bytes"):
+    with pytest.raises(UserError, match="utterance b: unexpected error: unpack requires 4 bytes"):
         go(skip_bad=False)
     store = go(skip_bad=True)
     assert (store.utterances, list(store.skipped)) == (("a", "c"), ["b"])

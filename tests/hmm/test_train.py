@@ -101,7 +101,7 @@ def bad(corpus: tuple[Path, Boundaries], tmp_path: Path) -> Path:
 REASONS = {
     "u1": "5 frames for 2 words, which need 12: the audio is too short for its words; check the transcript",
     "u2": "not all finite",
-    "u3": "'zebra' not in the lexicon",
+    "u3": "not in the lexicon: zebra; add such words",
     "u4": "no features in",
 }
 
@@ -137,7 +137,7 @@ def test_training_names_bad_utterances_or_skips_counts_and_lists_them(
         assert re.search(f"^skipped {utt}: .*{re.escape(reason)}", printed, re.MULTILINE)
     assert "skipped 4 utterances" in printed
     assert "1 of its utterances are not in" in printed
-    assert "trained on 1 utterances" in printed
+    assert "trained on 1 utterance" in printed
 
 
 def test_unknown_words_can_be_spoken_noise(corpus: tuple[Path, Boundaries], tmp_path: Path) -> None:
@@ -180,14 +180,26 @@ def test_features_of_another_dimension_are_refused(bad: Path, capsys: pytest.Cap
     )
     (bad / "data" / "text").write_text("".join(f"u{number} one\n" for number in range(5)))
     assert align(bad, bad / "states") == 1
-    assert "60 x 8; this model expects frames x 3 cepstra" in capsys.readouterr().err
+    assert "feats: 8 fbank coefficients per frame; " in capsys.readouterr().err
+
+
+def test_the_features_of_another_set_are_named(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = StoreContent("features", {"mfcc": TensorSpec("float32", (3,))})
+    write_arrays(bad / "feats", content, {"x": {"mfcc": np.zeros((9, 3), np.float32)}}, WriteOptions(force=True))
+    assert align(bad, bad / "states", "--skip-bad") == 1
+    assert "feats: has features of none of the 5 utterances of" in capsys.readouterr().err
+
+
+def test_the_parent_of_the_model_is_named_with_a_model_inside_it(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hmm", "align", *(str(bad / name) for name in ("out", "data", "feats", "states"))]) == 1
+    assert re.search(r"out: not an HMM folder \(no states.yaml\); give one inside it, such", capsys.readouterr().err)
 
 
 def test_states_are_not_taken_for_features(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert align(bad, bad / "states", "--skip-bad") == 0
     arguments = [str(bad / "out" / "lda"), str(bad / "data"), str(bad / "states"), str(bad / "again")]
     assert main(["hmm", "align", *arguments]) == 1
-    assert "holds states; expected one tensor of features" in capsys.readouterr().err
+    assert "holds states; expected features" in capsys.readouterr().err
 
 
 def test_what_was_aligned_before_is_not_aligned_again(

@@ -126,7 +126,7 @@ def test_edges_are_repeated() -> None:
 
 
 def test_features_of_another_width_are_refused() -> None:
-    with pytest.raises(UserError, match="13 bins; this model expects 5-bin input"):
+    with pytest.raises(UserError, match="13 coefficients per frame; this network expects 5"):
         log_posteriors(build(DNN), np.zeros((20, 13), np.float32))
 
 

@@ -136,7 +136,7 @@ def test_a_member_of_other_states_or_features_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--weights", "1,2"], "2 weights for 3 members"),
+        (["--weights", "1,2"], "--weights 1,2: 2 weights for 3 networks"),
         (["--weights", "0,0,0"], "not all 0"),
         (["--weights", "1,two,3"], "expected numbers separated by commas"),
         (["--weights", "1,-1,3"], "0 or more"),
@@ -187,7 +187,7 @@ def test_whole_specialists_answer_for_all_states_and_others_are_their_dustbin(
 def test_a_joint_ensemble_of_the_wrong_parts_is_refused(members: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m2: 7 states from 4 bins; expected 3 from 4"):
         save_ensemble(tmp_path / "e", members[:2], "joint", own=[[0, 2]])
-    with pytest.raises(UserError, match=r"3 members with the states of 1 specialists"):
+    with pytest.raises(UserError, match=r"3 members with the states of 1 specialist"):
         save_ensemble(tmp_path / "e", members, "joint", own=[[0, 2]])
     with pytest.raises(UserError, match=r"specialist 0 has states 2 to 7; the generalist has 7"):
         save_ensemble(tmp_path / "e", members[:2], "joint", own=[[2, 7]])

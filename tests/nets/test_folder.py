@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from asr_kd.errors import UserError
-from asr_kd.nets import AcousticModel, NetConfig, load_model, save_model
+from asr_kd.nets import AcousticModel, NetConfig, load_model, save_ensemble, save_model
+from asr_kd.nets.folder import check_no_ensemble
 
 CONFIG = NetConfig(bins=5, states=7, width=8, layers=1)
 
@@ -47,8 +48,27 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such model folder"):
+    with pytest.raises(UserError, match="absent: no such folder; expected a trained network"):
         load_model(tmp_path / "absent")
+
+
+def test_another_kind_of_folder_is_named_with_the_networks_inside_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    with pytest.raises(UserError, match=r"student: not a trained network \(no config.yaml\); give the --out folder"):
+        load_model(tmp_path / "student")
+    save_model(load_model(folder), tmp_path / "student" / "seed1")
+    with pytest.raises(UserError, match=r"student: not a trained network .*; give one inside it, such as .*/seed1"):
+        load_model(tmp_path / "student")
+
+
+def test_the_folder_of_an_ensemble_or_of_its_members_cannot_become_a_network(folder: Path, tmp_path: Path) -> None:
+    check_no_ensemble(folder)
+    save_ensemble(tmp_path / "both", [folder, folder])
+    with pytest.raises(UserError, match="both: holds an ensemble; choose another folder for the network"):
+        check_no_ensemble(tmp_path / "both")
+    save_model(load_model(folder), tmp_path / "student" / "seed1")
+    with pytest.raises(UserError, match="student: holds seed1, a network; choose another folder for this network"):
+        check_no_ensemble(tmp_path / "student")
 
 
 def test_a_cut_file_is_refused(folder: Path) -> None:

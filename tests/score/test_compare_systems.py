@@ -100,7 +100,7 @@ def test_a_folder_that_was_not_scored_names_the_command(tmp_path: Path) -> None:
 OTHER = {
     "only one of them has 's0-u00'": lambda: score({"s1-u01": ["A"]}, {}, SPEAKERS),
     "normaliser 'upper-strip-punct'": lambda: score(REFERENCES, {}, SPEAKERS, "upper-strip-punct"),
-    "reference of 's0-u06' has 1 words": lambda: score(REFERENCES | {"s0-u06": ["A"]}, {}, SPEAKERS),
+    "reference of 's0-u06' has 1 word,": lambda: score(REFERENCES | {"s0-u06": ["A"]}, {}, SPEAKERS),
 }
 
 

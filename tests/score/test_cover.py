@@ -129,7 +129,7 @@ def test_other_models_and_missing_labels_are_refused(
     save_ensemble(tmp_path / "mean", [tmp_path / "net0", tmp_path / "net0"])
     stores = ["--feats", f"{tmp_path}/feats", "--states", f"{tmp_path}/states"]
     assert main(["specialists", "compare", f"{tmp_path}/mean", *stores]) == 1
-    assert "an ensemble by arithmetic mean" in capsys.readouterr().err
+    assert "mean: averages its members; expected an ensemble from asr-kd specialists join" in capsys.readouterr().err
     assert main(["specialists", "compare", f"{tmp_path}/net0", *stores]) == 1
     assert "net0: a single network; expected an ensemble" in capsys.readouterr().err
     with pytest.raises(UserError, match="has no speaker"):

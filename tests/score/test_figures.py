@@ -183,7 +183,7 @@ def test_results_are_drawn_against_their_x_below_a_level(tmp_path: Path) -> None
         (["--series", "soft", "1=DIR", "--output", "a.pdf"], "a.pdf: figures are PNG files"),
         (["--series", "s", "1=DIR"] * 8, "8 series; a figure has colours for 7 at most"),
         (["--series", "s", "1=DIR"] + ["--level", "l", "DIR"] * 5, "5 levels; a figure has line styles for 4 at most"),
-        (["--series", "s", "1=nowhere"], "nowhere: no wer.json; score it first"),
+        (["--series", "s", "1=nowhere"], "nowhere: no such folder; expected a decode folder"),
     ],
 )
 def test_a_figure_that_cannot_be_drawn_is_explained(

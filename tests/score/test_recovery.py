@@ -135,7 +135,7 @@ def test_a_set_without_both_ends_is_left_out() -> None:
     [
         ("hard", "fool", "no system 'fool' in the table 't'; its systems are 'hard', 'soft'"),
         ("hard", "hard", "'hard' is both LOW and HIGH"),
-        ("hard", "soft", "no third system"),
+        ("hard", "soft", "no other system"),
     ],
 )
 def test_ends_that_the_table_lacks_are_named(low: str, high: str, message: str) -> None:

@@ -142,9 +142,9 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
         ('{"system": "a", "gain": {"by": 1}}', "'gain' is {'by': 1}; expected text, a finite number, true, false"),
         ('{"system": "a", "value": ' + "9" * 400 + "}", "'value' is 9+...9+; expected text, a finite number"),
         ('{"system": "a\\ud800"}', "expected text"),
-        ('{"system": "a", "wer": 0.1, "wer_spread": "x"}', "'wer_spread' is computed from the rows of several seeds"),
-        ('{"system": "a", "frame_errors": 3, "frame_errors_range": 3}', "'frame_errors_range' is computed"),
-        ('{"system": "a", "seeds": "many"}', "'seeds' is computed"),
+        ('{"system": "a", "wer": 0.1, "wer_spread": "x"}', "'wer_spread' is a computed column"),
+        ('{"system": "a", "frame_errors": 3, "frame_errors_range": 3}', "'frame_errors_range' is a computed column"),
+        ('{"system": "a", "seeds": "many"}', "'seeds' is a computed column"),
     ],
 )
 def test_a_malformed_row_is_named(line: str, message: str, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_text_that_is_not_utf_8_is_refused_and_nothing_is_written(
 ) -> None:
     command = ["report", "--output", str(tmp_path / "out"), "--title", "T", "--system", "GMM", str(folders[0])]
     assert main([*command, *[str(folders[0]) if word == "FOLDER" else word for word in options]]) == 1
-    assert "not UTF-8 text, which RESULTS.md cannot hold" in capsys.readouterr().err
+    assert "not UTF-8, so RESULTS.md cannot hold it" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -85,12 +85,12 @@ def test_the_normaliser_works_on_both_sides() -> None:
 
 
 def test_a_hypothesis_of_an_unknown_utterance_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"1 of 2 hypotheses have no reference, the first is 'x'"):
+    with pytest.raises(UserError, match=r"no reference for 1 of 2 hypotheses, first 'x'"):
         score({"u": ["A"]}, {"u": ["A"], "x": ["B"]})
 
 
 def test_an_utterance_without_speaker_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"no speaker in utt2spk, the first is 'v'"):
+    with pytest.raises(UserError, match=r"no speaker in utt2spk for 1 reference utterance, first 'v'"):
         score({"u": ["A"], "v": ["A"]}, {}, {"u": "s"})
 
 

@@ -131,14 +131,14 @@ def test_clusters_of_one_size_overlap_and_take_the_most_confused_states() -> Non
     wide = cluster_states(covariance, 3, 0, "spectral", size=9)
     assert all(set(group) < set(own) for own, group in zip(as_lists(wide), GROUPS, strict=True))
     for size in (1, 18):
-        with pytest.raises(UserError, match=f"clusters of {size} of 18 states; expected 2 to 17"):
+        with pytest.raises(UserError, match=f"--size {size}: expected 2 to 17"):
             cluster_states(covariance, 3, 0, size=size)
 
 
 def test_mistakes_are_named() -> None:
     covariance = confusion(peaked(100)).covariance()
     for k in (1, 19):
-        with pytest.raises(UserError, match=f"{k} clusters of 18 states; expected 2 to 18"):
+        with pytest.raises(UserError, match=f"--k {k}: expected 2 to 18"):
             cluster_states(covariance, k, 0)
     with pytest.raises(UserError, match=r"shape \[17, 18\]; expected \[states, states\]"):
         cluster_states(covariance[1:], 2, 0)

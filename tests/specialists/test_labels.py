@@ -281,7 +281,7 @@ def test_what_prepare_refuses_leaves_nothing(tmp_path: Path, capsys: pytest.Capt
             "or --whole, for one that is evaluated on the dev states as they are",
         ),
         (["--dev-states", f"{tmp_path}/nowhere"], "nowhere: no such folder"),
-        (["--dev-states", f"{tmp_path}/feats"], "feats: holds features; a store of states was expected"),
+        (["--dev-states", f"{tmp_path}/feats"], "feats: holds features; expected states"),
         (["--dev-states", f"{tmp_path}/others"], "others: utterance u has state 6, but the generalist has 6 outputs"),
         (["--dev-states", f"{tmp_path}/st", "--number", "2"], "--number 2: .*clusters has clusters 0 to 1"),
     ):
@@ -317,8 +317,8 @@ def test_what_cluster_refuses_it_refuses_before_it_predicts(tmp_path: Path, caps
     write_features(tmp_path / "feats", speech([10])[0])
     command = ["specialists", "cluster", f"{tmp_path}/clusters", "--network", f"{tmp_path}/g"]
     for options, message in (
-        (["--k", "7"], "7 clusters of 6 states; expected 2 to 6"),
-        (["--k", "2", "--size", "6"], "clusters of 6 of 6 states; expected 2 to 5"),
+        (["--k", "7"], "--k 7: expected 2 to 6"),
+        (["--k", "2", "--size", "6"], "--size 6: expected 2 to 5"),
         (["--k", "2", "--frames", "0"], "--frames 0: expected at least 2"),
     ):
         assert main([*command, "--feats", f"{tmp_path}/feats", *options]) == 1

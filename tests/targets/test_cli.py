@@ -182,25 +182,25 @@ def test_import_takes_an_archive(scene: Scene, tmp_path: Path, out: Path, capsys
 @pytest.mark.parametrize(
     ("action", "options", "message"),
     [
-        ("write", ["--k", "13"], "k is 13, but the teacher has 12 states"),
-        ("write", ["--k", "0"], "k is 0; expected at least 1"),
+        ("write", ["--k", "13"], "--k 13: the teacher has 12 states"),
+        ("write", ["--k", "0"], "--k 0: expected at least 1"),
         ("write", ["--temperatures", "1,two"], "--temperatures 1,two: expected numbers separated by commas"),
         ("write", ["--temperatures", "1,-2"], "expected positive numbers"),
         ("write", ["--form", "sampled", "--temperatures", "1,2"], "sampled targets are drawn at one temperature"),
-        ("write", ["--form", "sampled", "--seed", "-1"], "seed is -1"),
+        ("write", ["--form", "sampled", "--seed", "-1"], "--seed -1: expected 0 or more"),
         ("write", ["--part", "3/2"], "--part 3/2: expected I/N, such as 1/4"),
         ("write", ["--part", "0/2"], "--part 0/2: expected I/N"),
         ("write", ["--part", "1/2", "--force"], "--force with --part would delete"),
-        ("write", ["--teacher", "absent"], "absent: no such model folder"),
+        ("write", ["--teacher", "absent"], "absent: no such folder; expected a trained network"),
         ("write", ["--feats", "absent"], "absent: no such folder; expected a frame store"),
         ("write", ["--utterances", "absent"], "absent: no such file"),
         ("write", ["--states", "absent"], "absent: no such folder"),
         ("write", ["--device", "tpu9"], "--device tpu9"),
         ("compare", ["--device", "tpu9"], "--device tpu9"),
         ("compare", ["--k", "2.5"], "--k 2.5: expected whole numbers separated by commas"),
-        ("compare", ["--k", "5,99"], "k is 99, but the teacher has 12 states"),
+        ("compare", ["--k", "5,99"], "--k 99: the teacher has 12 states"),
         ("compare", ["--temperature", "0"], "expected positive numbers"),
-        ("compare", ["--frames", "0"], "0 frames to compare on"),
+        ("compare", ["--frames", "0"], "--frames 0: expected at least 1"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -228,4 +228,4 @@ def test_an_archive_that_cannot_be_read_is_one_line(
 @pytest.mark.parametrize("action", ["info", "verify"])
 def test_a_store_of_another_kind_is_one_line(scene: Scene, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["targets", action, str(scene.features.path)]) == 1
-    assert "holds features; soft targets were expected" in capsys.readouterr().err
+    assert "holds features; expected soft targets (asr-kd targets write)" in capsys.readouterr().err

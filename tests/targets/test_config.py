@@ -17,8 +17,8 @@ def bytes_per_frame(config: TargetConfig, states: int = MANY) -> int:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"k": 0}, "k is 0; expected at least 1"),
-        ({"temperatures": ()}, r"temperatures \[\]; expected positive numbers"),
+        ({"k": 0}, "--k 0: expected at least 1"),
+        ({"temperatures": ()}, "--temperatures : expected positive numbers"),
         ({"temperatures": (1.0, 0.0)}, "temperatures .*; expected positive numbers"),
         ({"temperatures": (float("nan"),)}, "temperatures .*; expected positive numbers"),
         ({"temperatures": (float("inf"),)}, "temperatures .*; expected positive numbers"),
@@ -36,7 +36,7 @@ def test_a_configuration_out_of_range_is_refused(values: dict[str, Any], message
 def test_more_states_than_there_are_cannot_be_kept(form: Any) -> None:
     config = TargetConfig(form, k=21, temperatures=(2.0,))
     assert config.tensors(21)["target_state"].shape == (21,)
-    with pytest.raises(UserError, match="k is 21, but the teacher has 20 states; give a smaller --k, or dense"):
+    with pytest.raises(UserError, match="--k 21: the teacher has 20 states; give a smaller --k, or --form dense"):
         config.tensors(20)
 
 

@@ -175,13 +175,13 @@ def test_without_sizes_those_below_the_number_of_states_are_compared(scene: Scen
 
 
 def test_mistakes_are_named(scene: Scene, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="k is 13, but the teacher has 12 states"):
+    with pytest.raises(UserError, match="--k 13: the teacher has 12 states"):
         compared(scene, ks=(13,))
     with pytest.raises(UserError, match="0 frames to compare on"):
         compared(scene, frames=0)
     with pytest.raises(UserError, match="temperatures .0.0.; expected positive numbers"):
         compared(scene, temperature=0.0)
-    with pytest.raises(UserError, match="4 bins, but the teacher .*wide expects 5"):
+    with pytest.raises(UserError, match="4 fbank coefficients per frame; the teacher .*wide expects 5"):
         compared(dataclasses.replace(scene, teacher=network(tmp_path / "wide", bins=5)))
     arrays = {"u0": np.full((3, 4), 3e38, np.float32)}
     with pytest.raises(UserError, match="utterance u0: .*of frame 0 are not finite"):

@@ -173,7 +173,7 @@ def test_other_frames_than_the_features_have_are_refused_or_left_out(
     part, _ = write_archive(tmp_path / "part", {"u07": said["u07"]})
     one = import_targets(NetworkOutputs(part, "log-prob", scene.features), tmp_path / "p", TOPK)
     assert one.store.utterances == ("u07",)
-    with pytest.raises(UserError, match="holds states; a store of features was expected"):
+    with pytest.raises(UserError, match="holds states; expected features"):
         import_targets(NetworkOutputs(part, "log-prob", scene.states), tmp_path / "q", TOPK)
 
 
@@ -185,7 +185,7 @@ def test_the_student_s_features_are_checked_where_the_archive_s_are_known(
     other = write_features(tmp_path / "other", arrays)
     known = import_targets(NetworkOutputs(ark, "log-prob", scene.features), tmp_path / "k", TOPK)
     known.check(STATES, scene.features, 2.0)
-    with pytest.raises(UserError, match="the teacher was given other features than .*other"):
+    with pytest.raises(UserError, match="these targets belong to other features than .*other"):
         known.check(STATES, other, 2.0)
     unknown = import_targets(NetworkOutputs(ark, "log-prob"), tmp_path / "u", TOPK)
     assert unknown.store.inputs.keys() == {"teacher"}
@@ -198,7 +198,7 @@ def test_shapes_that_do_not_fit_are_named(said: Matrices, tmp_path: Path) -> Non
         import_targets(NetworkOutputs(ark), tmp_path / "t", TOPK)
     with pytest.raises(UserError, match=f"utterance u1 has {STATES} columns; expected 99, as requested"):
         import_targets(NetworkOutputs(ark, num_states=99), tmp_path / "t", TOPK)
-    with pytest.raises(UserError, match="k is 13, but the teacher has 12 states"):
+    with pytest.raises(UserError, match="--k 13: the teacher has 12 states"):
         import_targets(NetworkOutputs(write_archive(tmp_path / "b", said)[0]), tmp_path / "t", TargetConfig(k=13))
     with (tmp_path / "v.ark").open("wb") as stream:
         stream.write(b"v ")

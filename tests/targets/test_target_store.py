@@ -78,7 +78,7 @@ def test_targets_of_an_ensemble_of_other_states_are_refused(scene: Scene, tmp_pa
 
 def test_a_student_on_other_features_is_refused(targets: TargetStore, tmp_path: Path, scene: Scene) -> None:
     other = write_features(tmp_path / "other", {u: scene.features.read(u)["fbank"] + 1 for u in LENGTHS})
-    with pytest.raises(UserError, match=r"the teacher was given other features than .*other .hashes \w{12} and \w"):
+    with pytest.raises(UserError, match=r"these targets belong to other features than .*other .hashes \w{12} and \w"):
         targets.check(STATES, other, 2.0)
 
 
@@ -100,7 +100,7 @@ def test_only_dense_targets_have_logits_to_match(targets: TargetStore, scene: Sc
 
 
 def test_a_store_of_another_kind_is_refused(scene: Scene) -> None:
-    with pytest.raises(UserError, match="feats: holds features; soft targets were expected"):
+    with pytest.raises(UserError, match="feats: holds features; expected soft targets"):
         TargetStore(scene.features)
 
 

@@ -202,16 +202,18 @@ def test_outputs_that_overflow_are_an_error_of_the_first_utterance(scene: Scene,
 def test_features_of_another_width_are_refused_before_any_utterance(scene: Scene, tmp_path: Path) -> None:
     wide = network(tmp_path / "wide", bins=BINS + 1)
     for ask in (write_targets, estimate):
-        with pytest.raises(UserError, match=f"feats: {BINS} bins, but the teacher .*wide expects {BINS + 1}"):
+        with pytest.raises(
+            UserError, match=f"feats: {BINS} fbank coefficients per frame; the teacher .*wide expects {BINS + 1}"
+        ):
             ask(Teacher(wide, scene.features), tmp_path / "t", CONFIGS["dense"])
-    with pytest.raises(UserError, match="holds states; a store of features was expected"):
+    with pytest.raises(UserError, match="holds states; expected features"):
         write(dataclasses.replace(scene, features=scene.states), tmp_path / "t")
     assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize("form", ["topk", "sampled"])
 def test_more_states_than_the_teacher_has_are_refused(scene: Scene, tmp_path: Path, form: str) -> None:
-    with pytest.raises(UserError, match="k is 13, but the teacher has 12 states"):
+    with pytest.raises(UserError, match="--k 13: the teacher has 12 states"):
         write(scene, tmp_path / "t", dataclasses.replace(CONFIGS[form], k=STATES + 1))
 
 
@@ -276,7 +278,7 @@ def test_frames_without_a_label_do_not_judge_the_teacher(scene: Scene, tmp_path:
 
 def test_labels_that_are_not_the_teachers_are_refused(scene: Scene, tmp_path: Path) -> None:
     shared = Teacher(scene.teacher, scene.features), tmp_path / "t", CONFIGS["topk"]
-    with pytest.raises(UserError, match="holds features; a store of states was expected"):
+    with pytest.raises(UserError, match="holds features; expected states"):
         estimate(*shared, states=scene.features)
     labels = {u: scene.states.read(u)["state"] for u in scene.states.utterances}
     with pytest.raises(UserError, match="other: labels of 9 states, but the teacher .* has 12 outputs"):

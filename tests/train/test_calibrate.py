@@ -62,7 +62,7 @@ def test_the_oracle_leaves_as_few_errors_as_any_shift(make_data: MakeData) -> No
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([], r"classes \[\]: expected distinct numbers from 0 to 5"),
+        ([], "--classes : expected distinct states from 0 to 5"),
         ([6], r"expected distinct numbers"),
         ([1, 1], r"expected distinct numbers"),
         ([0, 1, 2, 3, 4, 5], "these are all"),

@@ -187,5 +187,7 @@ def test_a_batch_of_one_row_is_no_crash(tmp_path: Path, make_data: MakeData, len
 
 def test_too_few_frames_to_normalise_are_refused_with_what_to_do(tmp_path: Path, make_data: MakeData) -> None:
     for config, lengths in ((dataclasses.replace(CONFIG, batch_frames=1), [40]), (CONFIG, [1])):
-        with pytest.raises(UserError, match=r"1 frame in a step; .* set net\.norm=layer"):
+        with pytest.raises(
+            UserError, match=r"a step has only 1 frame; net\.norm=batch needs at least 2: .* set net\.norm=layer"
+        ):
             train(config, make_data(lengths), make_data([40]), tmp_path / "out")

@@ -322,7 +322,7 @@ def test_a_folder_of_another_configuration_is_refused_by_key(tmp_path: Path, cor
 
 
 def test_a_failed_first_attempt_does_not_claim_the_folder(tmp_path: Path, corpus: Corpus) -> None:
-    with pytest.raises(UserError, match="chunk is 1 for this network and every is 3"):
+    with pytest.raises(UserError, match="chunk .1. must be a multiple of every .3.; give --set chunk=NUMBER"):
         train(dataclasses.replace(CONFIG, every=3), *corpus, tmp_path)
     assert train(CONFIG, *corpus, tmp_path)["epochs"] == 3
 
@@ -330,7 +330,7 @@ def test_a_failed_first_attempt_does_not_claim_the_folder(tmp_path: Path, corpus
 def test_a_model_from_elsewhere_is_not_overwritten(tmp_path: Path, corpus: Corpus) -> None:
     train(CONFIG, *corpus, tmp_path)
     (tmp_path / "train.yaml").unlink()
-    with pytest.raises(UserError, match="a model from elsewhere"):
+    with pytest.raises(UserError, match="a network without train.yaml"):
         train(CONFIG, *corpus, tmp_path)
 
 
@@ -360,7 +360,12 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, corpus: Corpus, monkeyp
 
 FEATURES, LABELS = speech([50] * 4, seed=1)
 OTHER_DEV = {
-    "width": (dict.fromkeys(FEATURES, np.zeros((50, BINS + 1), np.float32)), LABELS, STATES, "feats: 5 bins, but the"),
+    "width": (
+        dict.fromkeys(FEATURES, np.zeros((50, BINS + 1), np.float32)),
+        LABELS,
+        STATES,
+        "feats: 5 fbank coefficients per frame; the",
+    ),
     "larger": (FEATURES, LABELS, STATES + 3, "states: labels of 9 states, but the network has 6 outputs"),
     "smaller": (FEATURES, LABELS, STATES - 1, "states: labels of 5 states, but the network has 6 outputs"),
     "unknown": (FEATURES, {**LABELS, "u2": LABELS["u2"] + STATES}, 0, r"u2 has state \d+, but the network has 6"),

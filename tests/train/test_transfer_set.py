@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
     silent = TrainingData(school.data.features, write_states(tmp_path / "gone", gone))
     cases: list[tuple[dict[str, Any], TrainingData, dict[str, Any], str]] = [
         ({}, school.with_targets(), {"teacher": school.teacher}, "a live teacher or on stored targets, not on both"),
-        ({}, school.unlabelled, {}, "nothing to train on: .*; give states, soft targets or a teacher"),
+        ({}, school.unlabelled, {}, "nothing to train on: .*; give --states, --targets or --teacher"),
         ({}, silent, {}, f"gone: nothing to train on: no frame of {len(gone)} utterances has a label; give"),
         ({"hard_weight": 0.5}, school.with_targets(labels=False), {}, "hard_weight is 0.5, but no frame has a label"),
         ({"hard_weight": 0.5}, silent, {"teacher": school.teacher}, "gone: hard_weight is 0.5, but no frame has"),
@@ -196,11 +196,11 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
         ({"soft_weight": 0.0}, school.with_targets(), {}, "soft_weight is 0, so the soft targets would have no effect"),
         ({"temperature": 3.0}, school.with_targets("topk"), {}, "temperature is 3, these topk targets are for 1, 2"),
         ({"match": "logits"}, school.with_targets("topk"), {}, "topk targets have no logits to match"),
-        ({}, other_data(school), {}, "the teacher was given other features than"),
-        ({}, school.data, {"teacher": wide}, f"the teacher expects {BINS + 1}-bin input"),
+        ({}, other_data(school), {}, "these targets belong to other features than"),
+        ({}, school.data, {"teacher": wide}, f"{BINS} fbank coefficients per frame; the teacher expects {BINS + 1}"),
         ({}, school.data, {"teacher": more}, f"the teacher: {STATES + 1} states, but the student's labels"),
         ({}, school.data, {"teacher": school.teacher, "priors": more}, f"priors of {STATES + 1} states"),
-        ({}, school.data, {"teacher": tmp_path / "absent"}, "absent: no such model folder"),
+        ({}, school.data, {"teacher": tmp_path / "absent"}, "absent: no such folder; expected a trained network"),
     ]
     for number, (changes, data, options, message) in enumerate(cases):
         out = tmp_path / f"out{number}"
