@@ -19,12 +19,12 @@ def bytes_per_frame(config: TargetConfig, states: int = MANY) -> int:
     [
         ({"k": 0}, "--k 0: expected at least 1"),
         ({"temperatures": ()}, "--temperatures : expected positive numbers"),
-        ({"temperatures": (1.0, 0.0)}, "temperatures .*; expected positive numbers"),
-        ({"temperatures": (float("nan"),)}, "temperatures .*; expected positive numbers"),
-        ({"temperatures": (float("inf"),)}, "temperatures .*; expected positive numbers"),
+        ({"temperatures": (1.0, 0.0)}, "--temperatures .*: expected positive numbers"),
+        ({"temperatures": (float("nan"),)}, "--temperatures .*: expected positive numbers"),
+        ({"temperatures": (float("inf"),)}, "--temperatures .*: expected positive numbers"),
         ({"temperatures": (2.0, 1.0, 2.0)}, "one of them is repeated"),
         ({"form": "sampled"}, "drawn at one temperature; give the student's"),
-        ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"seed": -1}, "--seed -1: expected 0 or more"),
     ],
 )
 def test_a_configuration_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:

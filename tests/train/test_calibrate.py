@@ -63,8 +63,8 @@ def test_the_oracle_leaves_as_few_errors_as_any_shift(make_data: MakeData) -> No
     ("classes", "message"),
     [
         ([], "--classes : expected distinct states from 0 to 5"),
-        ([6], r"expected distinct numbers"),
-        ([1, 1], r"expected distinct numbers"),
+        ([6], r"expected distinct states"),
+        ([1, 1], r"expected distinct states"),
         ([0, 1, 2, 3, 4, 5], "these are all"),
     ],
 )
