@@ -195,7 +195,9 @@ def _paths(options: argparse.Namespace) -> tuple[list[str], list["DecodingFailur
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         if shown != path:
             reason = f"{shown}: the file name is not UTF-8, so it cannot be an id in UTF-8 text; rename the file"
-        elif not any(map(os.path.lexists, (path, re.sub(r":\d+$", "", path)))):  # the second is an archive
+        elif not options.skip_bad and not any(
+            map(os.path.lexists, (path, re.sub(r":\d+$", "", path)))
+        ):  # the second is an archive
             reason = f"{path}: no such audio file or data directory"
         else:
             inputs.append(path)

@@ -215,7 +215,7 @@ def test_features_of_another_kind_or_with_nan_are_refused(
         frames = np.full((50, bins), 12.0, np.float32)
         write_arrays(tmp_path / name, StoreContent("features", spec), {"u1": {"fbank": frames}})
     assert main(["decode", str(model.path), "--feats", str(tmp_path / "wide")]) == 1
-    assert "this model needs fbank (13,)" in capsys.readouterr().err
+    assert "holds 9 fbank coefficients; this model needs 13 fbank" in capsys.readouterr().err
     assert main(["decode", str(model.path), "--feats", str(tmp_path / "right")]) == 0
     capsys.readouterr()
     frames[7, 3] = np.nan  # a writer refuses NaN, so a damaged store is played here
@@ -238,7 +238,7 @@ def test_impossible_requests_are_refused(
         ([file, "--nbest", "-1"], "--nbest -1"),
         ([str(datadir), "--utterances", str(tmp_path / "none")], "none: lists no utterances"),
         ([file, "--tune"], "needs one data directory"),
-        ([file, "--beam", "-1"], "beam is -1"),
+        ([file, "--beam", "-1"], "--beam -1: expected more than 0"),
     ):
         assert main(["decode", str(model.path), *options]) == 1
         assert message in capsys.readouterr().err

@@ -107,7 +107,9 @@ def test_a_store_of_another_kind_is_refused(scene: Scene) -> None:
 def test_a_store_from_elsewhere_is_refused(tmp_path: Path) -> None:
     arrays = {"u": {"log_prob": np.zeros((3, 2), np.float32)}}
     write_arrays(tmp_path / "s", StoreContent("targets", {"log_prob": TensorSpec("float32", (2,))}), arrays)
-    with pytest.raises(UserError, match="does not record the number of states; write it with `asr-kd targets`"):
+    with pytest.raises(
+        UserError, match="does not record the number of states; write it again with asr-kd targets write"
+    ):
         TargetStore(tmp_path / "s")
 
 
