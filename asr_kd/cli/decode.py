@@ -187,7 +187,10 @@ def _report(failure: "DecodingFailure", skip: bool) -> None:
 
 
 def _paths(options: argparse.Namespace) -> tuple[list[str], list["DecodingFailure"]]:
-    """The paths to decode, and a failure for each that cannot be; ``UserError`` for such a path without --skip-bad."""
+    """The paths to decode, and a failure for each name that is not UTF-8.
+
+    Without --skip-bad, such a name and a missing file raise ``UserError``, before the model is loaded.
+    """
     from asr_kd.decode.recognise import DecodingFailure
 
     inputs, failures = [], []
@@ -195,9 +198,7 @@ def _paths(options: argparse.Namespace) -> tuple[list[str], list["DecodingFailur
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         if shown != path:
             reason = f"{shown}: the file name is not UTF-8, so it cannot be an id in UTF-8 text; rename the file"
-        elif not options.skip_bad and not any(
-            map(os.path.lexists, (path, re.sub(r":\d+$", "", path)))
-        ):  # the second is an archive
+        elif not options.skip_bad and not any(map(os.path.lexists, (path, re.sub(r":\d+$", "", path)))):  # FILE:OFFSET
             reason = f"{path}: no such audio file or data directory"
         else:
             inputs.append(path)
