@@ -16,9 +16,10 @@ from torch import Tensor
 
 from asr_kd.errors import UserError
 
-LARGEST_BLOCK = 2048  # columns that a program takes at once
-COLUMNS_PER_WARP, CHOSEN_PER_WARP, MOST_WARPS = 1024, 512, 16
-REGISTERS: int | None = None  # of a thread, at most
+# The fastest on an H200 for 14,000 states (recipes/bench/loss.py --tune).
+LARGEST_BLOCK, COLUMNS_PER_WARP = 2048, 512  # columns that a program takes at once
+CHOSEN_COLUMNS_PER_WARP = 1024  # of kernels with chosen columns, since each warp repeats the work on these
+CHOSEN_PER_WARP, MOST_WARPS = 512, 16
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -63,14 +64,14 @@ _LIBRARY = torch.library.Library("asr_kd", "FRAGMENT")
 def by_rows(kernel: Any, matrix: Tensor, *arguments: Any, **constants: Any) -> None:
     """Launch ``kernel(matrix, *arguments, columns, BLOCK, **constants)``, a program for each row.
 
-    ``BLOCK``: how many columns a program takes at once. ``WIDTH``, if it is among the constants: how many numbers it
-    holds besides.
+    ``BLOCK``: how many columns a program takes at once. ``WIDTH``, where it is among the constants: how many
+    numbers it holds besides.
     """
     rows, columns = matrix.shape
     block = min(max(power_of_two(columns), 128), LARGEST_BLOCK)
-    warps = max(block // COLUMNS_PER_WARP, constants.get("WIDTH", 0) // CHOSEN_PER_WARP, 1)
-    options = {"num_warps": min(warps, MOST_WARPS)} | ({"maxnreg": REGISTERS} if REGISTERS else {})
-    launch(kernel, rows, matrix, *arguments, columns, BLOCK=block, **constants, **options)
+    per_warp = CHOSEN_COLUMNS_PER_WARP if "CHOSEN" in constants else COLUMNS_PER_WARP
+    warps = min(max(block // per_warp, constants.get("WIDTH", 0) // CHOSEN_PER_WARP, 1), MOST_WARPS)
+    launch(kernel, rows, matrix, *arguments, columns, BLOCK=block, num_warps=warps, **constants)
 
 
 def launch(kernel: Any, programs: int, tensor: Tensor, *arguments: Any, **constants: Any) -> None:
