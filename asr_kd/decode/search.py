@@ -109,7 +109,10 @@ class Decoder:
         buffers = self._slot, self._pool, self._links, self._stack, self._spans
         self._pool, self._links, self._stack = search_kernels.advance(self.graph, self._limits, *buffers, scores)
         if self._spans[ENDLESS]:
-            raise UserError(f"the graph has too many input-epsilon paths at frame {self._spans[FRAMES]}")
+            raise UserError(
+                f"the graph has too many input-epsilon paths at frame {self._spans[FRAMES]}; compile it again, with"
+                " asr-kd graph compile"
+            )
         if self._spans[FRAMES] < before + len(scores):
             raise UserError(
                 f"no path through the graph has a likelihood above zero at frame {self._spans[FRAMES]}; raise --beam"

@@ -188,7 +188,8 @@ def open_joined(stores: Sequence[FrameStore | str | Path], utterances: Sequence[
             here, there = first.frame_counts[utterance], store.frame_counts[utterance]
             if here != there:
                 raise UserError(
-                    f"utterance {utterance}: {counted(here, 'frame')} in {first.path}, {there:,} in {store.path}"
+                    f"utterance {utterance}: {counted(here, 'frame')} in {first.path}, {there:,} in {store.path}; make"
+                    " both from the same audio"
                 )
         for earlier in opened[:position]:
             if common := earlier.tensors.keys() & store.tensors.keys():

@@ -17,6 +17,7 @@ from asr_kd.limits import GRAPH_BYTES
 EPSILON = 0
 NOT_FINAL = np.float32(np.inf)
 
+_REMEDY = "compile the graph again, or copy it again"
 _MAGIC, _SYMBOLS_MAGIC = 2125659606, 2125658996
 _HAS_INPUT_SYMBOLS, _HAS_OUTPUT_SYMBOLS, _IS_ALIGNED = 1, 2, 4
 _ARC = np.dtype([("ilabel", "<i4"), ("olabel", "<i4"), ("weight", "<f4"), ("nextstate", "<i4")])
@@ -86,24 +87,31 @@ class Fst:
         """
         if not self.num_states or not self.num_arcs:
             raise UserError(
-                f"{name}: the graph is empty ({counted(self.num_states, 'state')}, {counted(self.num_arcs, 'arc')})"
+                f"{name}: the graph is empty ({counted(self.num_states, 'state')}, {counted(self.num_arcs, 'arc')});"
+                f" {_REMEDY}"
             )
         if not 0 <= self.start < self.num_states:
-            raise UserError(f"{name}: start state {self.start} is not one of its {counted(self.num_states, 'state')}")
+            raise UserError(
+                f"{name}: start state {self.start} is not one of its {counted(self.num_states, 'state')}; {_REMEDY}"
+            )
         if not np.isfinite(self.final).any():
-            raise UserError(f"{name}: the graph has no final state, so no path through it can end")
+            raise UserError(f"{name}: the graph has no final state, so no path through it can end; {_REMEDY}")
         if self.nextstate.min() < 0 or self.nextstate.max() >= self.num_states:
             bad = np.flatnonzero((self.nextstate < 0) | (self.nextstate >= self.num_states))[0]
             state = np.searchsorted(self.offsets, bad, "right") - 1
-            raise UserError(f"{name}: an arc of state {state} goes to state {self.nextstate[bad]}, which is missing")
+            raise UserError(
+                f"{name}: an arc of state {state} goes to state {self.nextstate[bad]}, which is missing; {_REMEDY}"
+            )
         for side, labels, limit in (("input", self.ilabel, max_ilabel), ("output", self.olabel, max_olabel)):
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or (limit is not None and high > limit):
                 found = low if low < 0 else high
-                raise UserError(f"{name}: {side} label {found} is outside 0..{limit if limit is not None else ''}")
+                raise UserError(
+                    f"{name}: {side} label {found} is outside 0..{limit if limit is not None else ''}; {_REMEDY}"
+                )
         for costs in (self.weight, self.final):
             if np.isnan(costs).any() or np.isneginf(costs).any():
-                raise UserError(f"{name}: a cost is NaN or minus infinity")
+                raise UserError(f"{name}: a cost is NaN or minus infinity; {_REMEDY}")
 
     def connect(self) -> "Fst":
         """Keep what is on a path from the start to a final state; states are numbered breadth-first from the start.

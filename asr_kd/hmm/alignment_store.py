@@ -91,7 +91,9 @@ class _ShardAligner:
             features = np.asarray(self.utterances.features[utterance], np.float32)
             scores = self.score(features, self.aligner.states(utterance))
             if not np.isfinite(scores).all():
-                raise UserError("the model's log-likelihoods are not all finite")
+                raise UserError(
+                    "the model's log-likelihoods are not all finite; train the model again, or check its features"
+                )
             return self.aligner.best_path(utterance, scores, self.beam)
         except UserError as error:
             return error

@@ -121,7 +121,7 @@ class Teacher:
         if len(labels) != frames:
             raise UserError(
                 f"utterance {utterance}: {counted(frames, 'frame')} in {self.features.path}, {len(labels):,} in"
-                f" {states.path}"
+                f" {states.path}; make both from the same audio"
             )
         return labels if (labels >= 0).any() else None
 

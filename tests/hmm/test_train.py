@@ -183,6 +183,14 @@ def test_features_of_another_dimension_are_refused(bad: Path, capsys: pytest.Cap
     assert "feats: 8 fbank coefficients per frame; " in capsys.readouterr().err
 
 
+def test_gmms_on_filter_bank_features_are_warned_of(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = StoreContent("features", {"fbank": TensorSpec("float32", (3,))})
+    write_arrays(bad / "feats", content, {"x": {"fbank": np.zeros((9, 3), np.float32)}}, WriteOptions(force=True))
+    assert train(bad, bad / "fresh") == 1  # of another set, too
+    assert "warning: " in (error := capsys.readouterr().err)
+    assert "feats: holds fbank; GMMs are meant for cepstra (asr-kd feats --set kind=mfcc)" in error
+
+
 def test_the_features_of_another_set_are_named(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = StoreContent("features", {"mfcc": TensorSpec("float32", (3,))})
     write_arrays(bad / "feats", content, {"x": {"mfcc": np.zeros((9, 3), np.float32)}}, WriteOptions(force=True))
