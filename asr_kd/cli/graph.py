@@ -71,14 +71,13 @@ def _compile(options: argparse.Namespace) -> None:
     if info.not_in_lexicon:
         shown = " ".join(info.not_in_lexicon[:10])
         print(
-            f"warning: {counted(len(info.not_in_lexicon), 'word')} of the language model have no pronunciation and"
-            f" cannot be recognised: {shown}{' ...' if len(info.not_in_lexicon) > 10 else ''} (all in graph.yaml)",
+            f"warning: no pronunciation, so never recognised: {counted(len(info.not_in_lexicon), 'word')} of the language"
+            f" model: {shown}{' ...' if len(info.not_in_lexicon) > 10 else ''} (all in graph.yaml)",
             file=sys.stderr,
         )
     if info.not_in_language_model:
         print(
-            f"{counted(info.not_in_language_model, 'word')} of the lexicon are not in the language model",
-            file=sys.stderr,
+            f"not in the language model: {counted(info.not_in_language_model, 'word')} of the lexicon", file=sys.stderr
         )
     seconds = time.monotonic() - began
     print(

@@ -334,6 +334,6 @@ def _check_skipped(store: FrameStore, skip_bad: bool) -> None:
     bad = [utterance for utterance in store.skipped if utterance not in store.description.left_out]
     if bad and not skip_bad:
         raise UserError(
-            f"{store.path}: {len(bad):,} utterances were skipped when it was written, the first {bad[0]}: "
+            f"{store.path}: skipped {counted(len(bad), 'utterance')} when it was written, first {bad[0]}: "
             f"{store.skipped[bad[0]]}; --skip-bad accepts that"
         )

@@ -34,7 +34,7 @@ def test_every_bad_recording_is_named_with_its_line(make_dir: MakeDir) -> None:
     soundfile.write(path / "a-7.wav", 0.1 * rng.standard_normal((1600, 2)), 8000)
     assert messages(path) == [
         "wav.scp:1: 'a-1': a-1.wav: silent: every sample is 0",
-        "wav.scp:2: 'a-2': a-2.wav: 1 samples, shorter than one frame (0.025 s)",
+        "wav.scp:2: 'a-2': a-2.wav: 1 sample, shorter than one frame (0.025 s)",
         "wav.scp:3: warning: 'a-3': a-3.wav: clipped: 100.0% at full scale",
         "wav.scp:4: 'a-4': a-4.wav: truncated: 6,300 bytes of samples where the header says 6,400",
         "wav.scp:5: 'a-5': a-5.wav: the file is empty; audio was expected",
@@ -55,8 +55,8 @@ def test_tables_lexicon_and_audio_are_checked_in_one_go(make_dir: MakeDir) -> No
         "wav.scp:3: 'b-1' is not in text",
         "text:3: 'c-1' has no audio: it is not in wav.scp",
         "text:2: warning: 'a-1': the transcript is empty",
-        "spk2utt:1: 'a' disagrees with utt2spk on 1 utterances, 'a-2' the first",
-        "spk2utt:2: 'b' disagrees with utt2spk on 1 utterances, 'a-2' the first",
+        "spk2utt:1: 'a' disagrees with utt2spk on 1 utterance, first 'a-2'",
+        "spk2utt:2: 'b' disagrees with utt2spk on 1 utterance, first 'a-2'",
         "text:1: 'a-2': not in the lexicon: THREE",
         "text:3: 'c-1': not in the lexicon: FOUR",
         "wav.scp:3: 'b-1': b-1.wav: not readable as audio, or truncated: Format not recognised",

@@ -258,7 +258,7 @@ def test_bad_utterance_is_named_or_skipped_and_listed(tmp_path: Path, bad: objec
     assert list(store.skipped) == ["b"]
     with pytest.raises(UserError, match="no utterance b; it was skipped"):
         store.read("b")
-    with pytest.raises(UserError, match="1 utterances were skipped when it was written, the first b"):
+    with pytest.raises(UserError, match="skipped 1 utterance when it was written, first b"):
         go(tmp_path / "s", skip_bad=False)
 
 

@@ -273,7 +273,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["graph", "compile", str(tmp_path), arpa, str(tmp_path / "graph")]) == 0
     printed = capsys.readouterr()
     assert "4 words" in printed.out
-    assert "1 words of the language model have no pronunciation and cannot be recognised: NOPRON" in printed.err
+    assert "warning: no pronunciation, so never recognised: 1 word of the language model: NOPRON" in printed.err
     assert main(["lm", "estimate", str(tmp_path / "lexicon.txt"), arpa, "--order", "0"]) == 1
     assert "--order 0: expected 1 or more" in capsys.readouterr().err
 
