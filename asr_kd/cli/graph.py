@@ -71,8 +71,8 @@ def _compile(options: argparse.Namespace) -> None:
     if info.not_in_lexicon:
         shown = " ".join(info.not_in_lexicon[:10])
         print(
-            f"warning: no pronunciation, so never recognised: {counted(len(info.not_in_lexicon), 'word')} of the language"
-            f" model: {shown}{' ...' if len(info.not_in_lexicon) > 10 else ''} (all in graph.yaml)",
+            f"warning: no pronunciation, so never recognised: {counted(len(info.not_in_lexicon), 'word')} of the"
+            f" language model: {shown}{' ...' if len(info.not_in_lexicon) > 10 else ''} (all in graph.yaml)",
             file=sys.stderr,
         )
     if info.not_in_language_model:
