@@ -299,10 +299,7 @@ def make_reader(
     """
     chunk = config.chunk or model.network.chunk
     if chunk % config.every:
-        raise UserError(
-            f"chunk ({chunk}) must be a multiple of every ({config.every}); set --set chunk=NUMBER or --set"
-            " every=NUMBER"
-        )
+        raise UserError(f"chunk ({chunk}) must be a multiple of every ({config.every}); give --set chunk=NUMBER")
     if config.net.norm == "batch" and chunk == config.every:  # one output of each example
         steps = (
             (config.batch_frames, "batch_frames", "raise it"),

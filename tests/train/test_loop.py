@@ -409,7 +409,7 @@ def test_sparse_labels_are_found_by_the_sample_that_is_evaluated(
 
 def test_features_of_another_width_than_configured_are_refused(tmp_path: Path, corpus: Corpus) -> None:
     config = dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, bins=40))
-    with pytest.raises(UserError, match=r"net.bins is 40, but .* has 4 bins"):
+    with pytest.raises(UserError, match=r"net.bins is 40, but .* has 4 coefficients per frame"):
         train(config, *corpus, tmp_path)
 
 
