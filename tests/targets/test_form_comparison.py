@@ -177,7 +177,7 @@ def test_without_sizes_those_below_the_number_of_states_are_compared(scene: Scen
 def test_mistakes_are_named(scene: Scene, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--k 13: the teacher has 12 states"):
         compared(scene, ks=(13,))
-    with pytest.raises(UserError, match="0 frames to compare on"):
+    with pytest.raises(UserError, match="--frames 0: expected at least 1"):
         compared(scene, frames=0)
     with pytest.raises(UserError, match="temperatures .0.0.; expected positive numbers"):
         compared(scene, temperature=0.0)
