@@ -179,7 +179,7 @@ def test_mistakes_are_named(scene: Scene, tmp_path: Path) -> None:
         compared(scene, ks=(13,))
     with pytest.raises(UserError, match="--frames 0: expected at least 1"):
         compared(scene, frames=0)
-    with pytest.raises(UserError, match="temperatures .0.0.; expected positive numbers"):
+    with pytest.raises(UserError, match="--temperatures 0: expected positive numbers"):
         compared(scene, temperature=0.0)
     with pytest.raises(UserError, match="4 fbank coefficients per frame; the teacher .*wide expects 5"):
         compared(dataclasses.replace(scene, teacher=network(tmp_path / "wide", bins=5)))
