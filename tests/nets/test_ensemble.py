@@ -192,7 +192,7 @@ def test_a_joint_ensemble_of_the_wrong_parts_is_refused(members: list[Path], tmp
     with pytest.raises(UserError, match=r"specialist 0 has states 2 to 7; the generalist has 7"):
         save_ensemble(tmp_path / "e", members[:2], "joint", own=[[2, 7]])
     for active in (0, 2):
-        with pytest.raises(UserError, match=f"active is {active} for 1 specialists"):
+        with pytest.raises(UserError, match=f"active is {active} for 1 specialist;"):
             save_ensemble(tmp_path / "e", members[:2], "joint", own=[[0, 2]], active=active)
     with pytest.raises(UserError, match=r"states of specialists are only for mean: joint"):
         save_ensemble(tmp_path / "e", members[:2], own=[[2, 6]])
