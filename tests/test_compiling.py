@@ -143,7 +143,7 @@ def test_all_compiled_code_and_what_it_uses_is_part_of_the_hash() -> None:
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())
         functions = _decorated(tree)
-        if not functions:
+        if not functions or path.name.startswith("triton_"):  # Triton has a cache of its own
             continue
         found += 1
         assert str(path.relative_to(PACKAGE)) in hashed, f"{path}: use asr_kd.compiling in place of numba's decorators"

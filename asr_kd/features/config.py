@@ -85,7 +85,7 @@ class FeatureConfig:
         """
         if samples < self.window:
             raise UserError(
-                f"{counted(samples, 'sample')} ({samples / self.sample_rate:.4f} s) are less than one frame"
-                f" ({counted(self.window, 'sample')}); the audio is too short"
+                f"the audio is too short: {counted(samples, 'sample')} ({samples / self.sample_rate:.4f} s), less than"
+                f" one frame ({counted(self.window, 'sample')})"
             )
         return 1 + (samples - self.window) // self.shift

@@ -41,7 +41,7 @@ def test_a_saved_space_is_the_same_space(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_foreign_space_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"states\.yaml: no such file"):
+    with pytest.raises(UserError, match=r"not an HMM folder \(no states\.yaml\)"):
         StateSpace.load(tmp_path)
     monophone_space(LEXICON).save(tmp_path / "one")
     monophone_space(Lexicon({"a": (("A",),)})).save(tmp_path / "other")
