@@ -11,7 +11,7 @@ class UserError(ValueError):
 
 
 class UsageError(UserError):
-    """Wrong options or a missing argument: exit status 2, as for what ``argparse`` finds."""
+    """Wrong options or a missing argument: exit status 2, like the errors of ``argparse``."""
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -37,8 +37,8 @@ stage=0 stop_stage=99 stages=0 force=false jobs=$(nproc) work=$recipe/exp
 usage() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
   cat <<END
-Options (defaults in parentheses; --work: folder for all outputs; --jobs: processes at a time):
-  --stage N --stop-stage N   first and last stage to run ($stage, $stop_stage); each prints its number and title
+Options (current values in parentheses; --work: folder for all outputs; --jobs: processes at a time):
+  --stage N --stop-stage N   first and last stage to run ($stage, $stop_stage); a stage prints its number and title when it starts
   --force                    repeat stages that are done. Outputs made with other settings are never overwritten: after
                              a change of options or of conf/, give another --work
 END

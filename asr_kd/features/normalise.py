@@ -30,7 +30,9 @@ _DIGITAL_SILENCE = -12.0  # mean log energy; zeros give -15.9, one bit of dither
 _SILENT_SHARE = 0.5  # of an utterance. Neither training part has a silent frame; short silences are left as they are
 _SILENT_FRAMES = 100  # in a row: a second
 _BLOCK = 10  # frames: hum and noise vary from frame to frame, but not over 100 ms
-_STEADY = 0.3  # standard deviation of blocks: noise at most 0.25, speech in noise at 12 dB at least 0.6, alone 1.85
+_STEADY = (
+    0.3  # standard deviation of blocks: noise at most 0.25, speech in noise at 12 dB at least 0.6, clean speech 1.85
+)
 _STEADY_FRAMES = 100  # a second; fewer cannot tell noise from speech
 
 

@@ -159,6 +159,6 @@ def check_content(header: ShardHeader) -> None:
         )
     if header.content and (found := content_of(map_shard(header))) != header.content:
         raise UserError(
-            f"{header.path}: the hash of its frames is {found[:12]}, expected {header.content[:12]}: not written by "
-            f"asr_kd; delete it and {INDEX} and run the command that wrote the store again"
+            f"{header.path}: its frames do not match their recorded hash (found {found[:12]}, expected "
+            f"{header.content[:12]}); delete it and {INDEX}, then run the command that wrote the store again"
         )

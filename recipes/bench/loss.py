@@ -80,7 +80,7 @@ def on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> No
                 seconds / least,
                 f"times as long ({1000 * seconds:.3f} ms; the host takes {1000 * host:.3f} ms)",
                 f"a copy of {necessary} bytes for each logit at {speed:.2f} TB/s ({1000 * least:.3f} ms)",
-                most=2.0 if name.startswith("top") else None,
+                most=1.5,
             )
     targets_on_gpu(device, frames, states)
 

@@ -226,7 +226,7 @@ def test_a_wrong_hash_of_the_content_is_found_by_verify(store: FrameStore) -> No
     header, about = read_about(path)
     sign_shard(path, header, {**about, "content": "0" * 64})
     publish_index(store.path)
-    with pytest.raises(UserError, match="shard-00001.safetensors: the hash of its frames is .*, expected 000000000000"):
+    with pytest.raises(UserError, match="shard-00001.safetensors: its frames do not match .*, expected 000000000000"):
         list(FrameStore(store.path).verify())
 
 
