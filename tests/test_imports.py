@@ -14,6 +14,7 @@ ORDER = ("corpus", "frames", "features", "hmm", "graph", "nets", "targets", "tra
 ROOT = {
     "errors",
     "files",
+    "storage",
     "limits",
     "config",
     "progress",

@@ -81,14 +81,12 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from asr_kd.frames import FrameStore
-    from asr_kd.frames.index import publish_index
+    from asr_kd.frames.folders import publish_index
     from asr_kd.progress import Progress
 
     if options.rebuild:
-        index = publish_index(Path(options.store), verify=True)
+        index = publish_index(options.store, verify=True)
         print(f"{options.store}: index rebuilt from {len(index.shards):,} intact shards")
         return
     store = FrameStore(options.store)

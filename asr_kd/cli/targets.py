@@ -213,11 +213,11 @@ def describe_estimate(expected, config) -> str:  # type: ignore[no-untyped-def]
         judged = f"frame accuracy {expected.accuracy:.1%} on {counted(expected.judged, 'frame')} of the transfer set"
     size = expected.bytes_per_frame * expected.frames
     form = config.form if config.form == "dense" else f"{config.form}, k = {config.k}"
+    room = "" if expected.free is None else f" {expected.free / 1e9:,.1f} GB free;"
     return (
         f"teacher: {what}, {counted(expected.parameters, 'parameter')}; {judged}\n"
         f"{form}: {expected.bytes_per_frame:,} bytes a frame, {counted(expected.frames, 'frame')}, {size / 1e6:,.1f}"
-        " MB;"
-        f" {expected.free / 1e9:,.1f} GB free; about {duration(expected.seconds)}"
+        f" MB;{room} about {duration(expected.seconds)}"
     )
 
 

@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from asr_kd.config import to_dict
 from asr_kd.corpus.audio import load_audio
@@ -18,13 +17,13 @@ from asr_kd.features.config import FeatureConfig
 from asr_kd.features.extract import compute_features
 from asr_kd.features.normalise import normalise, speaker_means
 from asr_kd.features.survey import Survey, survey
-from asr_kd.files import write_bytes
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, one_by_one, write_store
 from asr_kd.frames.plan import SHARD_FRAMES
-from asr_kd.frames.remote import local_folder
+from asr_kd.storage import delete_folder, joined, read_file, write_file
 
 _SAMPLE = 100  # utterances from which a global mean is estimated
 _MEANS = "means.safetensors"
+_MEANS_BYTES = 1 << 30  # of a million speakers
 
 Computed = Iterator[tuple[str, dict[str, np.ndarray] | UserError]]
 
@@ -51,7 +50,7 @@ def write_features(
     _check(datadir, audio, skip_bad)
     if config.normalise == "online" and not config.global_mean:
         config = dataclasses.replace(config, global_mean=_global_mean(datadir, config, sorted(audio.frame_counts)))
-    raw = _RawFeatures(local_folder(out) / "raw", datadir, config, audio, jobs, skip_bad, shard_frames)
+    raw = _RawFeatures(joined(out, "raw"), datadir, config, audio, jobs, skip_bad, shard_frames)
     by_speaker = config.normalise == "speaker"
     content = StoreContent(
         "features",
@@ -68,8 +67,8 @@ def write_features(
         WriteOptions(jobs, shard_frames, skip_bad, force),
         prepare=raw.write if by_speaker else None,
     )
-    if raw.path.exists():
-        shutil.rmtree(raw.path, ignore_errors=True)  # another writer of this store may be at work there, and ends soon
+    if by_speaker:
+        delete_folder(raw.path)
     return store
 
 
@@ -117,7 +116,7 @@ class _Extract:
 class _RawFeatures:
     """Unnormalised frames and each speaker's mean, which speaker normalisation needs first."""
 
-    path: Path
+    path: str | Path
     datadir: DataDir
     config: FeatureConfig
     audio: Survey
@@ -138,20 +137,20 @@ class _RawFeatures:
         options = WriteOptions(self.jobs, self.shard_frames, self.skip_bad)
         store = write_store(self.path, content, self.audio.frame_counts, _Extract(self.datadir, plain), options)
         pairs = ((self.datadir.utt2spk[name], store.read(name)[plain.kind]) for name in store.utterances)
-        write_bytes(self.path / _MEANS, save(speaker_means(pairs, plain)))
+        write_file(joined(self.path, _MEANS), save(speaker_means(pairs, plain)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _SubtractSpeakerMeans:
     """Frames of the store ``raw`` -> the same frames minus their speaker's mean."""
 
-    raw: Path
+    raw: str | Path
     utt2spk: dict[str, str]
     config: FeatureConfig
 
     @functools.cached_property  # opened once in each process, when the store has been written
     def _opened(self) -> tuple[FrameStore, dict[str, np.ndarray]]:
-        return FrameStore(self.raw), load_file(self.raw / _MEANS)
+        return FrameStore(self.raw), load(read_file(joined(self.raw, _MEANS), _MEANS_BYTES))
 
     def __call__(self, utterances: Sequence[str]) -> Computed:
         store, means = self._opened

@@ -3,17 +3,17 @@
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.files import check_folder, parse_json, read_text, write_text
+from asr_kd.files import parse_json
 from asr_kd.frames.checked import Damaged, count, digits, members, texts
 from asr_kd.frames.description import Description
-from asr_kd.frames.shard import ShardHeader, check_schema, checksum, content_of, map_shard, read_header, shard_name
-from asr_kd.limits import STORE_JSON_BYTES
+from asr_kd.frames.shard import ShardHeader, check_schema, checksum, content_of, map_shard, shard_name
 
 INDEX = "index.json"
 
@@ -39,20 +39,9 @@ class Index:
     skipped: dict[str, str]
 
 
-def read_index(folder: Path, name: str = INDEX) -> Index:
-    """The index of a complete store; ``UserError`` if it is missing, damaged or of another schema."""
-    path = folder / name
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected a frame store")
-    if not path.is_file():
-        if any(folder.glob("shard-*.safetensors")):
-            raise UserError(
-                f"{folder}: the store is incomplete (no {INDEX}); run the command that wrote it again to finish it, "
-                f"or, if all shards are there, asr-kd frames verify --rebuild {folder}"
-            )
-        check_folder(folder, name, "a frame store", "give a folder that asr-kd feats, hmm align or targets write wrote")
-    text = read_text(path, STORE_JSON_BYTES)
-    advice = f"asr-kd frames verify --rebuild {folder} rewrites it"
+def parse_index(path: str | Path, text: str, store: str | Path) -> Index:
+    """The index in ``text``, which was read from ``path``; ``UserError`` if it is damaged or of another schema."""
+    advice = f"asr-kd frames verify --rebuild {store} rewrites it"
     try:
         values = parse_json(text, str(path))
     except UserError as error:
@@ -63,7 +52,7 @@ def read_index(folder: Path, name: str = INDEX) -> Index:
         raise UserError(f"{path}: damaged ({error}); {advice}") from None
 
 
-def _checked_index(path: Path, values: Any) -> Index:
+def _checked_index(path: str | Path, values: Any) -> Index:
     check_schema(path, values)
     types = {"shards": list, "skipped": dict, "frames": int, "utterances": int}
     own = values if isinstance(values, dict) else {}
@@ -94,36 +83,32 @@ def _checked_entry(values: Any, number: int, schema: int) -> ShardEntry:
     return ShardEntry(file, utterances, frames, size, digits(sha256, f"sha256 of {what}"), content)
 
 
-def publish_index(folder: Path, verify: bool = False) -> Index:
-    """Make ``index.json`` from the shards' own headers; with ``verify``, after checking every checksum.
-
-    Raises ``UserError`` if a shard is missing, damaged or of another store.
-    """
-    headers = [read_header(folder / shard_name(0))]
+def index_of(headers: Sequence[ShardHeader]) -> Index:
+    """The index of the store that has these shards; ``UserError`` if one is of another store, or out of place."""
     description = headers[0].description
-    headers += [read_header(folder / shard_name(number), description) for number in range(1, description.num_shards)]
     for number, header in enumerate(headers):
         check_place(header, number, description)
-        if verify:
-            check_content(header)
     check_order(headers)
-    shards = tuple(entry_of(header) for header in headers)
     skipped = {utterance: reason for header in headers for utterance, reason in header.skipped.items()}
+    return Index(description, tuple(entry_of(header) for header in headers), skipped)
+
+
+def index_text(index: Index) -> str:
+    """The content of ``index.json``."""
     values: dict[str, Any] = {
-        **description.to_json(),
-        "utterances": sum(entry.utterances for entry in shards),
-        "frames": sum(entry.frames for entry in shards),
-        "skipped": skipped,
-        "shards": [_entry_to_json(entry) for entry in shards],
+        **index.description.to_json(),
+        "utterances": sum(entry.utterances for entry in index.shards),
+        "frames": sum(entry.frames for entry in index.shards),
+        "skipped": index.skipped,
+        "shards": [_entry_to_json(entry) for entry in index.shards],
     }
-    write_text(folder / INDEX, json.dumps(values, indent=1) + "\n")
-    return Index(description, shards, skipped)
+    return json.dumps(values, indent=1) + "\n"
 
 
 def entry_of(header: ShardHeader) -> ShardEntry:
     """The index's line for a shard."""
     sizes = len(header.utterances), header.frames, header.bytes
-    return ShardEntry(header.path.name, *sizes, header.sha256, header.content)
+    return ShardEntry(shard_name(header.number), *sizes, header.sha256, header.content)
 
 
 def _entry_to_json(entry: ShardEntry) -> dict[str, Any]:
@@ -137,7 +122,7 @@ def check_order(headers: Sequence[ShardHeader]) -> None:
         if header.utterances[-1] >= after.utterances[0]:
             raise UserError(
                 f"{after.path}: begins with utterance {shown(after.utterances[0])}, which does not come after"
-                f" {shown(header.utterances[-1])} in {header.path.name}; delete both and run again"
+                f" {shown(header.utterances[-1])} in {shard_name(header.number)}; delete both and run again"
             )
 
 
@@ -150,14 +135,15 @@ def check_place(header: ShardHeader, number: int, description: Description) -> N
         raise UserError(f"{header.path}: holds shard {header.number}, expected {number}: shards were swapped")
 
 
-def check_content(header: ShardHeader) -> None:
-    """``UserError`` unless the shard's bytes match its checksum."""
-    if (found := checksum(header.path)) != header.sha256:
+def check_content(header: ShardHeader, path: str | Path) -> None:
+    """``UserError`` unless the bytes of the shard's file, now at ``path``, match its checksum."""
+    if (found := checksum(path)) != header.sha256:
         raise UserError(
             f"{header.path}: checksum {found[:12]}, expected {header.sha256[:12]}: the file is damaged; "
             f"delete it and {INDEX} and run the command that wrote the store again"
         )
-    if header.content and (found := content_of(map_shard(header))) != header.content:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if header.content and (found := content_of(map_shard(header, descriptor))) != header.content:
         raise UserError(
             f"{header.path}: its frames do not match their recorded hash (found {found[:12]}, expected "
             f"{header.content[:12]}); delete it and {INDEX}, then run the command that wrote the store again"

@@ -23,10 +23,10 @@ from asr_kd.errors import UserError, counted
 from asr_kd.files import atomic_write, open_regular, read_lines
 from asr_kd.frames.description import StoreContent, TensorSpec
 from asr_kd.frames.kaldi_objects import Malformed, OfOtherKind, read_array, read_id, write_array
-from asr_kd.frames.remote import local_folder
 from asr_kd.frames.store import FrameStore
 from asr_kd.frames.writer import DEFAULT_OPTIONS, WriteOptions, write_store
 from asr_kd.limits import EXPANSION_OF_LABELS
+from asr_kd.storage import cache_folder, is_url
 
 TENSORS = {"features": "fbank", "states": "state", "targets": "log_prob"}  # what an imported tensor is called
 
@@ -95,7 +95,7 @@ def unpacked(source: str | Path, out: str | Path) -> Iterator[str]:
         return
     if form == "scp":
         raise UserError(f"{source}: a compressed .scp; decompress it first (gunzip)")
-    folder = local_folder(out).absolute().parent
+    folder = cache_folder() if is_url(out) else Path(out).absolute().parent
     folder.mkdir(parents=True, exist_ok=True)
     nameless = Path("/proc/self/fd").is_dir()
     with tempfile.TemporaryFile(dir=folder) if nameless else tempfile.NamedTemporaryFile(dir=folder) as plain:

@@ -8,10 +8,11 @@ safetensors library, whose order of metadata entries changes from run to run.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _AFTER_HASH = '","asr_kd":'
 _METADATA_AT = len(_OPENING) + 64 + len(_AFTER_HASH)
 _MEMBERS = {"number": int, "utterances": list, "offsets": list, "skipped": dict, "content": str}  # beside "store"
 _DECODER = json.JSONDecoder()
-_USUAL_HEADER = 1 << 14  # bytes read at once; more only for a shard of many utterances
+USUAL_HEADER = 1 << 14  # bytes read at once; more only for a shard of many utterances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class ShardHeader:
     in schema 1; the tensors begin at byte ``data``.
     """
 
-    path: Path
+    path: str | Path
     description: Description
     number: int
     utterances: tuple[str, ...]
@@ -78,8 +79,24 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
+def shard_number(name: str) -> int | None:
+    """The inverse of ``shard_name``; None for any other file name."""
+    digits = name.removeprefix("shard-").removesuffix(".safetensors")
+    number = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 16 else 0
+    return number if name == shard_name(number) else None
+
+
 def write_shard(path: Path, description: Description, number: int, skipped: Mapping[str, str], shard: Shard) -> None:
     """Write ``shard`` atomically, without a copy of its tensors."""
+    _, parts = shard_parts(path, description, number, skipped, shard)
+    with atomic_write(path, "wb") as stream:
+        stream.writelines(parts)
+
+
+def shard_parts(
+    path: str | Path, description: Description, number: int, skipped: Mapping[str, str], shard: Shard
+) -> tuple[int, Iterator[bytearray | memoryview]]:
+    """The size of the file of ``shard``, and its bytes, one part after the other; its tensors are not copied."""
     about = {
         "store": description.to_json(),
         "number": number,
@@ -100,10 +117,8 @@ def write_shard(path: Path, description: Description, number: int, skipped: Mapp
     for array in arrays:
         digest.update(_bytes_of(array))
     head[_HASH_AT : _HASH_AT + 64] = digest.hexdigest().encode()
-    with atomic_write(path, "wb") as stream:
-        stream.write(head)
-        for array in arrays:
-            stream.write(_bytes_of(array))
+    size = len(head) + sum(array.nbytes for array in arrays)
+    return size, itertools.chain([head], map(_bytes_of, arrays))
 
 
 def read_header(path: Path, known: Description | None = None) -> ShardHeader:
@@ -119,12 +134,23 @@ def read_header(path: Path, known: Description | None = None) -> ShardHeader:
         raise UserError(f"{path}: this shard is missing; run the command that wrote the store again") from None
     try:
         size = found.st_size
-        text = os.read(descriptor, _USUAL_HEADER)
-        length = int.from_bytes(text[:8], "little")
-        missing = min(8 + length, size, STORE_JSON_BYTES) - len(text)
-        text = text[8 : 8 + length] + (_read_all(descriptor, missing) if missing > 0 else b"")
+        head = os.read(descriptor, USUAL_HEADER)
+        missing = min(header_bytes(head), size) - len(head)
+        head += _read_all(descriptor, missing) if missing > 0 else b""
     finally:
         os.close(descriptor)
+    return parse_header(path, head, size, known)
+
+
+def header_bytes(head: bytes) -> int:
+    """How many bytes of a shard's file are its header, as the first 8 say; at most what any shard has."""
+    return min(8 + int.from_bytes(head[:8], "little"), STORE_JSON_BYTES)
+
+
+def parse_header(path: str | Path, head: bytes, size: int, known: Description | None = None) -> ShardHeader:
+    """The metadata in the first bytes of a shard's file of ``size`` bytes; ``UserError`` as ``read_header``."""
+    length = int.from_bytes(head[:8], "little")
+    text = head[8 : 8 + length]
     if len(text) < length or not text.startswith(_OPENING):
         raise UserError(f"{path}: not a shard of a frame store, or cut to {size:,} bytes; delete it and run again")
     try:
@@ -133,7 +159,7 @@ def read_header(path: Path, known: Description | None = None) -> ShardHeader:
         raise UserError(f"{path}: its header is damaged ({error}); delete it and run again") from None
 
 
-def _checked_header(path: Path, text: bytes, size: int, known: Description | None) -> ShardHeader:
+def _checked_header(path: str | Path, text: bytes, size: int, known: Description | None) -> ShardHeader:
     """The header ``text`` of a file of ``size`` bytes; ``Damaged`` unless it is as ``write_shard`` writes it."""
     sha256, metadata, rest = _parts(text)
     if known is not None and metadata.startswith(known.opening):  # nearly always: it is not parsed again
@@ -181,7 +207,7 @@ def _read_all(descriptor: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def check_schema(path: Path, values: Any) -> None:
+def check_schema(path: str | Path, values: Any) -> None:
     """``UserError`` for a store of a newer layout, before anything else in it is found unknown."""
     if isinstance(values, dict) and type(values.get("schema")) is int and values["schema"] not in SCHEMAS:
         known = " and ".join(map(str, SCHEMAS))
@@ -213,7 +239,7 @@ def _checked_offsets(offsets: list[Any], utterances: int) -> np.ndarray:
     return rows
 
 
-def checksum(path: Path) -> str:
+def checksum(path: str | Path) -> str:
     """SHA-256 of a shard's file with the recorded checksum as zeros: equal to ``ShardHeader.sha256`` if intact."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -223,6 +249,13 @@ def checksum(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def recorded_checksum(path: str | Path) -> str:
+    """The checksum that a shard's file has in its header; empty if it is none."""
+    with open(path, "rb") as stream:
+        head = stream.read(_HASH_AT + 64)
+    return head[_HASH_AT:].decode("ascii", "replace") if head[8:_HASH_AT] == _OPENING else ""
 
 
 def content_of(shard: Shard) -> str:
@@ -251,27 +284,33 @@ def sum_of_content(parts: Iterable[int]) -> str:
     return format(sum(parts) % (1 << 256), "064x")
 
 
-def map_shard(header: ShardHeader) -> Shard:
-    """The shard's frames as read-only views of the mapped file, which holds no file descriptor.
+_GONE = "the shard was deleted, cut or replaced after this process opened the store; run the command again"
+
+
+def open_shard(header: ShardHeader) -> int:
+    """A descriptor of the file that the header was read from; ``UserError`` if it is gone."""
+    try:
+        return os.open(header.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise UserError(f"{header.path}: no such file; {_GONE}") from None
+
+
+def map_shard(header: ShardHeader, descriptor: int) -> Shard:
+    """The shard's frames as read-only views of the open file, mapped; the descriptor is closed.
 
     Raises ``UserError`` if the file is no longer the one whose header was read.
     """
-    gone = "the shard was deleted, cut or replaced after this process opened the store; run the command again"
-    try:
-        descriptor = os.open(header.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise UserError(f"{header.path}: no such file; {gone}") from None
     try:
         size = os.fstat(descriptor).st_size
         if size != header.bytes:  # a view beyond the end of the file would end the process with SIGBUS
-            raise UserError(f"{header.path}: {size:,} bytes, {header.bytes:,} when it was opened: {gone}")
+            raise UserError(f"{header.path}: {size:,} bytes, {header.bytes:,} when it was opened: {_GONE}")
         content = map_file(descriptor, size)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(header.path)) from error
     finally:
         os.close(descriptor)
     if bytes(content[_HASH_AT : _HASH_AT + 64]) != header.sha256.encode():
-        raise UserError(f"{header.path}: it has another checksum than when it was opened: {gone}")
+        raise UserError(f"{header.path}: it has another checksum than when it was opened: {_GONE}")
     tensors = {}
     frames = header.frames
     for name, start, end in header.description.spans:

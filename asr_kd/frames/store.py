@@ -13,12 +13,13 @@ import numpy as np
 from asr_kd.config import shown
 from asr_kd.errors import UserError, counted
 from asr_kd.frames.description import TensorSpec
-from asr_kd.frames.index import Index, check_content, check_order, check_place, entry_of, read_index
-from asr_kd.frames.remote import download, is_url
-from asr_kd.frames.shard import Shard, ShardHeader, map_shard, read_header, sum_of_content
+from asr_kd.frames.folders import folder_at
+from asr_kd.frames.index import Index, check_order, check_place, entry_of
+from asr_kd.frames.shard import Shard, map_shard, sum_of_content
 from asr_kd.limits import STATES
 
 RUN_FRAMES = 10_000  # of utterances read together: enough to save time, and cheap to copy
+_AHEAD = 64  # shards that may be fetched before they are read; the cache's size limits them further
 _MAPPED = 2  # shards that stay mapped: their pages count as memory of the process, and mapping one again is cheap
 
 
@@ -27,12 +28,13 @@ class FrameStore:
 
     Opening reads the index and the shards' headers, and raises ``UserError`` for a store that is incomplete, or has a
     shard that is missing, cut, swapped or of another store. ``verify`` reads every byte. A store can be pickled: the
-    other process opens it again. A URL (``s3://...``) is downloaded first (``frames.remote``).
+    other process opens it again. Shards of a store at a URL (``s3://...``) are fetched one by one (``frames.cache``).
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = download(path) if is_url(path) else Path(path)
-        index = read_index(self.path)
+        self.folder = folder_at(path)
+        self.path = self.folder.path
+        index = self.folder.read_index()
         description = index.description
         self.description = description
         self.kind: str = description.kind
@@ -43,21 +45,19 @@ class FrameStore:
         self.skipped: dict[str, str] = {**description.left_out, **index.skipped}
         #: Depends on utterances and frames only, not on shards or versions; in schema 1 on the bytes of the shards.
         self.content_hash = _content_hash(index)
-        self.headers: list[ShardHeader] = []
-        for number, entry in enumerate(index.shards):
-            header = read_header(self.path / entry.file, description)
+        self.headers = self.folder.opened(index)
+        for number, (header, entry) in enumerate(zip(self.headers, index.shards, strict=True)):
             check_place(header, number, description)
             if entry_of(header) != entry:
                 raise UserError(
                     f"{header.path}: not the shard that the index lists; run asr-kd frames verify for details"
                 )
-            self.headers.append(header)
         check_order(self.headers)
         #: Every utterance, sorted.
         self.utterances: tuple[str, ...] = tuple(itertools.chain(*(header.utterances for header in self.headers)))
         self._ranks = dict(zip(self.utterances, range(len(self.utterances)), strict=True))
         self._firsts = list(itertools.accumulate((len(header.utterances) for header in self.headers), initial=0))
-        self._map = functools.lru_cache(_MAPPED)(lambda number: map_shard(self.headers[number]))
+        self._map = functools.lru_cache(_MAPPED)(self._mapped)
 
     @property
     def num_states(self) -> int | None:
@@ -88,7 +88,11 @@ class FrameStore:
                 " features of its training"
             )
 
-    def __reduce__(self) -> tuple[type["FrameStore"], tuple[Path]]:
+    def _mapped(self, number: int) -> Shard:
+        header = self.headers[number]
+        return map_shard(header, self.folder.open(header))
+
+    def __reduce__(self) -> tuple[type["FrameStore"], tuple[str | Path]]:
         return FrameStore, (self.path,)
 
     def __len__(self) -> int:
@@ -139,12 +143,20 @@ class FrameStore:
 
     def shards(self) -> Iterator[Shard]:
         """Every shard in order, mapped one after the other; to stream, keep none."""
-        return (map_shard(header) for header in self.headers)
+        for number in range(len(self.headers)):
+            self.folder.ahead(self.headers[number + 1 : number + 1 + _AHEAD])
+            yield self._mapped(number)
+
+    def ahead(self, utterances: Sequence[str]) -> None:
+        """These utterances are read next: begin to fetch their shards, if the store is at a URL."""
+        if self.folder.remote:
+            numbers = dict.fromkeys(self.place(utterance)[0] for utterance in utterances)
+            self.folder.ahead([self.headers[number] for number in itertools.islice(numbers, _AHEAD)])
 
     def verify(self) -> Iterator[int]:
         """Check every shard's checksum, yielding each one's bytes; ``UserError`` names a damaged shard."""
         for header in self.headers:
-            check_content(header)
+            self.folder.verify(header)
             yield header.bytes
 
 
@@ -167,6 +179,11 @@ class JoinedStore:
         """The frames of ``utterances`` in their order, with the tensors of all stores; those of utterances that are
         neighbours in a shard of each store together, up to ``RUN_FRAMES``: read-only views."""
         return _runs(self.stores, utterances)
+
+    def ahead(self, utterances: Sequence[str]) -> None:
+        """As ``FrameStore.ahead``."""
+        for store in self.stores:
+            store.ahead(utterances)
 
 
 def open_joined(stores: Sequence[FrameStore | str | Path], utterances: Sequence[str] | None = None) -> JoinedStore:
@@ -212,6 +229,7 @@ def _missing(missing: Sequence[str], store: FrameStore, other: FrameStore | None
 
 def _runs(stores: Sequence[FrameStore], utterances: Sequence[str]) -> Iterator[Shard]:
     places = [[store.place(utterance) for utterance in utterances] for store in stores]
+    ahead = [_Ahead(store, there) for store, there in zip(stores, places, strict=True) if store.folder.remote]
     counts = stores[0].frame_counts
     begin, frames = 0, 0
     for end in range(1, len(utterances) + 1):
@@ -219,6 +237,8 @@ def _runs(stores: Sequence[FrameStore], utterances: Sequence[str]) -> Iterator[S
         more = end < len(utterances) and frames + counts[utterances[end]] <= RUN_FRAMES
         if more and all(there[end] == _after(there[end - 1]) for there in places):
             continue
+        for each in ahead:
+            each.reading(begin)
         tensors: dict[str, np.ndarray] = {}
         for store, there in zip(stores, places, strict=True):
             number, first = there[begin]
@@ -231,3 +251,20 @@ def _runs(stores: Sequence[FrameStore], utterances: Sequence[str]) -> Iterator[S
 
 def _after(place: tuple[int, int]) -> tuple[int, int]:
     return place[0], place[1] + 1
+
+
+class _Ahead:
+    """Asks for the next shards of a store at a URL, whenever the reader of ``places`` comes to another shard."""
+
+    def __init__(self, store: FrameStore, places: Sequence[tuple[int, int]]) -> None:
+        self._store, self._begins = store, [0] if places else []
+        self._begins += [i for i in range(1, len(places)) if places[i][0] != places[i - 1][0]]
+        self._headers = [store.headers[places[begin][0]] for begin in self._begins]
+        self._next = 0
+
+    def reading(self, place: int) -> None:
+        """Utterance number ``place`` is read now."""
+        if self._next < len(self._begins) and place >= self._begins[self._next]:
+            self._next = bisect.bisect_right(self._begins, place)
+            if coming := self._headers[self._next : self._next + _AHEAD]:
+                self._store.folder.ahead(coming)

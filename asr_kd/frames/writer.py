@@ -1,8 +1,8 @@
 """Writing frame stores: every shard an idempotent task, the index last."""
 
+import contextlib
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,14 +11,14 @@ import numpy as np
 
 from asr_kd.errors import UserError, counted
 from asr_kd.frames.description import Description, StoreContent, TensorSpec
-from asr_kd.frames.index import INDEX, publish_index, read_index
-from asr_kd.frames.lock import writing
+from asr_kd.frames.folder import StoreFolder
+from asr_kd.frames.folders import folder_at
 from asr_kd.frames.plan import SHARD_FRAMES, PlannedShard, plan_shards
-from asr_kd.frames.remote import is_url, local_folder, upload
-from asr_kd.frames.shard import Shard, checksum, read_header, shard_name, write_shard
+from asr_kd.frames.shard import Shard
 from asr_kd.frames.store import FrameStore
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import Progress
+from asr_kd.storage import UnavailableError
 
 Arrays = Mapping[str, np.ndarray]
 Computed = TypeVar("Computed", bound=Arrays)
@@ -69,13 +69,13 @@ def write_store(
     Raises ``UserError`` for a store of other content at ``path`` (unless ``options.force``), too little disk space, and
     an utterance that is bad, missing or has another number of frames (unless ``options.skip_bad``).
     """
-    folder = local_folder(path)
+    folder = folder_at(path)
     plan = plan_shards(frame_counts, options.shard_frames)
     description = Description.of(content, plan)
     store = None if options.force else _complete_store(folder, description)
     if store is None:
         _check_space(folder, description, plan, options.force)
-        with writing(folder, description.identity, lambda: _clear(folder, options.force), options.force):
+        with folder.writing(description.identity, options.force):
             _check_no_other_store(folder, description)
             try:
                 if prepare is not None:
@@ -87,21 +87,20 @@ def write_store(
                 if store is None:
                     raise
     _check_skipped(store, options.skip_bad)
-    if is_url(path):
-        upload(path)
     return store
 
 
 def _write_shards(writer: "_ShardWriter", plan: Sequence[PlannedShard], options: WriteOptions) -> FrameStore:
     """Write the shards of one part, and complete the store if those of all parts are there."""
     folder, mine = writer.folder, plan[options.part[0] :: options.part[1]]
-    with Progress(sum(shard.frames for shard in mine), f"writing {folder}", "frames") as bar:
+    with Progress(sum(shard.frames for shard in mine), f"writing {folder.path}", "frames") as bar:
         for frames in parallel_map(_write, mine, options.jobs, _start, (writer,)):
             bar.advance(frames)
-    if missing := [shard for shard in plan if not (folder / shard_name(shard.number)).exists()]:
-        raise Unfinished(f"{folder}: {len(plan) - len(missing):,} of {len(plan):,} shards are there")
-    publish_index(folder)
-    return FrameStore(folder)
+    present = folder.present()
+    if missing := [shard for shard in plan if shard.number not in present]:
+        raise Unfinished(f"{folder.path}: {len(plan) - len(missing):,} of {len(plan):,} shards are there")
+    folder.publish()
+    return FrameStore(folder.path)
 
 
 def one_by_one(
@@ -146,25 +145,13 @@ def write_arrays(
 
 
 def find_store(path: str | Path, kind: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> FrameStore | None:
-    """The store at ``path`` if it is complete, of this ``kind`` and ``config``, and made from ``inputs``.
-
-    None for a URL: only writing can check that it is complete.
-    """
-    if is_url(path):
-        return None
+    """The store at ``path`` if it is complete, of this ``kind`` and ``config``, and made from ``inputs``."""
     try:
         store = FrameStore(path)
     except UserError:  # none, or one that is damaged or not finished
         return None
     made_from = {name: store.inputs.get(name) for name in inputs}
     return store if (store.kind, store.config, made_from) == (kind, dict(config), dict(inputs)) else None
-
-
-def delete_store(folder: Path) -> None:
-    """Delete a store's index and shards, and no other file; the index first, so that no broken store is seen."""
-    (folder / INDEX).unlink(missing_ok=True)
-    for shard in folder.glob("shard-*.safetensors"):
-        shard.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,17 +164,16 @@ class _Lookup:
 
 @dataclasses.dataclass(frozen=True)
 class _ShardWriter:
-    folder: Path
+    folder: StoreFolder
     description: Description
     compute: ComputeShard
     skip_bad: bool
 
     def write(self, planned: PlannedShard) -> int:
         """Write one shard unless it is there already; returns its planned frames."""
-        path = self.folder / shard_name(planned.number)
-        if not _is_finished(path, self.description, planned.number):
+        if not self.folder.is_finished(planned.number, self.description):
             shard, skipped = self._fill(planned)
-            write_shard(path, self.description, planned.number, skipped, shard)
+            self.folder.write(planned.number, self.description, skipped, shard)
         return planned.frames
 
     def _fill(self, planned: PlannedShard) -> tuple[Shard, dict[str, str]]:
@@ -216,7 +202,7 @@ class _ShardWriter:
 
     def _refuse(self, utterance: str, bad: Mapping[str, str]) -> None:
         if not self.skip_bad:
-            raise UserError(f"{self.folder}: utterance {utterance}: {bad[utterance]} (--skip-bad leaves it out)")
+            raise UserError(f"{self.folder.path}: utterance {utterance}: {bad[utterance]} (--skip-bad leaves it out)")
 
 
 _writer: _ShardWriter
@@ -229,16 +215,6 @@ def _start(writer: _ShardWriter) -> None:
 
 def _write(planned: PlannedShard) -> int:
     return _writer.write(planned)
-
-
-def _is_finished(path: Path, description: Description, number: int) -> bool:
-    if not path.exists():
-        return False
-    try:
-        header = read_header(path)
-    except UserError:  # cut or damaged: it is rewritten
-        return False
-    return header.description == description and header.number == number and checksum(path) == header.sha256
 
 
 def _checked(arrays: Arrays, name: str, spec: TensorSpec, frames: int) -> np.ndarray:
@@ -281,50 +257,45 @@ def _without(shard: Shard, bad: Mapping[str, str]) -> Shard:
     )
 
 
-def _complete_store(folder: Path, wanted: Description) -> FrameStore | None:
+def _complete_store(folder: StoreFolder, wanted: Description) -> FrameStore | None:
     """The store at ``folder`` if it is complete and matches ``wanted``; otherwise ``None``."""
     try:
-        if read_index(folder).description.differences(wanted):
+        if folder.read_index().description.differences(wanted):
             return None
-        return FrameStore(folder)
+        return FrameStore(folder.path)
+    except UnavailableError:
+        raise
     except UserError:  # no index, or a shard is missing or cut
         return None
 
 
-def _check_no_other_store(folder: Path, wanted: Description) -> None:
-    for path in (folder / INDEX, *sorted(folder.glob("shard-*.safetensors"))):
-        try:
-            found = read_index(folder) if path.name == INDEX else read_header(path)
-        except UserError:  # missing or damaged: it will be rewritten
-            continue
-        if differences := found.description.differences(wanted):
+def _check_no_other_store(folder: StoreFolder, wanted: Description) -> None:
+    found = []
+    with contextlib.suppress(UserError):  # missing or damaged: it will be rewritten
+        found.append(folder.read_index().description)
+    for number in sorted(folder.present()):
+        with contextlib.suppress(UserError):
+            found += [header.description for header in folder.headers([number], wanted)]
+    for description in found:
+        if differences := description.differences(wanted):
             raise UserError(
-                f"{folder}: holds another store ({'; '.join(differences[:3])}); "
+                f"{folder.path}: holds another store ({'; '.join(differences[:3])}); "
                 "choose another folder, or --force to replace it"
             )
 
 
-def _check_space(folder: Path, description: Description, plan: Sequence[PlannedShard], force: bool) -> None:
-    missing = [shard for shard in plan if force or not (folder / shard_name(shard.number)).exists()]
+def _check_space(folder: StoreFolder, description: Description, plan: Sequence[PlannedShard], force: bool) -> None:
+    if (free := folder.free(force)) is None:
+        return
+    present = set() if force else folder.present()
+    missing = [shard for shard in plan if shard.number not in present]
     names = sum(len(utterance) + 16 for shard in missing for utterance in shard.utterances)
     needed = description.bytes_per_frame * sum(shard.frames for shard in missing) + names + 4096 * len(missing)
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if force:
-        free += sum(shard.stat().st_size for shard in folder.glob("shard-*.safetensors"))
     if needed > free:
         raise UserError(
-            f"{folder}: the store needs {needed:,} more bytes ({description.bytes_per_frame:,} a frame), "
+            f"{folder.path}: the store needs {needed:,} more bytes ({description.bytes_per_frame:,} a frame), "
             f"and the disk has {free:,} free; free some space or choose another disk"
         )
-
-
-def _clear(folder: Path, force: bool) -> None:
-    """Delete partial files of killed writers and, with ``force``, the store; no other process writes it."""
-    for partial in folder.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
-    if force:
-        delete_store(folder)
 
 
 def _check_skipped(store: FrameStore, skip_bad: bool) -> None:

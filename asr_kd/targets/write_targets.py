@@ -1,7 +1,6 @@
 """Teachers and features -> a store of soft targets."""
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from asr_kd.config import to_dict
 from asr_kd.errors import UserError
 from asr_kd.frames import DEFAULT_OPTIONS, FrameStore, StoreContent, WriteOptions, one_by_one, write_store
-from asr_kd.frames.remote import local_folder
+from asr_kd.frames.folders import folder_at
 from asr_kd.nets import Ensemble, model_hash, num_parameters, settle_precision
 from asr_kd.targets.config import TargetConfig
 from asr_kd.targets.encode import draws_of, encode
@@ -29,7 +28,7 @@ class Estimate:
     """What writing the targets will cost.
 
     ``accuracy``: the teacher's frame accuracy on ``judged`` frames of the transfer set, None without labels. ``frames``
-    to write, ``bytes_per_frame``, ``free`` bytes on the disk, ``seconds`` with the given number of jobs.
+    to write, ``bytes_per_frame``, ``free`` bytes on the disk (None at a URL), ``seconds`` with the given jobs.
     """
 
     networks: int
@@ -38,7 +37,7 @@ class Estimate:
     judged: int
     frames: int
     bytes_per_frame: int
-    free: int
+    free: int | None
     seconds: float
 
 
@@ -98,8 +97,6 @@ def estimate(
             right += int((log_prob.argmax(1).cpu().numpy() == labels).sum())
             judged += int((labels >= 0).sum())
     seconds = (time.monotonic() - begun) * frames / max(seen, 1) / jobs
-    folder = local_folder(out)
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return Estimate(
         networks=len(teacher.model.members) if isinstance(teacher.model, Ensemble) else 1,
         parameters=num_parameters(teacher.model),
@@ -107,7 +104,7 @@ def estimate(
         judged=judged,
         frames=frames,
         bytes_per_frame=bytes_per_frame,
-        free=shutil.disk_usage(existing).free,
+        free=folder_at(out).free(force=False),
         seconds=seconds,
     )
 

@@ -24,8 +24,8 @@ from asr_kd.features.normalise import normalise, speaker_means
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, write_arrays
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def files_of(folder: str | Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 @pytest.mark.parametrize("kind", ["fbank", "mfcc"])
@@ -47,8 +47,8 @@ def test_store_holds_each_utterances_normalised_features(
     if mode == "online":
         audible = [features for utterance, features in raw.items() if utterance != "utt06"]  # that one is silent
         np.testing.assert_allclose(config.global_mean, np.concatenate(audible).mean(axis=0), rtol=1e-4)
-    assert sorted(path.name for path in store.path.iterdir())[0] == "index.json"
-    assert not (store.path / "raw").exists()
+    assert sorted(path.name for path in Path(store.path).iterdir())[0] == "index.json"
+    assert not (Path(store.path) / "raw").exists()
 
 
 def test_bytes_do_not_depend_on_jobs_nor_on_where_the_audio_lies(datadir: DataDir, tmp_path: Path) -> None:

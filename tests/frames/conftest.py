@@ -26,9 +26,9 @@ def make_states(features: Arrays) -> Arrays:
     return {u: {"state": rng.integers(0, 65536, len(a["fbank"]))} for u, a in features.items()}
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def files_of(folder: str | Path) -> dict[str, bytes]:
     """Name and content of every file that a reader sees."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if not path.name.startswith(".")}
 
 
 @pytest.fixture

@@ -21,11 +21,11 @@ def test_info_says_what_a_store_holds(store: FrameStore, capsys: pytest.CaptureF
 
 def test_verify_passes_fails_and_rebuilds(store: FrameStore, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["frames", "verify", str(store.path)]) == 0
-    (store.path / "index.json").unlink()
+    (Path(store.path) / "index.json").unlink()
     assert main(["frames", "verify", str(store.path)]) == 1
     assert "--rebuild" in capsys.readouterr().err
     assert main(["frames", "verify", "--rebuild", str(store.path)]) == 0
-    path = store.headers[0].path
+    path = Path(store.headers[0].path)
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     assert main(["frames", "verify", str(store.path)]) == 1
     assert "shard-00000.safetensors: checksum" in capsys.readouterr().err

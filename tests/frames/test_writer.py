@@ -149,7 +149,7 @@ def test_what_a_killed_writer_left_half_written_is_deleted_by_the_next(
     (tmp_path / "s" / "index.json").unlink()
     store = write(tmp_path / "s", Count(tmp_path / "log"))
     assert files_of(store.path) == reference
-    assert not list(store.path.glob(".*"))
+    assert not list(Path(store.path).glob(".*"))
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -210,7 +210,7 @@ def test_another_configuration_is_refused_by_name_and_force_replaces_it(tmp_path
     store = write_arrays(
         tmp_path / "s", StoreContent("features", FEATURES, {"mel": {"bins": 80}}), arrays, WriteOptions(force=True)
     )
-    assert [path.name for path in sorted(store.path.iterdir())] == ["index.json", "shard-00000.safetensors"]
+    assert [path.name for path in sorted(Path(store.path).iterdir())] == ["index.json", "shard-00000.safetensors"]
     assert store.config == {"mel": {"bins": 80}}
 
 

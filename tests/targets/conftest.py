@@ -27,9 +27,9 @@ def network(folder: Path, seed: int = 0, **changes: Any) -> Path:
     return folder
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def files_of(folder: str | Path) -> dict[str, bytes]:
     """Name and content of every file that a reader sees."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if not path.name.startswith(".")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,7 +86,7 @@ def test_order_file_form_and_jobs_change_nothing_but_other_numbers_do(
 def test_a_killed_import_goes_on_to_the_same_bytes(
     scene: Scene, said: Matrices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from asr_kd.frames import writer as write_module
+    from asr_kd.frames.local_folder import LocalFolder
 
     ark, _ = write_archive(tmp_path / "a", said)
 
@@ -95,7 +95,7 @@ def test_a_killed_import_goes_on_to_the_same_bytes(
         return import_targets(outputs, tmp_path / name, TOPK, WriteOptions(shard_frames=30))
 
     with monkeypatch.context() as patch:
-        patch.setattr(write_module, "write_shard", killed_at(write_module.write_shard, 3))
+        patch.setattr(LocalFolder, "write", killed_at(LocalFolder.write, 3))
         with pytest.raises(Killed):
             take("t")
     assert len(files_of(tmp_path / "t")) == 2

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, Unfinished, WriteOptions
 from asr_kd.frames import shard as shard_module
-from asr_kd.frames import writer as write_module
+from asr_kd.frames.local_folder import LocalFolder
 from asr_kd.nets import StateModel, log_posteriors, log_prob_by_chunk, model_hash, open_model, settle_precision
 from asr_kd.targets import TargetConfig, TargetStore, Teacher, estimate, write_targets
 from asr_kd.targets import teacher as teacher_module
@@ -217,19 +217,19 @@ def test_more_states_than_the_teacher_has_are_refused(scene: Scene, tmp_path: Pa
         write(scene, tmp_path / "t", dataclasses.replace(CONFIGS[form], k=STATES + 1))
 
 
-@pytest.mark.parametrize(("name", "calls"), [("write_shard", (1, 3)), ("publish_index", (1,))])
+@pytest.mark.parametrize(("name", "calls"), [("write", (1, 3)), ("publish", (1,))])
 def test_the_end_of_the_process_between_any_two_shards_loses_no_shard(
     scene: Scene, tmp_path: Path, reference: dict[str, bytes], name: str, calls: tuple[int, ...]
 ) -> None:
     for call in calls:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(write_module, name, killed_at(getattr(write_module, name), call))
+            patch.setattr(LocalFolder, name, killed_at(getattr(LocalFolder, name), call))
             with pytest.raises(Killed):
                 write(scene, tmp_path / "t")
         assert not (tmp_path / "t" / "index.json").exists()
     kept = files_of(tmp_path / "t")
     assert all(reference[file] == content for file, content in kept.items())
-    assert len(kept) == (sum(calls) - len(calls) if name == "write_shard" else len(reference) - 1)
+    assert len(kept) == (sum(calls) - len(calls) if name == "write" else len(reference) - 1)
     assert files_of(write(scene, tmp_path / "t").path) == reference
 
 
