@@ -109,3 +109,15 @@ assert main(["train", "--evaluate", "dnn", *stores, "--device", "cpu", "--thread
     assert done.returncode == 0, done.stderr
     assert "all checksums match" in done.stdout
     assert "frame accuracy" in done.stdout.splitlines()[-1]
+
+
+def test_commands_on_frame_stores_start_without_torch(tmp_path: Path) -> None:
+    write_features(tmp_path / "feats", speech([40] * 2, 0)[0])
+    program = """
+import sys
+from asr_kd.cli import main
+assert main(["frames", "copy", "feats", "copy"]) == 0
+assert main(["frames", "verify", "copy"]) == 0
+sys.exit("torch" in sys.modules)  # whose import takes two seconds
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False).returncode == 0

@@ -100,7 +100,7 @@ def _copy(options: argparse.Namespace) -> None:
     from asr_kd.frames import FrameStore, WriteOptions
     from asr_kd.frames.copy import copy_store
     from asr_kd.frames.plan import SHARD_FRAMES
-    from asr_kd.train.frame_data import read_utterance_list
+    from asr_kd.frames.utterance_list import read_utterance_list
 
     names = read_utterance_list(options.utterances) if options.utterances else None
     frames = SHARD_FRAMES if options.shard_frames is None else options.shard_frames

@@ -154,9 +154,10 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     from asr_kd.cli import whole_numbers
     from asr_kd.frames import FrameStore
+    from asr_kd.frames.utterance_list import read_utterance_list
     from asr_kd.nets import load_model, open_model, save_model
     from asr_kd.nets.folder import check_no_ensemble
-    from asr_kd.train import TrainingData, read_utterance_list
+    from asr_kd.train import TrainingData
     from asr_kd.train.calibrate import oracle_shift, shift_bias, teacher_shift
 
     classes = whole_numbers("--classes", options.classes)

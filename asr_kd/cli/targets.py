@@ -152,8 +152,8 @@ def _write(options: argparse.Namespace) -> None:
     import sys
 
     from asr_kd.frames import FrameStore, Unfinished, WriteOptions
+    from asr_kd.frames.utterance_list import read_utterance_list
     from asr_kd.targets import Teacher, estimate, write_targets
-    from asr_kd.train.frame_data import read_utterance_list
 
     teacher = Teacher(options.teacher, FrameStore(options.feats), device=_device(options.device))
     config = _config(options)
@@ -226,9 +226,9 @@ def _compare(options: argparse.Namespace) -> None:
 
     from asr_kd.cli import whole_numbers
     from asr_kd.frames import FrameStore
+    from asr_kd.frames.utterance_list import read_utterance_list
     from asr_kd.targets.form_comparison import compare_forms
     from asr_kd.targets.teacher import Teacher
-    from asr_kd.train.frame_data import read_utterance_list
 
     comparison = compare_forms(
         Teacher(options.teacher, FrameStore(options.feats), device=_device(options.device)),

@@ -244,8 +244,9 @@ def _train_members(options: argparse.Namespace, configs: "list[TrainConfig]") ->
 
 def _training_data(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     from asr_kd.frames import FrameStore
+    from asr_kd.frames.utterance_list import read_utterance_list
     from asr_kd.targets import TargetStore
-    from asr_kd.train import TrainingData, read_utterance_list
+    from asr_kd.train import TrainingData
 
     chosen = read_utterance_list(options.utterances) if options.utterances else None
     states = FrameStore(options.states) if options.states else None

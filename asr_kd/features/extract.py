@@ -7,7 +7,6 @@ more than twice as fast as torchaudio: a block of frames fits into the processor
 import functools
 
 import numpy as np
-import scipy.fft
 
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
@@ -34,6 +33,8 @@ def compute_features(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
 
 
 def _compute_block(samples: np.ndarray, config: FeatureConfig) -> np.ndarray:
+    import scipy.fft  # here, since commands on stored features need none of it
+
     windows = np.lib.stride_tricks.sliding_window_view(samples, config.window)[:: config.shift]  # [frames, window]
     windows = windows - windows.mean(axis=1, keepdims=True)
     padded = np.zeros((len(windows), _fft_size(config)), np.float32)

@@ -2,7 +2,7 @@
 
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.evaluate import Evaluation, evaluate, outputs, predict, probabilities
-from asr_kd.train.frame_data import TrainingData, read_utterance_list
+from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.loop import train
 from asr_kd.train.transfer_set import Sources
 
@@ -15,6 +15,5 @@ __all__ = [
     "outputs",
     "predict",
     "probabilities",
-    "read_utterance_list",
     "train",
 ]

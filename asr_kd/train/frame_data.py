@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from asr_kd.errors import UserError
-from asr_kd.files import fields_of, read_lines
 from asr_kd.frames import FrameStore, Shard, TensorSpec, open_joined
 from asr_kd.targets import TargetStore
 
@@ -219,13 +217,3 @@ def prior_of(state_counts: np.ndarray) -> np.ndarray:
     counts = state_counts.astype(np.float64) + 1
     prior: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
     return prior
-
-
-def read_utterance_list(path: str | Path) -> list[str]:
-    """The utterance ids in the first column of a file, or of the ``utt2spk`` of a data directory."""
-    path = Path(path)
-    path = path / "utt2spk" if path.is_dir() else path
-    utterances = [fields[0] for line in read_lines(path) if (fields := fields_of(line, 1))]
-    if not utterances:
-        raise UserError(f"{path}: lists no utterances; expected one id per line")
-    return utterances

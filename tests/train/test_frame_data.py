@@ -7,7 +7,7 @@ import pytest
 
 from asr_kd.errors import UserError
 from asr_kd.frames import Shard
-from asr_kd.train import TrainingData, read_utterance_list
+from asr_kd.train import TrainingData
 from tests.train.conftest import BINS, STATES, MakeData, speech, without_labels, write_features, write_states
 
 
@@ -30,19 +30,6 @@ def test_a_subset_has_the_named_utterances_only(make_data: MakeData, tmp_path: P
     assert subset.utterances == ["u0", "u2"]
     assert subset.total_frames == 50
     assert subset.statistics(STATES).state_counts.sum() == 50
-
-
-def test_a_list_is_the_first_column_of_a_file_or_of_a_data_directory(tmp_path: Path) -> None:
-    (tmp_path / "list").write_text("u2\nu0 some words\n\n")
-    (tmp_path / "utt2spk").write_text("u1 s\n")
-    assert read_utterance_list(tmp_path / "list") == ["u2", "u0"]
-    assert read_utterance_list(tmp_path) == ["u1"]
-
-
-def test_an_empty_list_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "list").write_text("\n")
-    with pytest.raises(UserError, match="lists no utterances"):
-        read_utterance_list(tmp_path / "list")
 
 
 def test_a_sample_is_about_as_long_as_asked_and_always_the_same(make_data: MakeData) -> None:
