@@ -8,7 +8,7 @@ from asr_kd.decode.model_folder import Model, load_model_folder
 from asr_kd.decode.recognise import Hypothesis, OutputOptions, Recogniser, Result
 from asr_kd.decode.search import SearchOptions
 from asr_kd.decode.sources import Source
-from asr_kd.parallel import Workers
+from asr_kd.parallel import workers
 from asr_kd.progress import Progress
 
 
@@ -47,8 +47,8 @@ class Session:
         """The number and results of each source as it completes."""
         if self.jobs > 1 and len(sources) > 1:
             arguments = (str(self.model.path), self.model.scorer.device, self.search, self.outputs)
-            with Workers(min(self.jobs, len(sources)), _start, arguments) as workers:
-                yield from workers.completed(_recognise, sources)
+            with workers(min(self.jobs, len(sources)), _start, arguments) as pool:
+                yield from pool.completed(_recognise, sources)
             return
         import torch
 

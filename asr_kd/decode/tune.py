@@ -15,7 +15,7 @@ from asr_kd.decode.sources import Source
 from asr_kd.decode.tune_search import Point, Setting, Tuning, choose
 from asr_kd.errors import UserError
 from asr_kd.files import write_text
-from asr_kd.parallel import Workers
+from asr_kd.parallel import workers
 from asr_kd.progress import Progress
 
 
@@ -36,12 +36,12 @@ def tune(
         )
     if not (words := sum(len(references[name]) for name in names)):
         raise UserError(f"the transcripts of all {len(names)} utterances are empty; tuning needs words to count")
-    workers = Workers(jobs, _start, (str(model.path), model.scorer.device, dict(references)))
-    with workers, Progress(None, "tuning", "passes over the development set") as bar:
+    pool = workers(jobs, _start, (str(model.path), model.scorer.device, dict(references)))
+    with pool, Progress(None, "tuning", "passes over the development set") as bar:
 
         def evaluate(search: SearchOptions, grid: list[Setting]) -> tuple[Point, ...]:
             errors = np.zeros(len(grid), np.int64)
-            parts = workers.map(_rescore, [(source, search, grid) for source in sources])
+            parts = pool.map(_rescore, [(source, search, grid) for source in sources])
             for source, part in zip(sources, parts, strict=True):
                 errors += part
                 bar.advance(len(source.names) / len(names))

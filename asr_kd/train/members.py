@@ -13,7 +13,7 @@ from asr_kd.errors import UserError, counted
 from asr_kd.limits import MEMBERS
 from asr_kd.nets import save_ensemble
 from asr_kd.nets.folder import WEIGHTS
-from asr_kd.parallel import in_processes
+from asr_kd.parallel import Needs, long_tasks, visible_gpus
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.evaluate import Evaluation, check_fits, evaluate
 from asr_kd.train.experiment import Experiment
@@ -59,7 +59,7 @@ class _Common:
 
     data: TrainingData
     dev: TrainingData
-    devices: tuple[torch.device, ...]
+    device: torch.device
     sources: Sources
 
 
@@ -111,7 +111,7 @@ def train_members(
     folders; that of a member, named by its seed, and ``KeyboardInterrupt``, after the others wrote checkpoints.
     """
     folder = Path(folder)
-    common = _Common(data, dev, tuple(machine.devices), sources)
+    common = _Common(data, dev, machine.devices[0], sources)
     members = {f"seed {config.seed}": _Member(config, folder / f"seed{config.seed}", common) for config in configs}
     _check_places(folder, configs)
     summaries = _finished(members)
@@ -125,7 +125,7 @@ def train_members(
             " threads each"
         )
         print(f"{folder}: {plan}", file=sys.stderr)
-    summaries |= in_processes(_train_member, missing, at_once, each)
+    summaries |= _train_missing(missing, machine.devices, at_once, each)
     ensemble = save_ensemble(folder, [member.folder for member in members.values()], mean)
     rows = (
         {"folder": str(member.folder), "seed": member.config.seed, **summaries[name]}
@@ -134,9 +134,23 @@ def train_members(
     return TrainedEnsemble(folder, mean, tuple(rows), evaluate(ensemble.to(machine.devices[0]), dev))
 
 
-def _train_member(member: _Member, slot: int) -> dict[str, Any]:
+def _train_missing(
+    missing: dict[str, _Member], devices: Sequence[torch.device], at_once: int, threads: int
+) -> dict[str, dict[str, Any]]:
+    """What ``train`` returns for each member, by name."""
+    gpus = [visible_gpus()[device.index or 0] for device in devices if device.type == "cuda"]
+    needs = Needs(threads, gpus=1 if gpus else 0)
+    with long_tasks(at_once * threads, gpus) as tasks:
+        waiting = {tasks.submit(name, _train_member, member, needs): name for name, member in missing.items()}
+        summaries: dict[str, dict[str, Any]] = {}
+        while ended := tasks.wait():
+            summaries |= {waiting[handle]: handle.result() for handle in ended}
+    return summaries
+
+
+def _train_member(member: _Member) -> dict[str, Any]:
     common = member.common
-    device = common.devices[slot % len(common.devices)]
+    device = torch.device(common.device.type)  # a process sees no GPU but its own
     return train(member.config, common.data, common.dev, member.folder, device, common.sources)
 
 
@@ -155,7 +169,7 @@ def _finished(members: dict[str, _Member]) -> dict[str, dict[str, Any]]:
     for name, member in members.items():
         common, key = member.common, dataclasses.replace(member.config, seed=0)
         if key not in plans:
-            task = TrainingTask.plan(member.config, common.data, common.sources, common.devices[0])
+            task = TrainingTask.plan(member.config, common.data, common.sources, common.device)
             plans[key] = task.config, task.hashes
         config = dataclasses.replace(plans[key][0], seed=member.config.seed)
         states[name] = config.net.states

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from asr_kd.config import load_config, save_config
 from asr_kd.errors import UserError
 from asr_kd.frames import StoreContent, TensorSpec, write_arrays
 from asr_kd.nets import EnsembleConfig, NetConfig, model_hash, open_model, save_ensemble
-from asr_kd.parallel import in_processes
 from asr_kd.progress import Progress, labelled
 from asr_kd.train import TrainConfig, TrainingData, evaluate, train
 from asr_kd.train.members import member_configs
@@ -359,44 +357,6 @@ def test_members_use_every_gpu(name: str, expected: list[str], monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [str(device) for device in verb._devices(name)] == expected
-
-
-def _slot_and_threads(task: tuple[Path, Path | None], slot: int) -> tuple[int, int, int]:
-    done, awaited = task
-    while awaited is not None and not awaited.exists():
-        time.sleep(0.01)
-    done.touch()
-    return slot, torch.get_num_threads(), int(os.environ["OMP_NUM_THREADS"])
-
-
-def test_tasks_at_the_same_time_have_different_slots_and_the_threads_asked_for(tmp_path: Path) -> None:
-    files = {name: tmp_path / name for name in ("long", "short", "next")}
-    tasks = {name: (file, files["next"] if name == "long" else None) for name, file in files.items()}
-    results = in_processes(_slot_and_threads, tasks, at_once=2, threads=3)
-    assert list(results) == ["long", "short", "next"]
-    assert results == {"long": (0, 3, 3), "short": (1, 3, 3), "next": (1, 3, 3)}
-
-
-def _fail(task: str, slot: int) -> None:
-    if task == "wait":
-        threading.Event().wait()
-    if task == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise KeyError(task)
-
-
-@pytest.mark.parametrize(
-    ("task", "kind", "message"),
-    [
-        ("killed", UserError, "b: its process was killed by signal 9, probably because memory ran out"),
-        ("x", KeyError, "x"),
-    ],
-)
-def test_the_end_of_one_task_is_raised_and_ends_the_others(task: str, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message) as raised:
-        in_processes(_fail, {"a": "wait", "b": task}, at_once=2)
-    if task == "x":
-        assert "raise KeyError(task)" in "".join(raised.value.__notes__)
 
 
 def test_lines_of_several_processes_are_whole_and_labelled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 
 from asr_kd.errors import UserError
-from asr_kd.parallel import Workers, in_processes, parallel_map
+from asr_kd.parallel import long_tasks, parallel_map, parallel_threads, share, workers
 
 _offset = 0
 
@@ -58,6 +58,12 @@ def test_a_process_has_one_thread() -> None:
     assert os.getpid() not in {process for _, process in results}
 
 
+def test_threads_share_the_memory_of_this_process() -> None:
+    values = share([1, 2, 3])
+    with parallel_threads(2) as pool:
+        assert list(pool.map(lambda index: values.value[index], range(3))) == [1, 2, 3]
+
+
 def test_a_task_that_fails_raises_here() -> None:
     with pytest.raises(UserError, match="utterance 3 is broken"):
         list(parallel_map(_fail_at_three, range(6), 2))
@@ -76,8 +82,8 @@ def _pause(task: int) -> int:
 def test_workers_killed_by_an_interrupt_leave_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     failed: list[object] = []
     monkeypatch.setattr(threading, "excepthook", failed.append)
-    with contextlib.suppress(KeyboardInterrupt), Workers(2) as workers:
-        results = workers.map(_pause, range(20))
+    with contextlib.suppress(KeyboardInterrupt), workers(2) as pool:
+        results = pool.map(_pause, range(20))
         assert next(results) == 0
         cast(Generator[int, None, None], results).close()  # as an interrupt does, which kills the workers too
         for process in multiprocessing.active_children():
@@ -88,7 +94,7 @@ def test_workers_killed_by_an_interrupt_leave_no_traceback(monkeypatch: pytest.M
     assert not failed
 
 
-def _note_and_sleep(folder: str, _: int = 0) -> None:
+def _note_and_sleep(folder: str) -> None:
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)
 
@@ -97,7 +103,10 @@ def _work(how: str, folder: str) -> None:
     if how == "pool":
         list(parallel_map(_note_and_sleep, [folder] * 2, 2))
     else:
-        in_processes(_note_and_sleep, {"a": folder, "b": folder}, 2)
+        with long_tasks(2) as tasks:
+            for name in "ab":
+                tasks.submit(name, _note_and_sleep, folder)
+            tasks.wait()
 
 
 def _alive(process: int) -> bool:
@@ -109,15 +118,15 @@ def _alive(process: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("moment", ["at work", "while they start"])
-@pytest.mark.parametrize("how", ["pool", "in_processes"])
+@pytest.mark.parametrize("how", ["pool", "long tasks"])
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path, how: str, moment: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import sys; from tests.test_parallel import _work\nif __name__ == '__main__': _work(*sys.argv[1:])"
+        "import sys; from tests.parallel.test_processes import _work\nif __name__ == '__main__': _work(*sys.argv[1:])"
     )
     folder = tmp_path / "processes"
     folder.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     parent = subprocess.Popen([sys.executable, str(program), how, str(folder)], env=environment)
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     started: set[int] = set()
