@@ -17,7 +17,8 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,22 @@ FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
 _AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".au", ".m4a")
 
-Table = dict[str, tuple[int, str]]  # key -> (line number, the rest of the line)
+
+class Table(dict[str, str]):
+    """Key -> the rest of its line. ``lines`` are the numbers of the lines, in the same order: an object for each would
+    take more memory than the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = array("I")
+
+    def numbered(self) -> Iterator[tuple[str, int, str]]:
+        """Key, line number and rest of each line."""
+        return ((key, line, rest) for (key, rest), line in zip(self.items(), self.lines, strict=True))
+
+    def places(self) -> dict[str, int]:
+        """The line number of each key."""
+        return dict(zip(self, self.lines, strict=True))
 
 
 class AudioSegment(NamedTuple):
@@ -161,33 +177,40 @@ def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Pro
     segments = None if table is None else _segments(path / "segments", table, wav, problems)
     utterances = wav if table is None else table
     source = "wav.scp" if table is None else "segments"
-    problems += _unsafe_ids(path / source, ((utt, line) for utt, (line, _) in utterances.items()))
+    problems += _unsafe_ids(path / source, utterances)
     utt2spk = _read_table(path / "utt2spk", problems)
+    names: dict[str, str] = {}
+    utt2spk.update({utt: names.setdefault(speaker, speaker) for utt, speaker in utt2spk.items()})  # one object each
     problems += _unmatched(path, utterances, source, utt2spk, "utt2spk")
     problems += [
         Problem(path / "utt2spk", line, f"{utt!r}: expected one speaker, found {shown(speaker)}", "several speakers")
-        for utt, (line, speaker) in utt2spk.items()
+        for utt, line, speaker in utt2spk.numbered()
         if len(fields_of(speaker)) > 1
     ]
-    text: Table = {}
+    text = Table()
     if (path / "text").exists():
         text = _read_table(path / "text", problems, values=False)
         problems += _unmatched(path, utterances, source, text, "text")
         problems += [
             Problem(path / "text", line, f"{utt!r}: the transcript is empty", "transcript empty", warning=True)
-            for utt, (line, words) in text.items()
+            for utt, line, words in text.numbered()
             if not words
         ]
+    transcripts = _transcripts(text)
+    del text
     if (path / "spk2utt").exists():
         problems += _spk2utt(path, _read_table(path / "spk2utt", problems), utt2spk)
-    datadir = DataDir(
-        path,
-        {recording: file for recording, (_, file) in wav.items()},
-        {utt: tuple(words.split()) for utt, (_, words) in text.items()},
-        {utt: speaker for utt, (_, speaker) in utt2spk.items()},
-        segments,
-    )
-    return datadir, problems
+    return DataDir(path, wav, transcripts, utt2spk, segments), problems
+
+
+def _transcripts(text: Table) -> dict[str, tuple[str, ...]]:
+    """The words of each utterance, every distinct word once in memory; empties ``text`` meanwhile."""
+    vocabulary: dict[str, str] = {}
+    transcripts: dict[str, tuple[str, ...]] = {}
+    for utt in list(text):
+        words = text.pop(utt).split()
+        transcripts[utt] = tuple(vocabulary.setdefault(word, word) for word in words)
+    return transcripts
 
 
 def _no_directory(path: Path) -> Problem:
@@ -202,12 +225,12 @@ def _no_directory(path: Path) -> Problem:
     return Problem(path / "wav.scp", 0, message, "missing")
 
 
-def _unsafe_ids(path: Path, ids: Iterable[tuple[str, int]]) -> list[Problem]:
+def _unsafe_ids(path: Path, ids: Table) -> list[Problem]:
     """Warnings about ids that are unsafe as file names, which many tools use them as."""
     message = "contains a slash or a control character; tools that use ids as file names may write elsewhere: rename it"
     return [
         Problem(path, line, f"{name!r} {message}", "unsafe id", warning=True)
-        for name, line in ids
+        for name, line, _ in ids.numbered()
         if "/" in name or "\\" in name or name in (".", "..") or not name.isprintable()
     ]
 
@@ -222,8 +245,8 @@ def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Tab
             problems.append(Problem(path, int(line_number), message, "unreadable"))
         else:
             problems.append(Problem(path, 0, str(error).removeprefix(f"{path}: "), "unreadable"))
-        return {}
-    table: Table = {}
+        return Table()
+    table, places = Table(), dict[str, int]()
     previous = ""
     if not lines:
         problems.append(Problem(path, 0, "the file is empty", "empty"))
@@ -235,19 +258,25 @@ def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Tab
         if values and not rest:
             problems.append(Problem(path, number, f"{key!r} has nothing after it", "incomplete"))
         if key in table:
-            problems.append(Problem(path, number, f"{key!r} is a duplicate of line {table[key][0]}", "duplicate"))
-        elif key < previous:
+            places = places or table.places()
+            problems.append(Problem(path, number, f"{key!r} is a duplicate of line {places[key]}", "duplicate"))
+            previous = key
+            continue
+        if key < previous:
             message = f"{key!r} comes after {previous!r}: not sorted; sort it with: LC_ALL=C sort -o {path} {path}"
             problems.append(Problem(path, number, message, "not sorted"))
-        table.setdefault(key, (number, rest[0].rstrip(" \t\r\v\f") if rest else ""))
+        table[key] = rest[0].rstrip(" \t\r\v\f") if rest else ""
+        table.lines.append(number)
+        if places:  # there was a duplicate, and more may come
+            places[key] = number
         previous = key
     return table
 
 
 def _pipes(path: Path, wav: Table, allowed: bool) -> list[Problem]:
     message = "is a pipe, which would run a shell command; pass --allow-pipes to permit it"
-    pipes = [] if allowed else [item for item in wav.items() if is_pipe(item[1][1])]
-    return [Problem(path, line, f"{recording!r} {message}", "pipe") for recording, (line, _) in pipes]
+    pipes = [] if allowed else [item for item in wav.numbered() if is_pipe(item[2])]
+    return [Problem(path, line, f"{recording!r} {message}", "pipe") for recording, line, _ in pipes]
 
 
 def is_pipe(entry: str) -> bool:
@@ -272,9 +301,11 @@ def split_archive(entry: str) -> tuple[str, int]:
 
 def _segments(path: Path, table: Table, wav: Table, problems: list[Problem]) -> dict[str, AudioSegment]:
     segments = {}
-    for utt, (line, rest) in table.items():
+    names = {name: name for name in wav}
+    for utt, line, rest in table.numbered():
         try:
-            segment = segments[utt] = _parse_segment(rest)
+            segment = _parse_segment(rest)
+            segment = segments[utt] = segment._replace(recording=names.get(segment.recording, segment.recording))
         except ValueError:
             expected = "expected RECORDING START END in seconds, perhaps with a channel (0, 1, ...)"
             problems.append(Problem(path, line, f"{utt!r}: {expected}, found {shown(rest)}", "malformed"))
@@ -305,8 +336,8 @@ def _segment_line(segment: AudioSegment) -> str:
 
 def _unmatched(path: Path, utterances: Table, source: str, table: Table, name: str) -> list[Problem]:
     """Problems: utterances without an entry in ``table``, and entries of ``table`` without audio."""
-    lacking = [(utt, line) for utt, (line, _) in utterances.items() if utt not in table]
-    surplus = [(utt, line) for utt, (line, _) in table.items() if utt not in utterances]
+    lacking = [(utt, line) for utt, line, _ in utterances.numbered() if utt not in table]
+    surplus = [(utt, line) for utt, line, _ in table.numbered() if utt not in utterances]
     alike = {_composed(utt) for utt, _ in lacking} & {_composed(utt) for utt, _ in surplus}
 
     def remark(utt: str) -> str:
@@ -329,12 +360,12 @@ def _composed(text: str) -> str:
 
 def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
     problems = []
-    found = {speaker: set(fields_of(utts)) for speaker, (_, utts) in spk2utt.items()}
-    unknown = {utt for utt, (_, speaker) in utt2spk.items() if not speaker}  # these lines are problems already
-    expected = _invert({utt: speaker for utt, (_, speaker) in utt2spk.items()})
-    for speaker in sorted(found.keys() | expected.keys()):
-        if different := (found.get(speaker, set()) ^ set(expected.get(speaker, ()))) - unknown:
-            line = spk2utt.get(speaker, (0, ""))[0]
+    unknown = {utt for utt, speaker in utt2spk.items() if not speaker}  # these lines are problems already
+    expected, places = _invert(utt2spk), spk2utt.places()
+    for speaker in sorted(spk2utt.keys() | expected.keys()):
+        found = set(fields_of(spk2utt.get(speaker, "")))
+        if different := (found ^ set(expected.get(speaker, ()))) - unknown:
+            line = places.get(speaker, 0)
             example = min(different)
             message = f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, first {example!r}"
             problems.append(Problem(path / "spk2utt", line, message, "speakers disagree"))

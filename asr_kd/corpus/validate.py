@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,12 @@ from asr_kd.corpus.datadir import DataDir, Problem, scan
 from asr_kd.errors import UserError, counted
 from asr_kd.files import fields_of, read_lines
 from asr_kd.parallel import parallel_map
-from asr_kd.progress import progress
+from asr_kd.progress import Progress
 
 SHORTEST = 0.025  # seconds: one frame
 FULL_SCALE = 0.999
 CLIPPED = 0.01  # of an utterance's samples at full scale
+_CHUNK = 100  # utterances that a process checks at a time
 SHOWN = 3  # problems of one kind that are listed one by one
 
 
@@ -44,9 +45,14 @@ def validate(
     sound = [utt for utt in datadir.utterances if _is_complete(datadir, utt)]
     if any(problem.kind == "pipe" for problem in problems):
         sound = []  # a refused pipe must not be run
-    tasks = [datadir.subset([utt]) for utt in sound]
-    checks = list(progress(parallel_map(check_audio, tasks, jobs), len(tasks), "audio"))
-    return problems + _audio_problems(datadir, checks)
+    chunks = [sound[begin : begin + _CHUNK] for begin in range(0, len(sound), _CHUNK)]
+    rates, checks = Counter[int](), list[AudioCheck]()
+    with Progress(len(sound), "audio", "utterances") as bar:
+        for chunk, found in zip(chunks, parallel_map(_check, chunks, jobs, _start, (datadir,)), strict=True):
+            rates.update(check.sample_rate for check in found if check.sample_rate)
+            checks += [check for check in found if check.errors or check.warnings]
+            bar.advance(len(chunk))
+    return problems + _audio_problems(datadir, checks, rates)
 
 
 def summarise(problems: Iterable[Problem]) -> Iterator[str]:
@@ -61,10 +67,21 @@ def summarise(problems: Iterable[Problem]) -> Iterator[str]:
             yield f"{file}: {'warning: ' if warning else ''}{more:,} more of this kind ({kind}); --all lists them"
 
 
-def check_audio(datadir: DataDir) -> AudioCheck:
-    """Decode the one utterance of ``datadir``."""
-    (utt,) = datadir.utterances
-    (entry,) = datadir.wav.values()
+_datadir: DataDir
+
+
+def _start(datadir: DataDir) -> None:
+    global _datadir
+    _datadir = datadir
+
+
+def _check(utterances: Sequence[str]) -> list[AudioCheck]:
+    return [check_audio(_datadir, utterance) for utterance in utterances]
+
+
+def check_audio(datadir: DataDir, utt: str) -> AudioCheck:
+    """Decode one utterance of ``datadir``."""
+    entry = datadir.wav[utt if datadir.segments is None else datadir.segments[utt].recording]
     rate, warnings = 0, {}
     try:
         info = utterance_info(datadir, utt, 1)
@@ -115,7 +132,7 @@ def _outside(datadir: DataDir, lexicon: Container[str]) -> list[Problem]:
     return problems
 
 
-def _audio_problems(datadir: DataDir, checks: list[AudioCheck]) -> list[Problem]:
+def _audio_problems(datadir: DataDir, checks: list[AudioCheck], rates: Counter[int]) -> list[Problem]:
     path = datadir.path / ("wav.scp" if datadir.segments is None else "segments")
     lines = _lines(path) if checks else {}
     problems = []
@@ -123,7 +140,6 @@ def _audio_problems(datadir: DataDir, checks: list[AudioCheck]) -> list[Problem]
         for found, warning in ((check.errors, False), (check.warnings, True)):
             for kind, message in found.items():
                 problems.append(Problem(path, lines[check.utt], f"{check.utt!r}: {message}", kind, warning))
-    rates = Counter(check.sample_rate for check in checks if check.sample_rate)
     if len(rates) > 1:
         listed = ", ".join(f"{rate} Hz ({count})" for rate, count in sorted(rates.items()))
         message = f"sample rates differ between utterances: {listed}"

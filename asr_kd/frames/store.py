@@ -180,6 +180,11 @@ class JoinedStore:
         neighbours in a shard of each store together, up to ``RUN_FRAMES``: read-only views."""
         return _runs(self.stores, utterances)
 
+    @property
+    def remote(self) -> bool:
+        """Whether any of the stores is at a URL."""
+        return any(store.folder.remote for store in self.stores)
+
     def ahead(self, utterances: Sequence[str]) -> None:
         """As ``FrameStore.ahead``."""
         for store in self.stores:

@@ -33,13 +33,15 @@ def read_transcripts(path: str | Path) -> dict[str, tuple[str, ...]]:
         check_folder(path, "text", "a decode folder or data directory", "give the --output folder of asr-kd decode")
         path = path / "text"
     transcripts: dict[str, tuple[str, ...]] = {}
+    vocabulary: dict[str, str] = {}  # so that every distinct word is in memory once
     for number, line in enumerate(read_lines(path), 1):
         utt, *words = fields_of(line, 1) or [""]
         if not utt:
             raise UserError(f"{path}:{number}: the line is empty; expected UTTERANCE WORD WORD ...")
         if utt in transcripts:
             raise UserError(f"{path}:{number}: a second transcript of {utt!r}; remove one")
-        transcripts[utt] = tuple(words[0].split()) if words else ()
+        found = words[0].split() if words else ()
+        transcripts[utt] = tuple(vocabulary.setdefault(word, word) for word in found)
     return transcripts
 
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Literal, TypeVar
 
@@ -12,6 +13,8 @@ import numpy as np
 from asr_kd.errors import UserError, counted
 from asr_kd.score.bootstrap import Interval, rate_interval
 from asr_kd.score.normalise_text import normalise, same_but_for_unicode_form
+
+_TOGETHER = 1000  # utterances whose alignments are in memory: they take far more than the words
 
 WORDS, SUBSTITUTIONS, DELETIONS, INSERTIONS = range(4)  # the columns of the counts
 
@@ -121,12 +124,12 @@ def score(
     """
     utterances = tuple(sorted(references))
     _check_ids(references, hypotheses, speakers)
-    pairs = [
+    pairs = (
         (normalise(references[utt], normaliser), normalise(hypotheses.get(utt, ()), normaliser)) for utt in utterances
-    ]
-    if not any(reference for reference, _ in pairs):
+    )
+    counts, confused, deleted, inserted = _count(pairs, len(utterances))
+    if not counts[:, WORDS].any():
         raise UserError(f"the {len(utterances)} reference transcripts contain no words (normaliser {normaliser!r})")
-    counts, confused, deleted, inserted = _count(pairs)
     return Score(
         utterances=utterances,
         speakers=None if speakers is None else tuple(speakers[utt] for utt in utterances),
@@ -160,29 +163,32 @@ def _check_ids(references: Transcripts, hypotheses: Transcripts, speakers: Mappi
 
 
 def _count(
-    pairs: Sequence[tuple[list[str], list[str]]],
+    pairs: Iterable[tuple[list[str], list[str]]], number: int
 ) -> tuple[np.ndarray, Counter[tuple[str, str]], Counter[str], Counter[str]]:
+    """The counts ``[number, 4]`` of all pairs, and how often each error was, some pairs at a time."""
     import jiwer
 
-    output = jiwer.process_words([" ".join(ref) for ref, _ in pairs], [" ".join(hyp) for _, hyp in pairs])
-    counts = np.zeros((len(pairs), 4), np.int64)
+    counts = np.zeros((number, 4), np.int64)
     confused: Counter[tuple[str, str]] = Counter()
     deleted: Counter[str] = Counter()
     inserted: Counter[str] = Counter()
-    for row, (reference, hypothesis), chunks in zip(counts, pairs, output.alignments, strict=True):
-        row[WORDS] = len(reference)
-        for chunk in chunks:
-            spoken = reference[chunk.ref_start_idx : chunk.ref_end_idx]
-            decoded = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
-            if chunk.type == "substitute":
-                row[SUBSTITUTIONS] += len(spoken)
-                confused.update(zip(spoken, decoded, strict=True))
-            elif chunk.type == "delete":
-                row[DELETIONS] += len(spoken)
-                deleted.update(spoken)
-            elif chunk.type == "insert":
-                row[INSERTIONS] += len(decoded)
-                inserted.update(decoded)
+    rows, left = iter(counts), iter(pairs)
+    while part := list(itertools.islice(left, _TOGETHER)):
+        output = jiwer.process_words([" ".join(ref) for ref, _ in part], [" ".join(hyp) for _, hyp in part])
+        for (reference, hypothesis), chunks, row in zip(part, output.alignments, rows, strict=False):
+            row[WORDS] = len(reference)
+            for chunk in chunks:
+                spoken = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+                decoded = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+                if chunk.type == "substitute":
+                    row[SUBSTITUTIONS] += len(spoken)
+                    confused.update(zip(spoken, decoded, strict=True))
+                elif chunk.type == "delete":
+                    row[DELETIONS] += len(spoken)
+                    deleted.update(spoken)
+                elif chunk.type == "insert":
+                    row[INSERTIONS] += len(decoded)
+                    inserted.update(decoded)
     return counts, confused, deleted, inserted
 
 

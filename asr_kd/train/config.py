@@ -55,6 +55,9 @@ class TrainConfig:
     - ``checkpoint_steps``: steps between checkpoints, besides the one after each evaluation.
     - ``pool_frames``, ``pool_mib``: frames in memory to be shuffled, if they fit into ``pool_mib`` MiB
       (``asr_kd.train.reader`` says what a frame takes). On a GPU there are two such pools.
+    - ``block_frames``: fill pools with blocks of neighbouring utterances, of so many frames together, drawn at random;
+      0: with single utterances. 100000, a shard, reads each shard once an epoch, which stores at a URL need if they
+      exceed the cache.
     """
 
     net: NetConfig = dataclasses.field(default_factory=NetConfig)
@@ -91,6 +94,7 @@ class TrainConfig:
     checkpoint_steps: int = 2000
     pool_frames: int = 2_000_000
     pool_mib: int = 1024
+    block_frames: int = 0
 
     def __post_init__(self) -> None:
         at_least_one = (
@@ -100,7 +104,7 @@ class TrainConfig:
         for key in at_least_one:
             if getattr(self, key) < 1:
                 raise UserError(f"{key} is {getattr(self, key)}; expected at least 1")
-        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "jitter", "splices")
+        not_negative = ("seed", "patience", "frequency_masks", "time_masks", "jitter", "splices", "block_frames")
         for key in (*not_negative, "channel", "scale", "weight_decay", "max_norm", "soft_weight", "hard_weight"):
             if (getattr(self, key) or 0) < 0:
                 raise UserError(f"{key} is {getattr(self, key)}; expected 0 or more")

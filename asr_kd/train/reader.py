@@ -1,6 +1,7 @@
 """Shuffled batches from stores of any size, in bounded memory, from any position on.
 
-An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance). A pool
+An epoch draws the utterances in random order into pools of at most ``pool_frames`` frames (and one utterance), one by
+one or in blocks of neighbours (``block_frames``), which are near each other in the stores. A pool
 is one contiguous tensor of frames in float32. Each utterance in it lies between its repeated edge frames, so that every
 window is a slice; windows are copied only for the current batch. The examples of a pool are shuffled across all of its
 utterances. Memory: one pool, at most ``pool_mib`` MiB, and a batch or two; on a GPU two pools, since one is read while
@@ -10,13 +11,14 @@ and the pool's number, so that a position is (epoch, batch).
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from asr_kd.frames.plan import packed
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.group import ALONE, Group
@@ -96,8 +98,8 @@ class Reader:
         products down by more than it saves.
         """
         if not self.ahead:
-            for plan in self._plans(epoch, skip):
-                yield from self._batches(plan, self._loader.load(plan.layout, keep=False))
+            for plan, utterances in self._with_next(epoch, self._plans(epoch, skip)):
+                yield from self._batches(plan, self._loader.load(plan.layout, keep=False), utterances)
             return
         coming = self._begun(epoch, skip)
         while (found := coming.result.result()) is not None:
@@ -106,6 +108,19 @@ class Reader:
             yield from self._batches(plan, pool)
         if epoch + 1 < self.config.epochs:
             self._next = self._begin(epoch + 1, self._plans(epoch + 1, 0))
+
+    def _with_next(self, epoch: int, plans: "Iterator[_Plan]") -> "Iterator[tuple[_Plan, list[str]]]":
+        """Each plan, and the utterances of the one after it; none if no store has to fetch them."""
+        if not self.data.joined.remote:
+            yield from ((plan, []) for plan in plans)
+            return
+        coming = next(plans, None)
+        while (plan := coming) is not None:
+            coming = next(plans, None)
+            after = coming
+            if after is None and epoch + 1 < self.config.epochs:
+                after = next(self._plans(epoch + 1, 0))
+            yield plan, after.layout.utterances if after else []
 
     def _begun(self, epoch: int, skip: int) -> "_Coming":
         """The first pool of an epoch, which may be on its way since the end of the last one."""
@@ -138,7 +153,8 @@ class Reader:
             skip = max(0, skip - len(batches))
             done += int(layout.counts.sum())
 
-    def _batches(self, plan: "_Plan", pool: Pool) -> Iterator[Batch]:
+    def _batches(self, plan: "_Plan", pool: Pool, next_utterances: Sequence[str] = ()) -> Iterator[Batch]:
+        self.data.joined.ahead(next_utterances)
         if self.device.type == "cuda":  # it was allocated for another stream
             used = torch.cuda.current_stream(self.device)
             for tensor in (pool.features, pool.labels, pool.valid, *pool.targets.values(), *plan.own[:1]):
@@ -149,17 +165,24 @@ class Reader:
             yield self._gather(pool, plan, i, fraction)
 
     def _layouts(self, epoch: int) -> Iterator[Layout]:
-        utterances, counts = self.data.utterances, self.data.frame_counts
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(utterances))
+        counts = self.data.frame_counts
         pool: list[str] = []
         frames = 0
-        for i in order:
-            if pool and frames + counts[utterances[i]] > self.pool_frames:
+        for utterance in self._order(epoch):
+            if pool and frames + counts[utterance] > self.pool_frames:
                 yield self._layout(pool)
                 pool, frames = [], 0
-            pool.append(utterances[i])
-            frames += counts[utterances[i]]
+            pool.append(utterance)
+            frames += counts[utterance]
         yield self._layout(pool)
+
+    def _order(self, epoch: int) -> Iterator[str]:
+        random = np.random.default_rng([self.config.seed, epoch])
+        most = self.config.block_frames
+        blocks = list(packed(self.data.utterances, self.data.frame_counts, most)) if most else [self.data.utterances]
+        for number in random.permutation(len(blocks)) if most else [0]:
+            block = blocks[number]
+            yield from (block[i] for i in random.permutation(len(block)))
 
     def _layout(self, utterances: list[str]) -> Layout:
         utterances = sorted(utterances)  # the stores' own order: read from front to back

@@ -42,6 +42,15 @@ def result() -> Score:
     return score(references, hypotheses, {"a1": "a", "a2": "a", "b1": "b", "b2": "b"})
 
 
+def test_thousands_of_utterances_are_counted_each_in_its_row() -> None:
+    references = {f"u{number:05d}": ["A"] * (1 + number % 3) for number in range(2500)}
+    hypotheses = {utt: words[1:] for utt, words in references.items()}
+    result = score(references, hypotheses)
+    assert result.counts[:, 0].tolist() == [1 + number % 3 for number in range(2500)]
+    assert (result.errors == 1).all()
+    assert result.deleted == (("A", 2500),)
+
+
 def test_a_missing_hypothesis_is_all_deletions_and_is_reported(result: Score) -> None:
     assert result.missing == ("b1",)
     assert result.counts[2].tolist() == [1, 0, 1, 0]

@@ -21,6 +21,7 @@ from asr_kd.train import TrainConfig
         {"frequency_masks": -1}, {"frequency_masks": 10**9}, {"frequency_width": 0}, {"time_masks": -1},
         {"time_width": 0}, {"jitter": -1}, {"jitter": 10**6}, {"splices": -1}, {"splices": 10**6},
         {"evaluate_epochs": 0}, {"patience": -1}, {"checkpoint_steps": 0}, {"pool_frames": 0}, {"pool_mib": 0},
+        {"block_frames": -1},
         {"seed": -1}, {"seed": 2**70}, {"decay": "step"}, {"keep": "first"}, {"match": "cosine"},
         {"precision": "fp8"}, {"standardise": "all"},
     ],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from asr_kd.frames.copy import copy_store
 from asr_kd.nets import AcousticModel, NetConfig, pad_edges, save_model
 from asr_kd.targets import TargetConfig, Teacher, write_targets
 from asr_kd.train import TrainingData
@@ -94,6 +95,36 @@ def test_an_epoch_goes_on_at_any_batch(make_data: MakeData, chunk: int) -> None:
         rest = list(reader(data, chunk, pool_frames=70).epoch(3, skip))
         assert examples(rest) == examples(batches[skip:])
         assert [batch.fraction for batch in rest] == [batch.fraction for batch in batches[skip:]]
+
+
+@pytest.mark.parametrize("chunk", [1, 10])
+def test_blocks_are_drawn_whole_and_an_epoch_still_has_every_frame_once(make_data: MakeData, chunk: int) -> None:
+    data = make_data([10] * 40)
+    batches = list(reader(data, chunk, pool_frames=100, block_frames=50).epoch(0))
+    assert sorted(examples(batches)) == sorted(windows(data))
+    pools = list({id(batch.layout): batch.layout.utterances for batch in batches}.values())
+    blocks = {utterance: number // 5 for number, utterance in enumerate(data.utterances)}
+    drawn = [{blocks[utterance] for utterance in pool} for pool in pools]
+    assert [len(pool) for pool in drawn] == [2] * 4
+    assert sorted(set().union(*drawn)) == list(range(8))
+    again = list(reader(data, chunk, pool_frames=100, block_frames=50).epoch(1))
+    assert examples(again) != examples(batches)
+
+
+def test_the_stores_know_the_next_pool_while_one_is_used(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASR_KD_CACHE", str(tmp_path / "cache"))
+    local = make_data(LENGTHS)
+    assert local.states
+    features, states = (copy_store(s, f"memory://test/{s.kind}") for s in (local.features, local.states))
+    remote = TrainingData(features, states)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(remote.joined, "ahead", lambda utterances: asked.append(list(utterances)))
+    batches = [batch for epoch in (0, 1) for batch in reader(remote, pool_frames=70, epochs=2).epoch(epoch)]
+    pools = list({id(batch.layout): batch.layout.utterances for batch in batches}.values())
+    assert asked == [*pools[1:], []]
+    assert examples(batches[:3]) == examples(list(reader(local, pool_frames=70, epochs=2).epoch(0))[:3])
 
 
 def test_batches_mix_utterances_and_are_of_one_size(make_data: MakeData) -> None:
