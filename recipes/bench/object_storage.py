@@ -22,7 +22,7 @@ from asr_kd.frames.copy import copy_store
 from asr_kd.targets import TargetConfig
 from asr_kd.train import TrainConfig, TrainingData
 
-FRAMES, SHARD, POOL, STATES = 200_000, 10_000, 50_000, 2000
+FRAMES, SHARD, POOL, STATES = 100_000, 5_000, 25_000, 2000
 
 
 def main() -> None:
