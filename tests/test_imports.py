@@ -27,7 +27,7 @@ ROOT = {
 }
 ONLY_WHERE_USED = {
     "kaldifst", "kaldi_decoder", "kaldi_io", "soundfile", "soxr", "torchaudio", "librosa", "espeakng_loader", "jiwer",
-    "sklearn", "matplotlib",
+    "sklearn", "matplotlib", "ray",
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

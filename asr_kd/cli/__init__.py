@@ -1,12 +1,15 @@
 """The command line: ``asr-kd VERB ...``; one module for each verb, imported only when it runs."""
 
 import argparse
+import contextlib
 import errno
 import importlib
+import importlib.util
 import io
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from asr_kd import __version__
@@ -70,6 +73,43 @@ def add_device(parser: argparse.ArgumentParser, remark: str = "") -> None:
     parser.add_argument("--device", default="auto", metavar="DEVICE", help=text)
 
 
+def add_jobs(parser: argparse.ArgumentParser, default: int = 1, unit: str = "processes") -> None:
+    """The options ``--jobs``, with its ``default`` on one machine, and ``--engine``."""
+    text = f"number of {unit} (default: {default}; with --engine ray, every CPU of the cluster)"
+    parser.add_argument("--jobs", type=int, metavar="N", help=text)
+    parser.set_defaults(default_jobs=default)
+    add_engine(parser)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The option ``--engine``."""
+    text = (
+        "local: this machine; ray: the Ray cluster at $RAY_ADDRESS, or one that is started on this machine"
+        " (default: local)"
+    )
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
+
+
+@contextlib.contextmanager
+def _chosen_engine(options: argparse.Namespace) -> Iterator[None]:
+    """Within the block, independent work goes where ``--engine`` says, and ``options.jobs`` is known."""
+    jobs = getattr(options, "jobs", None)
+    if getattr(options, "engine", "local") == "local":
+        if jobs is None:
+            options.jobs = getattr(options, "default_jobs", 1)
+        yield
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--engine ray needs Ray, which is not installed: pip install 'asr-kd[ray]'")
+    from asr_kd.parallel import using
+    from asr_kd.parallel.ray_engine import RayEngine
+
+    engine = RayEngine(jobs if jobs is not None else getattr(options, "threads", None))
+    with using(engine):
+        options.jobs = engine.jobs
+        yield
+
+
 def torch_device(name: str) -> "torch.device":
     """The device that ``--device`` names; ``auto`` is a GPU if there is one. ``UserError`` if this machine lacks it."""
     import torch
@@ -103,7 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         _parser(verb).parse_args(arguments, options)
-        options.run(options)
+        with _chosen_engine(options):
+            options.run(options)
         sys.stdout.flush()  # here, where what goes wrong is still reported
     except UserError as error:
         return _fail(name(), str(error), 2 if isinstance(error, UsageError) else 1)

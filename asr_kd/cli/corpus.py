@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_kd.cli import numbers
+from asr_kd.cli import add_jobs, numbers
 from asr_kd.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     Actions = argparse._SubParsersAction[argparse.ArgumentParser]
 
 CORPORA = ("an4", "librispeech", "fsdd", "digits", "mnist")
-JOBS = "number of processes (default: all cores)"
 OUT = "folder to write; files in it are replaced"
 
 
@@ -65,7 +64,7 @@ def _configure_prepare(actions: "Actions") -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of the dev split and of the digits corpus (default: 0)"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
+    add_jobs(parser, os.cpu_count() or 1)
     parser.add_argument(
         "--hours", type=float, default=1.0, metavar="H", help="digits: hours of training speech (default: 1)"
     )
@@ -104,7 +103,7 @@ def _configure_validate(actions: "Actions") -> None:
     )
     parser.add_argument("--all", action="store_true", help="show every problem")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
+    add_jobs(parser, os.cpu_count() or 1)
     parser.set_defaults(run=validate)
 
 
@@ -157,7 +156,7 @@ def _configure_perturb(actions: "Actions") -> None:
         "--speeds", metavar="S,S,...", help="factors from 0.5 to 2 (default: 0.9,1.1; with --shifts: 1)"
     )
     parser.add_argument("--shifts", metavar="F,F,...", help="fractions of 10 ms, from 0 to below 1 (default: 0)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help=JOBS)
+    add_jobs(parser, os.cpu_count() or 1)
     parser.set_defaults(run=perturb)
 
 

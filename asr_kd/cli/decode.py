@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_kd.cli import add_device, torch_device
+from asr_kd.cli import add_device, add_jobs, torch_device
 from asr_kd.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="print the N best word sequences, for text and json (default: the best alone)",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    add_jobs(parser)
     add_device(parser, "all processes share it")
     parser.add_argument("--output", metavar="DIR", help="also write text, ctm and decode.json here; resumable")
     parser.add_argument(

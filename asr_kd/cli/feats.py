@@ -4,6 +4,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from asr_kd.cli import add_jobs
 from asr_kd.errors import counted
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--like", metavar="STORE", help="use the configuration of this feature store")
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
     parser.add_argument("--print-config", action="store_true", help="print the configuration and stop")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    add_jobs(parser)
     parser.add_argument("--skip-bad", action="store_true", help="leave out, count and list unreadable audio")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands in wav.scp")
     parser.add_argument("--force", action="store_true", help="replace another store at STORE")

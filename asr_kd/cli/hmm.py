@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_kd.cli import add_action, add_device, torch_device
+from asr_kd.cli import add_action, add_device, add_jobs, torch_device
 from asr_kd.errors import UserError, counted
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _configure_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out, count and list utterances that cannot be aligned"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of threads (default: 1)")
+    add_jobs(parser, unit="threads")
     parser.set_defaults(run=run_train, resumes=True)
 
 
@@ -141,7 +141,7 @@ def _configure_align(parser: argparse.ArgumentParser) -> None:
         "--skip-bad", action="store_true", help="leave out, count and list utterances that cannot be aligned"
     )
     parser.add_argument("--force", action="store_true", help="replace another store at STORE")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of threads (default: 1)")
+    add_jobs(parser, unit="threads")
     parser.set_defaults(run=run_align, resumes=True)
 
 
@@ -287,27 +287,21 @@ def _gaussians(options: argparse.Namespace, space: "StateSpace", features: "Fram
 
 
 def _network(options: argparse.Namespace, space: "StateSpace", features: "FrameStore") -> "AlignmentModel":
-    import numpy as np
-
-    from asr_kd.decode.scorer import NetworkScorer
+    from asr_kd.decode.scorer import NetworkScores
     from asr_kd.files import sha256
     from asr_kd.hmm.alignment_store import AlignmentModel
     from asr_kd.nets import model_hash
 
-    scorer = NetworkScorer(options.network, str(torch_device(options.device)))
+    scores = NetworkScores(options.network, str(torch_device(options.device)))
+    scorer = scores.scorer
     if scorer.num_states != space.num_states:
         raise UserError(
             f"{options.network}: the network has {counted(scorer.num_states, 'state')}, but {options.model} has"
             f" {space.num_states}"
         )
-
     features.expect_width(scorer.dimension, options.network)
-
-    def score(frames: np.ndarray, states: np.ndarray) -> np.ndarray:
-        return np.concatenate([block[:, states] for block in scorer.blocks(frames)])
-
     hashes = {name: sha256(Path(options.model) / name) for name in ("states.safetensors", "states.yaml")}
-    return AlignmentModel(space, score, {"network": model_hash(options.network), **hashes})
+    return AlignmentModel(space, scores, {"network": model_hash(options.network), **hashes})
 
 
 def run_pronunciations(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 
-from asr_kd.cli import add_device, sentence
+from asr_kd.cli import add_device, add_jobs, sentence
 from asr_kd.errors import counted
 
 
@@ -113,7 +113,7 @@ def _add_form(action: argparse.ArgumentParser) -> None:
     )
     action.add_argument("--temperatures", metavar="T,T,...", help=temperatures)
     action.add_argument("--seed", type=int, default=0, metavar="N", help="sampled: seed of the draws (default: 0)")
-    action.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+    add_jobs(action)
     action.add_argument("--skip-bad", action="store_true", help="leave out, count and list bad utterances")
     action.add_argument("--force", action="store_true", help="replace another store at OUT")
 

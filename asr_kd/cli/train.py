@@ -5,7 +5,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from asr_kd.cli import add_device, torch_device
+from asr_kd.cli import add_device, add_engine, torch_device
 
 if TYPE_CHECKING:
     from asr_kd.train import TrainConfig
@@ -104,6 +104,7 @@ def _configure_members(parser: argparse.ArgumentParser) -> None:
         " once, each of which needs the memory of a whole training run"
     )
     parser.add_argument("--threads", type=int, metavar="T", help=threads)
+    add_engine(parser)
 
 
 def _configure_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,7 @@
 """Features -> log-likelihoods of every state, by a network or by Gaussian mixtures."""
 
+import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +56,26 @@ class NetworkScorer:
                     return
                 block = piece[0].sub_(self.network.log_prior)
             yield block.cpu().numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkScores:
+    """The log-likelihoods of some states by the network in ``folder``, which each process loads once."""
+
+    folder: str | Path
+    device: str = "cpu"
+
+    def __reduce__(self) -> tuple[type["NetworkScores"], tuple[str | Path, str]]:
+        return NetworkScores, (self.folder, self.device)  # without the network
+
+    @functools.cached_property
+    def scorer(self) -> NetworkScorer:
+        """The network on its device."""
+        return NetworkScorer(self.folder, self.device)
+
+    def __call__(self, features: np.ndarray, states: np.ndarray) -> np.ndarray:
+        """``[frames, len(states)]`` of features ``[frames, dimension]``."""
+        return np.concatenate([block[:, states] for block in self.scorer.blocks(features)])
 
 
 class GmmScorer:

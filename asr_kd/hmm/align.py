@@ -2,21 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
-import torch
 
 from asr_kd.compiling import compiled
 from asr_kd.errors import UserError, counted
 from asr_kd.hmm.graphs import NO_WORD, UtteranceGraphs, build_graphs
 from asr_kd.hmm.lexicon import Lexicon
 from asr_kd.hmm.states import StateSpace
+from asr_kd.parallel import Shared, parallel_threads, share
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
+TOGETHER = 4  # utterances in one task
 _IMPOSSIBLE = -1e30  # a log-probability
 
 
@@ -89,13 +85,14 @@ class Aligner:
         bounds = graphs.pred_bounds[nodes.start : nodes.stop + 1]
         preds = graphs.preds[bounds[0] : bounds[-1]]
         frames = np.ascontiguousarray(log_likelihoods, np.float32)
+        # The arrays below are copied: shared ones are read-only, for which another function would be compiled.
         weights, ends = graphs.weights[bounds[0] : bounds[-1]], graphs.final_weights[nodes]
         if not len(graphs.weights):
             weights, ends = np.zeros(len(preds), np.float32), np.zeros(len(columns), np.float32)
         for width in dict.fromkeys((beam, np.inf)):
             path, score = _viterbi(
-                frames, columns, self._loop[nodes], self._leave[nodes], preds, bounds - bounds[0], weights,
-                graphs.final[nodes], ends, width,
+                frames, columns, *map(np.array, (self._loop[nodes], self._leave[nodes], preds)), bounds - bounds[0],
+                *map(np.array, (weights, graphs.final[nodes], ends)), width,
             )  # fmt: skip
             if score > _IMPOSSIBLE / 2:
                 return path + nodes.start, score
@@ -121,25 +118,39 @@ LogLikelihoods = Callable[[int, np.ndarray], np.ndarray]
 def align_all(
     aligner: Aligner, log_likelihoods: LogLikelihoods, beam: float = 200.0, jobs: int = 1
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """``best_path`` of every utterance, in order, on ``jobs`` threads; a ``UserError`` names the utterance.
+    """``best_path`` of every utterance, in order, by ``jobs`` threads; a ``UserError`` names the utterance.
 
     ``log_likelihoods(utterance, states)`` -> ``[frames, len(states)]``, of those states only. The search and the
     matrix products release the interpreter's lock, so that threads are as good as processes and share the features.
     """
+    work = share(_Work(aligner, log_likelihoods, beam))
+    with parallel_threads(jobs) as pool:
+        for paths in pool.map(_best_paths, [(work, batch) for batch in batches(range(len(aligner.graphs)))]):
+            yield from paths
 
-    def one(utterance: int) -> tuple[np.ndarray, float]:
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    aligner: Aligner
+    log_likelihoods: LogLikelihoods
+    beam: float
+
+
+def batches(utterances: Sequence[int]) -> list[Sequence[int]]:
+    """Utterances to align in one task."""
+    return [utterances[start : start + TOGETHER] for start in range(0, len(utterances), TOGETHER)]
+
+
+def _best_paths(task: tuple[Shared[_Work], Sequence[int]]) -> list[tuple[np.ndarray, float]]:
+    work, aligner = task[0].value, task[0].value.aligner
+    paths = []
+    for utterance in task[1]:
         try:
-            return aligner.best_path(utterance, log_likelihoods(utterance, aligner.states(utterance)), beam)
+            scores = work.log_likelihoods(utterance, aligner.states(utterance))
+            paths.append(aligner.best_path(utterance, scores, work.beam))
         except UserError as error:
             raise UserError(f"utterance {utterance}, counted from 0: {error}") from None
-
-    yield from in_threads(one, range(len(aligner.graphs)), jobs)
-
-
-def in_threads(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[Result]:
-    """``map`` on ``jobs`` threads; each matrix product runs on the thread that asks for it."""
-    with ThreadPoolExecutor(max(jobs, 1), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(function, items)
+    return paths
 
 
 def _segments(labels: np.ndarray, name: Callable[[int, int], str]) -> tuple[Segment, ...]:

@@ -1,6 +1,7 @@
 """Alignments of a whole data directory as a frame store of kind ``states``."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 
 from asr_kd.errors import UserError
 from asr_kd.frames import FrameStore, StoreContent, TensorSpec, WriteOptions, find_store, write_store
-from asr_kd.hmm.align import Aligner, in_threads
+from asr_kd.hmm.align import Aligner, batches
 from asr_kd.hmm.states import StateSpace
-from asr_kd.hmm.training_data import TranscribedUtterances
+from asr_kd.hmm.training_data import StoredFeatures, TranscribedUtterances
+from asr_kd.parallel import Shared, parallel_threads, share
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -65,35 +67,51 @@ def write_alignments(
 
 
 class _ShardAligner:
-    """Aligns the utterances of one shard after the other, on ``jobs`` threads."""
+    """Aligns the utterances of one shard after the other, by ``jobs`` threads."""
 
     def __init__(
         self, utterances: TranscribedUtterances, model: AlignmentModel, beam: float, jobs: int, dtype: str
     ) -> None:
-        self.utterances, self.score, self.beam, self.jobs, self.dtype = utterances, model.score, beam, jobs, dtype
+        self.jobs, self.dtype = jobs, dtype
         self.aligner = Aligner(model.space, utterances.graphs)
+        self.work = share(_Work(utterances.features, self.aligner, model.score, beam))
         self.numbers = {utt: number for number, utt in enumerate(utterances.ids)}
         self.frames, self.total = 0, 0.0
 
     def __call__(self, ids: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray] | UserError]]:
-        results = in_threads(self._align, [self.numbers[utt] for utt in ids], self.jobs)
-        for utt, result in zip(ids, results, strict=True):
-            if isinstance(result, UserError):
-                yield utt, result
-                continue
-            nodes, log_likelihood = result
-            self.frames += len(nodes)
-            self.total += log_likelihood
-            yield utt, {"state": self.aligner.node_states[nodes].astype(self.dtype)}
+        tasks = [(self.work, batch) for batch in batches([self.numbers[utt] for utt in ids])]
+        with parallel_threads(self.jobs) as pool:
+            results = itertools.chain.from_iterable(pool.map(_align, tasks))
+            for utt, result in zip(ids, results, strict=True):
+                if isinstance(result, UserError):
+                    yield utt, result
+                    continue
+                nodes, log_likelihood = result
+                self.frames += len(nodes)
+                self.total += log_likelihood
+                yield utt, {"state": self.aligner.node_states[nodes].astype(self.dtype)}
 
-    def _align(self, utterance: int) -> tuple[np.ndarray, float] | UserError:
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    features: StoredFeatures
+    aligner: Aligner
+    score: Score
+    beam: float
+
+
+def _align(task: tuple[Shared[_Work], Sequence[int]]) -> list[tuple[np.ndarray, float] | UserError]:
+    """The nodes and log-likelihood of each utterance, or why it cannot be aligned."""
+    work, results = task[0].value, list[tuple[np.ndarray, float] | UserError]()
+    for utterance in task[1]:
         try:
-            features = np.asarray(self.utterances.features[utterance], np.float32)
-            scores = self.score(features, self.aligner.states(utterance))
+            features = np.asarray(work.features[utterance], np.float32)
+            scores = work.score(features, work.aligner.states(utterance))
             if not np.isfinite(scores).all():
                 raise UserError(
                     "the model's log-likelihoods are not all finite; train the model again, or check its features"
                 )
-            return self.aligner.best_path(utterance, scores, self.beam)
+            results.append(work.aligner.best_path(utterance, scores, work.beam))
         except UserError as error:
-            return error
+            results.append(error)
+    return results

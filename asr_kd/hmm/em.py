@@ -2,13 +2,14 @@
 
 import dataclasses
 import heapq
+import itertools
 
 import numpy as np
 
 from asr_kd.compiling import compiled, inlined
-from asr_kd.hmm.align import in_threads
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.transform import WindowTransform
+from asr_kd.parallel import Shared, parallel_threads
 
 _MIN_OCCUPANCY = 10.0  # frames; a Gaussian with less is dropped, unless it is the last of its state
 _MIN_SPLIT = 20.0  # frames for each Gaussian; a state with fewer gets no more Gaussians
@@ -48,28 +49,52 @@ def single_gaussians(
     return Gmm(transform, weights, means.astype(np.float32), variances.astype(np.float32), bounds)
 
 
-def accumulate(gmm: Gmm, frames: np.ndarray, states: np.ndarray, jobs: int = 1) -> GaussianSums:
+def accumulate(gmm: Gmm, frames: Shared[np.ndarray], states: np.ndarray, jobs: int = 1) -> GaussianSums:
     """The E step: each frame's posteriors over the Gaussians of its state. The same sums for any ``jobs``.
 
     ``frames`` ``[frames, dim]`` are transformed; ``states`` ``[frames]``.
     """
     order = np.argsort(states, kind="stable")
     bounds = np.searchsorted(states[order], np.arange(gmm.num_states + 1))
-    shares = np.searchsorted(bounds, np.linspace(0, len(frames), 8 * jobs + 1)[1:-1])
-    edges = np.unique(np.concatenate([[0], shares, [gmm.num_states]]))
-    occupancy = np.zeros(gmm.num_gaussians)
-    first, second = np.zeros(gmm.means.shape), np.zeros(gmm.means.shape)
-    likelihood = np.zeros(gmm.num_states)
-    precisions = 1 / gmm.variances
-
-    def some(part: int) -> None:
-        _accumulate(
-            frames, order, bounds, gmm.means, precisions, gmm.constants, gmm.bounds, edges[part], edges[part + 1],
-            occupancy, first, second, likelihood,
-        )  # fmt: skip
-
-    list(in_threads(some, range(len(edges) - 1), jobs))
+    shares = np.searchsorted(bounds, np.linspace(0, len(states), 8 * jobs + 1)[1:-1])
+    edges = np.unique(np.concatenate([[0], shares, [gmm.num_states]])).tolist()
+    precisions, parts = 1 / gmm.variances, []
+    for low, high in itertools.pairwise(edges):
+        own, gaussians = slice(bounds[low], bounds[high]), slice(gmm.bounds[low], gmm.bounds[high])
+        model = gmm.means[gaussians], precisions[gaussians], gmm.constants[gaussians]
+        counts = bounds[low : high + 1] - bounds[low], gmm.bounds[low : high + 1] - gmm.bounds[low]
+        parts.append(_Part(frames, order[own], *model, *counts))
+    with parallel_threads(jobs) as pool:
+        sums = list(pool.map(_sums, parts))
+    occupancy, first, second, likelihood = (np.concatenate(columns) for columns in zip(*sums, strict=True))
     return GaussianSums(occupancy, first, second, float(likelihood.sum()))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Some states: the frames ``order`` are theirs, and their Gaussians.
+
+    ``frame_bounds`` and ``bounds`` ``[states + 1]``: the frames (among ``order``) and the Gaussians of each state.
+    """
+
+    frames: Shared[np.ndarray]
+    order: np.ndarray
+    means: np.ndarray
+    precisions: np.ndarray
+    constants: np.ndarray
+    frame_bounds: np.ndarray
+    bounds: np.ndarray
+
+
+def _sums(part: _Part) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Occupancy, first and second order sums of the Gaussians, and the log-likelihood of each state's frames."""
+    frames, states = part.frames.value[part.order], len(part.bounds) - 1
+    # Copied, because shared arrays are read-only, for which another function would be compiled.
+    model = map(np.array, (part.frame_bounds, part.means, part.precisions, part.constants, part.bounds))
+    occupancy, likelihood = np.zeros(len(part.means)), np.zeros(states)
+    first, second = np.zeros(part.means.shape), np.zeros(part.means.shape)
+    _accumulate(frames, np.arange(len(frames)), *model, 0, states, occupancy, first, second, likelihood)
+    return occupancy, first, second, likelihood
 
 
 def update(gmm: Gmm, statistics: GaussianSums, floor: np.ndarray) -> Gmm:

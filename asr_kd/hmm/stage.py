@@ -71,7 +71,7 @@ def run_stage(
         if number in config.mllt:
             gmm = _rotate(gmm, training, states)
         floor = how.variance_floor * training.variance
-        sums = accumulate(gmm, training.frames, states, training.jobs)
+        sums = accumulate(gmm, training.shared, states, training.jobs)
         history.append(Iteration(number, sums.log_likelihood / len(states), gmm.num_gaussians))
         gmm = update(gmm, sums, floor)
         if number <= config.grow_until:

@@ -1,28 +1,45 @@
 """The frames that a GMM-HMM is trained on, with the alignment graph of each utterance."""
 
+import dataclasses
+
 import numpy as np
 
-from asr_kd.hmm.align import Aligner, align_all, in_threads
+from asr_kd.hmm.align import Aligner, align_all
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.graphs import START, UtteranceGraphs
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.training_data import StoredFeatures
 from asr_kd.hmm.transform import WindowTransform, splice
+from asr_kd.parallel import Shared, ThreadWorkers, share
 
 _BATCH = 64  # utterances spliced at once
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scores:
+    """The log-likelihoods of an utterance under ``gmm``, as ``align_all`` asks for them."""
+
+    gmm: Gmm
+    frames: Shared[np.ndarray]
+    bounds: np.ndarray
+
+    def __call__(self, utterance: int, states: np.ndarray) -> np.ndarray:
+        return self.gmm.score(self.frames.value[self.bounds[utterance] : self.bounds[utterance + 1]], states)
 
 
 class TrainingFrames:
     """All utterances in flat arrays, one after the other. A *path* is each frame's node in ``graphs``, ``[frames]``.
 
     - ``features``: stored cepstra of each utterance ``[frames, cepstra]``.
-    - ``frames`` ``[frames, dim]`` float32: the output of the last ``transform``; ``variance`` ``[dim]`` of them.
+    - ``frames`` ``[frames, dim]`` float32: the output of the last ``transform``; ``shared``: the same for tasks;
+      ``variance`` ``[dim]`` of them.
     """
 
     def __init__(self, features: StoredFeatures, graphs: UtteranceGraphs, jobs: int) -> None:
         self.features, self.graphs, self.jobs = features, graphs, jobs
         self.bounds = np.concatenate([[0], np.cumsum(features.frame_counts)])
         self.frames = np.empty((0, 0), np.float32)
+        self.shared = share(self.frames)
         self.variance = np.empty(0)
 
     def transform(self, transform: WindowTransform) -> None:
@@ -32,7 +49,9 @@ class TrainingFrames:
         def one(utterance: int) -> None:
             self.frames[self._span(utterance)] = transform(self.features[utterance])
 
-        list(in_threads(one, range(len(self.features)), self.jobs))
+        with ThreadWorkers(self.jobs) as pool:
+            list(pool.map(one, range(len(self.features))))
+        self.shared = share(self.frames)
         self.variance = self.frames.var(0)
 
     def equal_path(self, space: StateSpace) -> np.ndarray:
@@ -49,12 +68,8 @@ class TrainingFrames:
 
     def best_path(self, space: StateSpace, gmm: Gmm, beam: float) -> np.ndarray:
         """The Viterbi path under ``gmm``, with whose transform ``frames`` were made."""
-
-        def score(utterance: int, states: np.ndarray) -> np.ndarray:
-            return gmm.score(self.frames[self._span(utterance)], states)
-
-        aligner = Aligner(space, self.graphs)
-        return np.concatenate([path for path, _ in align_all(aligner, score, beam, self.jobs)])
+        scores = _Scores(gmm, self.shared, self.bounds)
+        return np.concatenate([path for path, _ in align_all(Aligner(space, self.graphs), scores, beam, self.jobs)])
 
     def keys(self, path: np.ndarray) -> np.ndarray:
         """Left, phone, right and position of each frame, ``[frames, 4]``."""

@@ -6,6 +6,7 @@ what is independent, and gets the same results from either engine.
 
 from asr_kd.parallel.engine import Engine, Handle, LongTasks, Needs, Shared, Workers
 from asr_kd.parallel.long_tasks import visible_gpus
+from asr_kd.parallel.processes import ThreadWorkers
 from asr_kd.parallel.selection import current_engine, long_tasks, parallel_map, parallel_threads, share, using, workers
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LongTasks",
     "Needs",
     "Shared",
+    "ThreadWorkers",
     "Workers",
     "current_engine",
     "long_tasks",

@@ -12,6 +12,7 @@ from asr_kd.errors import UserError
 from asr_kd.hmm.em import accumulate, single_gaussians, split, update
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.transform import WindowTransform, delta_transform
+from asr_kd.parallel import share
 
 DIM = 5
 IDENTITY = WindowTransform(np.eye(DIM, dtype=np.float32)[:, None])
@@ -82,7 +83,7 @@ def test_statistics_are_the_posterior_weighted_sums() -> None:
     gmm = random_gmm(rng)
     frames = rng.normal(3, 2, (400, DIM)).astype(np.float32)
     states = rng.integers(0, 3, 400)
-    found = accumulate(gmm, frames, states)
+    found = accumulate(gmm, share(frames), states)
     scores = joint(gmm, frames)
     own = (np.arange(7) >= gmm.bounds[states][:, None]) & (np.arange(7) < gmm.bounds[states + 1][:, None])
     scores[~own] = -np.inf
@@ -97,7 +98,7 @@ def test_statistics_are_the_posterior_weighted_sums() -> None:
 def test_statistics_do_not_depend_on_the_number_of_jobs() -> None:
     rng = np.random.default_rng(4)
     gmm, frames, states = random_gmm(rng), rng.normal(3, 2, (900, DIM)).astype(np.float32), rng.integers(0, 3, 900)
-    one, three = (accumulate(gmm, frames, states, jobs) for jobs in (1, 3))
+    one, three = (accumulate(gmm, share(frames), states, jobs) for jobs in (1, 3))
     assert one.log_likelihood == three.log_likelihood
     np.testing.assert_array_equal(one.second, three.second)
 
@@ -112,7 +113,7 @@ def test_likelihood_rises_with_every_iteration() -> None:
     gmm = split(gmm, np.bincount(states), 6, 0.25, rng)
     values = []
     for _ in range(12):
-        sums = accumulate(gmm, frames, states)
+        sums = accumulate(gmm, share(frames), states)
         values.append(sums.log_likelihood)
         gmm = update(gmm, sums, floor)
     assert (np.diff(values) > -0.05).all()
@@ -141,7 +142,7 @@ def test_gaussians_that_explain_nothing_are_dropped_but_never_a_states_last() ->
     frames = rng.normal(0, 1, (200, DIM)).astype(np.float32)
     means = np.concatenate([np.zeros((1, DIM)), np.full((2, DIM), 50.0)]).astype(np.float32)
     gmm = Gmm(IDENTITY, np.array([0.5, 0.5, 1], np.float32), means, np.ones_like(means), np.array([0, 2, 3], np.int32))
-    left = update(gmm, accumulate(gmm, frames, np.zeros(200, np.int64)), np.full(DIM, 1e-3))
+    left = update(gmm, accumulate(gmm, share(frames), np.zeros(200, np.int64)), np.full(DIM, 1e-3))
     assert left.bounds.tolist() == [0, 1, 2]
     assert left.weights.tolist() == [1, 1]
     np.testing.assert_array_equal(left.means[1], means[2])
@@ -151,7 +152,7 @@ def test_variances_keep_above_the_floor() -> None:
     frames = np.repeat(np.random.default_rng(9).normal(0, 1, (2, DIM)), 50, 0).astype(np.float32)
     floor = np.full(DIM, 0.25)
     gmm = single_gaussians(frames, np.repeat([0, 1], 50), 2, IDENTITY, floor)
-    gmm = update(gmm, accumulate(gmm, frames, np.repeat([0, 1], 50)), floor)
+    gmm = update(gmm, accumulate(gmm, share(frames), np.repeat([0, 1], 50)), floor)
     np.testing.assert_allclose(gmm.variances, 0.25)
 
 
