@@ -27,7 +27,7 @@ class Shared(Protocol[Value_co]):
 class Workers(abc.ABC):
     """Workers of one thread each, kept between calls; in a ``with`` block, which ends them.
 
-    If the block ends with an exception, the tasks that are running are killed.
+    If the block ends with an exception, nobody waits for the tasks that are running.
     """
 
     def __enter__(self) -> "Workers":

@@ -150,8 +150,14 @@ def _outcome(call: bytes, threads: int) -> Outcome:
         set_threads(threads)
         return function(task), None
     except (Exception, KeyboardInterrupt) as error:
+        return failure(error)
+
+
+def failure(error: BaseException) -> Outcome:
+    """The outcome of a task that raised ``error``."""
+    if not isinstance(error, UserError):
         error.add_note(traceback.format_exc())  # a traceback is not pickled
-        return None, error
+    return None, error
 
 
 def _received(handle: LocalHandle, connection: Connection) -> Outcome:

@@ -10,7 +10,7 @@ import logging
 import os
 import pickle
 import secrets
-import traceback
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Generic
 
 from asr_kd.errors import UserError
 from asr_kd.parallel.engine import ONE_THREAD, Engine, Handle, LongTasks, Needs, Result, Shared, Task, Workers
-from asr_kd.parallel.long_tasks import GPUS, LocalLongTasks, Outcome, OutcomeHandle
+from asr_kd.parallel.long_tasks import GPUS, LocalLongTasks, Outcome, OutcomeHandle, failure
 from asr_kd.parallel.processes import ThisProcess
 from asr_kd.parallel.starting import set_threads, terminable
 
@@ -42,6 +42,10 @@ class RayEngine(Engine):
     def __init__(self, jobs: int | None = None) -> None:
         self._jobs, self._address = jobs, os.environ.get("RAY_ADDRESS")
         self._connected = False
+        token = {} if self._address else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        if "ray" not in sys.modules:  # which reads them when it is imported
+            for name, value in (SETTINGS | token).items():
+                os.environ.setdefault(name, value)
 
     @property
     def jobs(self) -> int:
@@ -72,8 +76,6 @@ class RayEngine(Engine):
         """Start or join the cluster, unless that is done."""
         if self._connected:
             return
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
         if self._address:
             _join(self._address)
         else:
@@ -105,8 +107,6 @@ class RayEngine(Engine):
 
 def _start(jobs: int) -> None:
     """Start a cluster on this machine."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     with _environment({**ONE, "PYTHONPATH": path}):  # which its workers inherit
         _init(address="local", num_cpus=jobs, include_dashboard=False, _node_ip_address="127.0.0.1")
@@ -114,6 +114,10 @@ def _start(jobs: int) -> None:
 
 def _join(address: str) -> None:
     """Join the cluster at ``address``, whose workers get a copy of this package."""
+    if address.startswith("ray://"):
+        raise UserError(
+            f"RAY_ADDRESS={address}: run the command on a machine of the cluster, with HOST:PORT as the address"
+        )
     environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/__pycache__/**"], "env_vars": ONE}
     try:
         _init(address=address, runtime_env=environment)
@@ -187,7 +191,7 @@ class RayWorkers(Workers):
         import ray
 
         self._at_once = at_once
-        self._run = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
+        self._run = _remote(_run)
         self._start = uuid.uuid4().hex, [ray.put((initialiser, arguments))]  # in a list: else Ray resolves it each time
         self._running: dict[Any, int] = {}
 
@@ -195,7 +199,7 @@ class RayWorkers(Workers):
         import ray
 
         for reference in self._running:
-            ray.cancel(reference, force=True)
+            ray.cancel(reference)  # not by force, which can abort this process if the task ends just then
         self._running.clear()
 
     def map(self, function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
@@ -226,6 +230,13 @@ class RayWorkers(Workers):
             yield self._running.pop(ready), _received(ready)
 
 
+@functools.cache  # Ray schedules each function that it is given apart from the others
+def _remote(function: Callable[..., Any]) -> Any:
+    import ray
+
+    return ray.remote(num_cpus=1, max_retries=RETRIES)(function)
+
+
 _started = ""  # the workers whose initialiser ran last in this process
 
 
@@ -243,8 +254,7 @@ def _run(workers: str, start: list[Any], function: Callable[[Any], Any], task: o
             _started = workers
         return function(task), None
     except Exception as error:
-        error.add_note(traceback.format_exc())  # a traceback is not pickled
-        return None, error
+        return failure(error)
 
 
 def _received(reference: Any) -> Outcome:
@@ -277,10 +287,8 @@ class RayLongTasks(LongTasks):
     """Long tasks that Ray places. ``cpus``: the most that one may claim, where that is known."""
 
     def __init__(self, cpus: int | None = None) -> None:
-        import ray
-
         self._cpus = cpus
-        self._run = ray.remote(max_retries=RETRIES)(_supervise)
+        self._run = _remote(_supervise)
         self._running: dict[Any, OutcomeHandle] = {}
         self._terminable = terminable()
 
@@ -293,7 +301,7 @@ class RayLongTasks(LongTasks):
 
         try:
             for reference in self._running:
-                ray.cancel(reference, force=False)
+                ray.cancel(reference)
             if self._running:
                 ray.wait(list(self._running), num_returns=len(self._running))
         finally:

@@ -106,10 +106,15 @@ measure 18 "opening a lexicon and a language model" opening "$work/opening" --ro
 measure 19 "decoding long audio" lengths "$model" "$exp_dir/data/test" "$work/lengths"
 measure 20 "opening a large graph" graph_opening "$work/graph_opening" --rounds "$rounds"
 measure 21 "opening frame stores, reading Kaldi archives" stores "$work/stores" --rounds "$rounds"
+if python -c "import ray" 2> /dev/null; then
+  measure 22 "engines" engines "$work/engines" --rounds "$rounds"
+else
+  skip 22 "Ray against processes" "Ray is not installed (pip install 'asr-kd[ray]')."
+fi
 
-arguments=($(for number in {1..21}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
+arguments=($(for number in {1..22}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
-for group in "Features:1 2" "Stores and archives:21" "GMM-HMM:3 4 18" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8 19" \
+for group in "Features:1 2" "Stores and archives:21" "Engines:22" "GMM-HMM:3 4 18" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8 19" \
   "A large vocabulary:9 10 20"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
