@@ -70,7 +70,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a file for reading in binary; ``UserError`` if it is missing, a folder, a device or a named pipe.
 
-    A pipe that the shell opened for this command (``<(...)``) is allowed.
+    A file at a URL comes through the cache of this machine. A pipe that the shell opened for this command (``<(...)``)
+    is allowed.
     """
     descriptor, _ = open_descriptor(path)
     return os.fdopen(descriptor, "rb")
@@ -78,6 +79,11 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 def open_descriptor(path: str | Path) -> tuple[int, os.stat_result]:
     """As ``open_regular``, but a bare descriptor, which the caller closes, and its status: faster for many files."""
+    if "://" in str(path):
+        from asr_kd.file_cache import open_url
+
+        descriptor = open_url(str(path))
+        return descriptor, os.fstat(descriptor)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe must not block here
     except ValueError as error:  # a NUL in the path

@@ -23,6 +23,7 @@ NGRAM_ORDER = 100  # words in an n-gram
 GRAPH_BYTES = 1 << 34  # a decoding graph of a billion arcs
 TRANSITION_IDS = 1 << 24  # of a Kaldi model; large ones have 100,000
 TRANSITION_BYTES = 1 << 28  # the TransitionModel that a Kaldi model begins with
+FOLDER_FILES = 10_000  # of a data directory, a network or a model at a URL; an ensemble has two for each member
 STATES = 1 << 24  # tied states; large systems have 20,000
 PHONES = 511  # of a state space, whose table has PHONES ** 3 rows
 WORD_ID = 1 << 24  # the highest id in words.txt; the largest vocabularies have a few million words

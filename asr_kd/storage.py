@@ -8,17 +8,24 @@ those of the URL's own library: for S3 the usual ``AWS_...`` variables and ``~/.
 
 import contextlib
 import errno
+import functools
+import hashlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from asr_kd.errors import UserError
 from asr_kd.files import read_bytes, write_bytes
+from asr_kd.limits import FOLDER_FILES, GRAPH_BYTES
 
 CACHE_SIZE = "20G"
+_KEPT = 30 * 86_400  # seconds for which the copy of a folder stays in the cache after its last use
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _EXTRAS = {"s3": "s3", "s3a": "s3"}  # protocol -> the extra of this package that brings its library
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError")
@@ -101,6 +108,16 @@ def _explained(error: Exception) -> tuple[type[UserError], str]:
     return UserError, f"{type(error).__name__}: {said}"
 
 
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder at ``path``, which may be a URL."""
+    if not is_url(path):
+        return Path(path).exists()
+    files, place = file_system(path)
+    with reporting(path):
+        files.invalidate_cache()
+        return bool(files.exists(place))
+
+
 def read_file(path: str | Path, limit: int) -> bytes:
     """The content of the file at ``path``, which may be a URL; ``UserError`` if it is longer than ``limit``."""
     if not is_url(path):
@@ -133,6 +150,83 @@ def delete_folder(path: str | Path) -> None:
     with reporting(path), contextlib.suppress(FileNotFoundError):
         files.invalidate_cache()
         files.rm(place, recursive=True)
+
+
+def local(path: str | Path, names: Sequence[str] = ()) -> Path:
+    """``path`` itself, or a local copy of the file or folder at a URL; of a folder, only its files ``names`` if given.
+
+    For what is small and read whole: data directories, networks, HMM and model folders. A copy is made once for each
+    state of the URL, appears whole, and is never changed; a process keeps the one that it found first. ``UserError`` if
+    there is nothing at the URL, or more than a model can be.
+    """
+    return _copied(str(path).rstrip("/"), tuple(names)) if is_url(path) else Path(path)
+
+
+def folder_or_file(path: str, names: Sequence[str] = ()) -> str:
+    """``local(path, names)`` if ``path`` is a folder at a URL; a file stays where it is."""
+    if not is_url(path):
+        return path
+    files, place = file_system(path)
+    with reporting(path):
+        return str(local(path, names)) if files.isdir(place) else path
+
+
+@functools.lru_cache(1024)
+def _copied(url: str, names: tuple[str, ...]) -> Path:
+    files, root = file_system(url)
+    with reporting(url):
+        files.invalidate_cache()
+        found: dict[str, dict[str, Any]] = files.find(root, detail=True)
+    listed = {path[len(root) :].strip("/"): status for path, status in found.items() if status["type"] == "file"}
+    listed = {name: status for name, status in listed.items() if not names or name in names}
+    size = sum(status["size"] for status in listed.values())
+    if not listed:
+        raise UserError(f"{url}: no such file or folder")
+    if len(listed) > FOLDER_FILES or size > GRAPH_BYTES:
+        raise UserError(
+            f"{url}: {len(listed):,} files of {size:,} bytes, too much for a data directory or a model; give one inside"
+        )
+    state = [url, sorted((name, status["size"], version(status)) for name, status in listed.items())]
+    folder = cache_folder() / "folders" / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
+    copy = folder / url.rpartition("/")[2]
+    if not folder.exists():
+        _copy(files, root, url, listed, copy)
+    os.utime(folder)
+    return copy
+
+
+def version(status: Mapping[str, Any]) -> str:
+    """What tells the content of a file at a URL from an earlier one of the same size."""
+    kinds = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+    return str(next((status[kind] for kind in kinds if kind in status), ""))
+
+
+def _copy(files: Any, root: str, url: str, listed: Mapping[str, Mapping[str, Any]], copy: Path) -> None:
+    folders = copy.parent.parent
+    folders.mkdir(parents=True, exist_ok=True)
+    for old in folders.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if old.stat().st_mtime < time.time() - _KEPT:
+                shutil.rmtree(old, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=".", dir=folders))
+    try:
+        for name, status in listed.items():
+            if ".." in name.split("/"):
+                raise UserError(f"{url}/{name}: a name that leads out of its folder; rename it")
+            target = partial / copy.name / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            place = f"{url}/{name}".rstrip("/")
+            with reporting(place):
+                files.get_file(f"{root}/{name}".rstrip("/"), str(target))
+            if (size := target.stat().st_size) != status["size"]:
+                raise UnavailableError(f"{place}: {size:,} bytes arrived, {status['size']:,} expected; run this again")
+        try:
+            partial.rename(copy.parent)
+        except OSError:
+            if not copy.parent.exists():  # another process was first with the same copy
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def cache_folder() -> Path:

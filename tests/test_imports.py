@@ -15,6 +15,7 @@ ROOT = {
     "errors",
     "files",
     "storage",
+    "file_cache",
     "limits",
     "config",
     "progress",

@@ -35,6 +35,7 @@ VERBS = {
     "plot": "training curves, or results against a variable (size, temperature) -> figures: curves, against",
     "report": "a recipe's measurements -> RESULTS.md and results.json",
 }
+_STORES = {("feats", ""), ("frames", "copy"), ("targets", "write"), ("targets", "import"), ("hmm", "align")}  # written
 
 
 def add_action(
@@ -143,6 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         _parser(verb).parse_args(arguments, options)
+        _check_output(options)
         with _chosen_engine(options):
             options.run(options)
         sys.stdout.flush()  # here, where what goes wrong is still reported
@@ -165,6 +167,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name()}: interrupted{resume}", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """``UserError`` for an output at a URL that is not a frame store: it would become a local folder of that name."""
+    for name in ("out", "output"):
+        place = str(getattr(options, name, None) or "")
+        is_store = (options.verb, getattr(options, "action", "")) in _STORES
+        if not is_store and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", place):
+            raise UserError(f"{place}: only frame stores are written to a URL; give a folder on a disk, and copy it")
 
 
 def _parser(verb: str) -> argparse.ArgumentParser:

@@ -77,7 +77,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Decode or tune."""
+    from asr_kd.corpus.datadir import FILES
     from asr_kd.decode.model_folder import load_model_folder
+    from asr_kd.storage import folder_or_file, is_url
 
     if options.nbest < 0:
         raise UserError(f"--nbest {options.nbest}: expected 0 or more")
@@ -85,6 +87,9 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--no-times and --format {options.format} contradict each other (it has times); leave one out")
     if options.nbest and options.format not in ("text", "json"):
         raise UserError(f"--nbest {options.nbest} needs --format text or json, not {options.format}")
+    options.inputs = [folder_or_file(path, FILES) for path in options.inputs]
+    if options.tune and is_url(options.model):
+        raise UserError(f"{options.model}: --tune changes the model; copy it to a disk, tune it there and copy it back")
     if options.tune and not (len(options.inputs) == 1 and Path(options.inputs[0]).is_dir()):
         raise UserError("--tune needs one data directory with text: asr-kd decode MODEL_DIR DATADIR --tune")
     options.resumes = options.output is not None and not options.tune

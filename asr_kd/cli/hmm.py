@@ -277,8 +277,9 @@ def _gaussians(options: argparse.Namespace, space: "StateSpace", features: "Fram
     from asr_kd.files import sha256
     from asr_kd.hmm.alignment_store import AlignmentModel
     from asr_kd.hmm.gmm import Gmm
+    from asr_kd.storage import local
 
-    folder = Path(options.model)
+    folder = local(options.model)
     gmm = Gmm.load(folder)
     gmm.check_fits(space.num_states, folder)
     features.expect_width(gmm.transform.projection.shape[2], options.model)
@@ -291,6 +292,7 @@ def _network(options: argparse.Namespace, space: "StateSpace", features: "FrameS
     from asr_kd.files import sha256
     from asr_kd.hmm.alignment_store import AlignmentModel
     from asr_kd.nets import model_hash
+    from asr_kd.storage import local
 
     scores = NetworkScores(options.network, str(torch_device(options.device)))
     scorer = scores.scorer
@@ -300,7 +302,7 @@ def _network(options: argparse.Namespace, space: "StateSpace", features: "FrameS
             f" {space.num_states}"
         )
     features.expect_width(scorer.dimension, options.network)
-    hashes = {name: sha256(Path(options.model) / name) for name in ("states.safetensors", "states.yaml")}
+    hashes = {name: sha256(local(options.model) / name) for name in ("states.safetensors", "states.yaml")}
     return AlignmentModel(space, scores, {"network": model_hash(options.network), **hashes})
 
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from asr_kd.config import shown
 from asr_kd.errors import UserError, counted
 from asr_kd.files import fields_of, read_lines, write_text
+from asr_kd.storage import local
 
 FILES = ("wav.scp", "text", "utt2spk", "spk2utt", "segments")
 
@@ -167,7 +168,7 @@ def check_apart(out: str | Path, datadirs: Iterable[DataDir]) -> None:
 
 def scan(path: str | Path, allow_pipes: bool = False) -> tuple[DataDir, list[Problem]]:
     """A data directory, as far as it can be read, and every problem in its tables by file and line."""
-    path = Path(path)
+    path = local(path, FILES)
     if not (path / "wav.scp").is_file():
         return DataDir(path, {}, {}, {}), [_no_directory(path)]
     problems: list[Problem] = []

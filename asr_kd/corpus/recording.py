@@ -17,6 +17,7 @@ from asr_kd.corpus.datadir import is_pipe, split_archive
 from asr_kd.errors import UserError, counted
 from asr_kd.files import open_descriptor
 from asr_kd.limits import AUDIO_CHANNELS, AUDIO_RATES, PIPED_AUDIO_BYTES
+from asr_kd.storage import is_url
 
 if TYPE_CHECKING:
     import soundfile
@@ -178,7 +179,7 @@ def _open_source(entry: str, pipes: bool, folder: Path | None) -> Source:
     try:
         descriptor, status = open_descriptor(path)
     except UserError:
-        if "\0" in path or os.path.lexists(path):
+        if "\0" in path or is_url(path) or os.path.lexists(path):
             raise  # it is there, but it is no file, or may not be read
         raise UserError(f"{entry}: no such audio file{_place(path, folder)}") from None
     if not stat.S_ISREG(status.st_mode):  # a pipe that the shell opened: <(command)

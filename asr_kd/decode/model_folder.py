@@ -18,10 +18,12 @@ from asr_kd.decode.times import WordAligner
 from asr_kd.errors import UserError, counted
 from asr_kd.features.config import FeatureConfig
 from asr_kd.files import check_folder, read_lines, read_text, sha256, write_text
+from asr_kd.frames.index import INDEX
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, write_lexicon
 from asr_kd.hmm.lexicon_reader import load_lexicon, read_lexicon
 from asr_kd.hmm.states import StateSpace
 from asr_kd.limits import WORD_ID
+from asr_kd.storage import exists, is_url, joined, local
 
 SCHEMA = 1
 GMM = "gmm.safetensors"
@@ -133,7 +135,7 @@ def load_model_folder(path: str | Path, verify: bool = True, device: str = "cpu"
     Raises ``UserError`` for a file that is missing, was changed or swapped (``verify`` compares the checksums of
     model.yaml), or does not fit the others.
     """
-    path = Path(path)
+    path = local(path)
     config = read_model_config(path)
     for name in _names(path, config.kind, config.word_times == "aligned"):
         if not (path / name).is_file():
@@ -145,7 +147,8 @@ def load_model_folder(path: str | Path, verify: bool = True, device: str = "cpu"
 
 def read_model_config(path: str | Path) -> ModelConfig:
     """``model.yaml`` of a model folder; ``UserError`` if the folder is not a model of this version's schema."""
-    file = Path(path) / CONFIG
+    path = local(path)
+    file = path / CONFIG
     check_folder(path, CONFIG, "a finished model folder", "run asr-kd model build")
     config = load_config(ModelConfig, file)
     if config.schema != SCHEMA:
@@ -159,7 +162,7 @@ def read_model_config(path: str | Path) -> ModelConfig:
 
 def read_feature_config(source: str | Path) -> FeatureConfig:
     """The feature configuration in a YAML file, or of a feature store."""
-    if not Path(source).is_dir():
+    if not (Path(source).is_dir() or (is_url(source) and exists(joined(source, INDEX)))):
         return load_config(FeatureConfig, source)
     from asr_kd.frames import FrameStore
 

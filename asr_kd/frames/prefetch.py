@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from asr_kd.frames.cache import FileCache
+from asr_kd.file_cache import FileCache
 from asr_kd.frames.shard import ShardHeader
 
 _THREADS = 3

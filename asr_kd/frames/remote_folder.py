@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_kd.errors import UserError
-from asr_kd.frames.cache import FileCache
+from asr_kd.file_cache import FileCache
 from asr_kd.frames.description import Description
 from asr_kd.frames.folder import StoreFolder
 from asr_kd.frames.index import INDEX, Index, check_content, parse_index

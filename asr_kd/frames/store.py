@@ -28,7 +28,7 @@ class FrameStore:
 
     Opening reads the index and the shards' headers, and raises ``UserError`` for a store that is incomplete, or has a
     shard that is missing, cut, swapped or of another store. ``verify`` reads every byte. A store can be pickled: the
-    other process opens it again. Shards of a store at a URL (``s3://...``) are fetched one by one (``frames.cache``).
+    other process opens it again. Shards of a store at a URL (``s3://...``) are fetched one by one (``file_cache``).
     """
 
     def __init__(self, path: str | Path) -> None:

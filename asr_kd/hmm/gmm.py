@@ -12,6 +12,7 @@ from asr_kd.compiling import compiled
 from asr_kd.errors import UserError, counted
 from asr_kd.files import check_folder, write_bytes
 from asr_kd.hmm.transform import WindowTransform
+from asr_kd.storage import local
 
 _BLOCK = 256  # frames whose Gaussians are scored at once, so that the scores stay in the cache
 
@@ -99,7 +100,8 @@ class Gmm:
     @classmethod
     def load(cls, folder: str | Path) -> "Gmm":
         """Read what ``save`` wrote; ``UserError`` if it is missing or something else."""
-        path = Path(folder) / "gmm.safetensors"
+        folder = local(folder)
+        path = folder / "gmm.safetensors"
         advice = "give one from asr-kd hmm train, such as exp/hmm/lda"
         check_folder(folder, "gmm.safetensors", "an HMM folder with Gaussian mixtures", advice)
         try:

@@ -19,6 +19,7 @@ from asr_kd.hmm.lexicon import (
     SilenceProbabilities,
     Weights,
 )
+from asr_kd.storage import local
 
 LexiconFormat = Literal["auto", "plain", "lexiconp", "silprob", "mfa"]
 FORMATS: tuple[LexiconFormat, ...] = get_args(LexiconFormat)
@@ -31,6 +32,7 @@ _FOREIGN_NUMBER = re.compile(r"[0-9]*,[0-9]+|[0-9]+([.,][0-9]+)?%")  # 0,5 and 5
 _ODD_SPACES = (
     "\x1c\x1d\x1e\x1f\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 )
+
 _COLUMNS: dict[str, int | None] = {"plain": 0, "lexiconp": 1, "silprob": 4, "mfa": None, "auto": None}
 _OPTION = "--lexicon-format plain, lexiconp, silprob or mfa says which (see asr-kd hmm train --help)"
 
@@ -68,7 +70,7 @@ def read_lexicon(path: str | Path, form: LexiconFormat = "auto") -> Lexicon:
 
 def load_lexicon(folder: str | Path) -> Lexicon:
     """The lexicon of a model folder, as ``save_lexicon`` wrote it, or a ``lexicon.txt`` from elsewhere."""
-    folder = Path(folder)
+    folder = local(folder)
     forms: dict[str, LexiconFormat] = {WITH_SILENCES: "silprob", WITH_PROBABILITIES: "lexiconp", PLAIN: "plain"}
     name = next((name for name in forms if (folder / name).is_file()), PLAIN)
     lexicon = read_lexicon(folder / name, forms[name])

@@ -10,6 +10,7 @@ from asr_kd.config import load_config, save_config
 from asr_kd.errors import UserError, counted
 from asr_kd.files import check_folder, write_bytes
 from asr_kd.limits import PHONES
+from asr_kd.storage import local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +79,10 @@ class StateSpace:
     @classmethod
     def load(cls, folder: str | Path) -> "StateSpace":
         """Read what ``save`` wrote; ``UserError`` if a file is missing or does not fit the other."""
-        path = Path(folder) / "states.safetensors"
+        folder = local(folder)
+        path = folder / "states.safetensors"
         check_folder(folder, "states.yaml", "an HMM folder", "give one from asr-kd hmm train, such as exp/hmm/lda")
-        names = load_config(_Names, Path(folder) / "states.yaml")
+        names = load_config(_Names, folder / "states.yaml")
         if not path.is_file():
             raise UserError(f"{path}: no such file; {folder} should hold a state space (states.yaml and .safetensors)")
         try:

@@ -22,6 +22,7 @@ from asr_kd.nets.acoustic_model import AcousticModel
 from asr_kd.nets.config import NetConfig
 from asr_kd.nets.ensemble import Ensemble, EnsembleConfig
 from asr_kd.nets.tensors import read_tensors
+from asr_kd.storage import local
 
 LARGE = 1 << 26  # bytes of a network that are not allocated before the size of its file is compared
 CONFIG, WEIGHTS, ENSEMBLE = "config.yaml", "model.safetensors", "ensemble.yaml"
@@ -39,7 +40,7 @@ def load_model(folder: str | Path) -> AcousticModel:
 
     Raises ``UserError`` if the folder holds an ensemble, a file is missing or damaged, or the two files disagree.
     """
-    folder = Path(folder)
+    folder = local(folder)
     path = folder / WEIGHTS
     if is_ensemble(folder):
         raise UserError(f"{folder}: this is an ensemble; expected a single network: give one of its members")
@@ -127,7 +128,7 @@ def check_no_ensemble(folder: str | Path) -> None:
 
 def is_ensemble(folder: str | Path) -> bool:
     """Whether ``folder`` holds an ensemble."""
-    return (Path(folder) / ENSEMBLE).is_file()
+    return (local(folder) / ENSEMBLE).is_file()
 
 
 def open_model(folder: str | Path) -> AcousticModel | Ensemble:
@@ -135,7 +136,7 @@ def open_model(folder: str | Path) -> AcousticModel | Ensemble:
 
     Raises ``UserError`` as ``load_model`` does, and if a member's weights are not those that the ensemble lists.
     """
-    folder = Path(folder)
+    folder = local(folder)
     if not is_ensemble(folder):
         return load_model(folder)
     config = load_config(EnsembleConfig, folder / ENSEMBLE)
@@ -160,7 +161,7 @@ def open_model(folder: str | Path) -> AcousticModel | Ensemble:
 
 def model_hash(folder: str | Path) -> str:
     """Hexadecimal SHA-256 of what the network or ensemble in ``folder`` computes."""
-    folder = Path(folder)
+    folder = local(folder)
     if is_ensemble(folder):
         return load_config(EnsembleConfig, folder / ENSEMBLE).content_hash
     return hashlib.sha256(f"{sha256(folder / CONFIG)} {sha256(folder / WEIGHTS)}".encode()).hexdigest()
@@ -188,7 +189,7 @@ def copy_model(folder: str | Path, out: str | Path) -> None:
 
     Raises ``UserError`` if a file is missing, or if a member of the ensemble is an ensemble itself.
     """
-    folder, out = Path(folder), Path(out)
+    folder, out = local(folder), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if not is_ensemble(folder):
         (out / ENSEMBLE).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import torch
 from asr_kd.errors import UserError, counted
 from asr_kd.frames import FrameStore, Shard
 from asr_kd.nets import AcousticModel, Ensemble, hold_weights, model_hash, open_model, settle_precision
+from asr_kd.storage import exists, joined
 from asr_kd.train.augment import changes
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.frame_data import TrainingData, count_states, prior_of
@@ -147,7 +148,7 @@ def read_priors(place: str | Path, num_states: int) -> tuple[np.ndarray, str]:
     Those of soft targets are the teacher's mean posterior at T = 1. They suit a student with few labels: a state that
     its teacher knows, but its labels lack, would be all but impossible by the labels' frequencies.
     """
-    if (Path(place) / "index.json").exists():
+    if exists(joined(place, "index.json")):
         store = FrameStore(place)
         if store.kind == "targets":
             return _mean_posterior(store, store.shards(), num_states), store.content_hash

@@ -17,8 +17,8 @@ import pytest
 
 from asr_kd.cli import main
 from asr_kd.errors import UserError
+from asr_kd.file_cache import FileCache
 from asr_kd.frames import FrameStore, StoreContent, Unfinished, WriteOptions, open_joined, write_arrays
-from asr_kd.frames.cache import FileCache
 from asr_kd.frames.folders import publish_index
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_states
 from tests.object_storage import Fault, Server, served, use

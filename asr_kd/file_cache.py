@@ -1,9 +1,9 @@
-"""A folder of downloaded files, shared by all processes of a machine, never above a stated size.
+"""A folder of downloaded files (shards, audio), shared by all processes of a machine, never above a stated size.
 
-Files are named by the hash of their content, so a file is right or absent, and stores with equal shards share it. It
-appears whole. The least recently used ones are deleted to make room. Readers map a file by its descriptor: one that is
-deleted meanwhile stays readable, and its space is free when the last reader unmaps it. So the disk may hold, beyond
-the stated size, the few shards that each process has mapped.
+Files are named by the hash of their content, or of their URL and version, so a file is right or absent, and stores with
+equal shards share it. It appears whole. The least recently used ones are deleted to make room. Readers map a file by
+its descriptor: one that is deleted meanwhile stays readable, and its space is free when the last reader unmaps it. So
+the disk may hold, beyond the stated size, the few shards that each process has mapped.
 
 fsspec's caching file systems have no limit of size, which is why this is ours.
 """
@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asr_kd.errors import UserError
-from asr_kd.storage import cache_bytes, cache_folder, reporting
+from asr_kd.storage import UnavailableError, cache_bytes, cache_folder, file_system, reporting, version
 
 _WAIT = 300  # seconds for another process's download of the same file, before downloading it here too
 _POLL = 0.01
@@ -184,6 +185,25 @@ class FileCache:
             Path(path).unlink(missing_ok=True)
             used, short = used - freed, short - freed
         return used
+
+
+def open_url(url: str) -> int:
+    """A descriptor of the file at ``url``, through the cache; ``UserError`` if it cannot be had."""
+    files, place = file_system(url)
+    with reporting(url):
+        files.invalidate_cache()
+        status = files.info(place)
+    if status["type"] != "file":
+        raise UserError(f"{url}: is a folder; expected a file")
+    name = hashlib.sha256(json.dumps([url, status["size"], version(status)]).encode()).hexdigest()
+
+    def download(path: Path) -> None:
+        with reporting(url):
+            files.get_file(place, str(path))
+        if (size := path.stat().st_size) != status["size"]:
+            raise UnavailableError(f"{url}: {size:,} bytes arrived, {status['size']:,} expected; run this again")
+
+    return FileCache.of_environment().open(name, status["size"], download)
 
 
 def _abandoned(partial: str) -> bool:
