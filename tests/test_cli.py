@@ -1,6 +1,7 @@
 import argparse
 import errno
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -249,3 +250,20 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly_with_its_own_status
     assert done.stdout.startswith("WER 0.00 %")
     assert done.stdout.splitlines()[-1] in ("0", "141")  # 0: all fitted into the pipe
     assert done.stderr == ""
+
+
+def test_without_ray_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["corpus", "validate", str(tmp_path), "--engine", "ray"]) == 1
+    assert "--engine ray needs Ray, which is not installed: pip install 'asr-kd[ray]'" in capsys.readouterr().err
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert cli.main(["corpus", "validate", str(tmp_path), "--engine", "ray"]) == 1
+    assert "RAY_ADDRESS=127.0.0.1:1: no Ray cluster can be joined there" in capsys.readouterr().err

@@ -88,12 +88,13 @@ class _Part:
 
 def _sums(part: _Part) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Occupancy, first and second order sums of the Gaussians, and the log-likelihood of each state's frames."""
-    frames, states = part.frames.value[part.order], len(part.bounds) - 1
-    # Copied, because shared arrays are read-only, for which another function would be compiled.
+    frames, order, states = part.frames.value, part.order, len(part.bounds) - 1
+    if not frames.flags.writeable:  # arrays from another process are copied: for these, other code would be compiled
+        frames, order = frames[order], np.arange(len(order))
     model = map(np.array, (part.frame_bounds, part.means, part.precisions, part.constants, part.bounds))
     occupancy, likelihood = np.zeros(len(part.means)), np.zeros(states)
     first, second = np.zeros(part.means.shape), np.zeros(part.means.shape)
-    _accumulate(frames, np.arange(len(frames)), *model, 0, states, occupancy, first, second, likelihood)
+    _accumulate(frames, order, *model, 0, states, occupancy, first, second, likelihood)
     return occupancy, first, second, likelihood
 
 

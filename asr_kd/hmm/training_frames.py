@@ -1,6 +1,7 @@
 """The frames that a GMM-HMM is trained on, with the alignment graph of each utterance."""
 
 import dataclasses
+import os
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class TrainingFrames:
         def one(utterance: int) -> None:
             self.frames[self._span(utterance)] = transform(self.features[utterance])
 
-        with ThreadWorkers(self.jobs) as pool:
+        with ThreadWorkers(min(self.jobs, os.cpu_count() or 1)) as pool:  # on this machine
             list(pool.map(one, range(len(self.features))))
         self.shared = share(self.frames)
         self.variance = self.frames.var(0)

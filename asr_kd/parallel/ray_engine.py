@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import secrets
+import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ SETTINGS = {  # of Ray; those that the user has set win
     "RAY_DEDUP_LOGS": "0",
     "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # long tasks label their lines themselves
 }
+ANSWER_SECONDS = 10  # in which a cluster's first machine must answer
 ONE = {"OMP_NUM_THREADS": "1"}
 
 
@@ -99,9 +101,9 @@ class RayEngine(Engine):
         return 2 * jobs if jobs >= self._cpus() else jobs
 
     def _cpus(self) -> int:
+        self.connect()
         import ray
 
-        self.connect()
         return int(ray.cluster_resources().get("CPU", 1))
 
 
@@ -118,10 +120,13 @@ def _join(address: str) -> None:
         raise UserError(
             f"RAY_ADDRESS={address}: run the command on a machine of the cluster, with HOST:PORT as the address"
         )
+    host, _, port = address.rpartition(":")
     environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/__pycache__/**"], "env_vars": ONE}
     try:
+        if port.isdigit():  # Ray would try for minutes
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
         _init(address=address, runtime_env=environment)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"RAY_ADDRESS={address}: no Ray cluster can be joined there: {_first_line(error)}; start one with the same"
             " versions of Python and Ray (ray start), or unset RAY_ADDRESS to start one on this machine"

@@ -6,21 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from made import BINS, make_stores
-from measuring import row
-
-from asr_kd.corpus.audio import write_flac
-from asr_kd.corpus.datadir import write_data_dir
-from asr_kd.features.config import FeatureConfig
-from asr_kd.features.feature_store import write_features
-from asr_kd.frames import WriteOptions
-from asr_kd.nets import AcousticModel, NetConfig, save_model
-from asr_kd.parallel import parallel_map, using
-from asr_kd.parallel.processes import LocalEngine
-from asr_kd.parallel.ray_engine import RayEngine
-from asr_kd.targets import TargetConfig, Teacher, write_targets
+# Libraries are imported inside functions: each process imports this module too.
 
 JOBS, MINUTES, FRAMES, STATES = 2, 10, 500_000, 2000
 RATE, SECONDS = 16_000, 5  # of the audio, and of an utterance
@@ -33,7 +19,6 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for the synthetic audio and stores; removed at the end")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     work, rounds = options.work, max(2, options.rounds // 2)
     compare(f"{MINUTES} minutes of features", features(work), rounds)
     compare(f"top-20 targets of {FRAMES:,} frames, {STATES:,} states", targets(work), rounds)
@@ -42,34 +27,46 @@ def main() -> None:
 
 def features(work: Path) -> Callable[[], object]:
     """Noise as FLAC -> log-mel features."""
+    import numpy as np
+
+    from asr_kd.corpus.audio import write_flac
+    from asr_kd.corpus.datadir import write_data_dir
+    from asr_kd.features.config import FeatureConfig
+    from asr_kd.features.feature_store import write_features
+
     rng = np.random.default_rng(0)
     wav = {f"u{number:03d}": work / "audio" / f"u{number:03d}.flac" for number in range(MINUTES * 60 // SECONDS)}
     for path in wav.values():
         write_flac(path, rng.normal(0, 0.1, RATE * SECONDS).astype(np.float32), RATE)
-    data = write_data_dir(work / "data", wav, {}, {utt: utt for utt in wav})
-
-    def write() -> object:
-        return write_features(data, work / "store", FeatureConfig(), JOBS, force=True, shard_frames=SHARD)
-
-    return write
+    data, config = write_data_dir(work / "data", wav, {}, {utt: utt for utt in wav}), FeatureConfig()
+    return lambda: write_features(data, work / "store", config, JOBS, force=True, shard_frames=SHARD)
 
 
 def targets(work: Path) -> Callable[[], object]:
     """A 4x512 network with random weights -> top 20 at four temperatures."""
+    import torch
+    from made import BINS, make_stores
+
+    from asr_kd.frames import WriteOptions
+    from asr_kd.nets import AcousticModel, NetConfig, save_model
+    from asr_kd.targets import TargetConfig, Teacher, write_targets
+
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     save_model(AcousticModel(NetConfig(bins=BINS, states=STATES)), work / "net")
     config = TargetConfig("topk", 20)
     teacher = Teacher(work / "net", make_stores(work / "made", FRAMES, STATES, config)[0])
-
-    def write() -> object:
-        shutil.rmtree(work / "targets", ignore_errors=True)
-        return write_targets(teacher, work / "targets", config, options=WriteOptions(JOBS))
-
-    return write
+    return lambda: write_targets(teacher, work / "targets", config, options=WriteOptions(JOBS, force=True))
 
 
 def compare(name: str, work: Callable[[], object], rounds: int) -> None:
     """Seconds of wall-clock time, with the start of the processes and of Ray's tasks, but not of the cluster."""
+    from measuring import row
+
+    from asr_kd.parallel import parallel_map, using
+    from asr_kd.parallel.processes import LocalEngine
+    from asr_kd.parallel.ray_engine import RayEngine
+
     local = ray = float("inf")
     for _ in range(rounds):
         with using(LocalEngine()):
