@@ -84,6 +84,22 @@ class _Loader(yaml.SafeLoader):
             keys.add((key.tag, str(key.value)))
         return node
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number; raises ``YAMLError`` for ``015`` and ``1:30``, which YAML 1.1 reads as 13 and 90."""
+        if ":" in node.value or re.fullmatch("[-+]?0[0-7_]+", node.value):
+            text = shown(node.value)
+            raise yaml.YAMLError(
+                f"{node.start_mark}: {text} is one number in YAML 1.1 and another one, or text, in YAML 1.2; write a"
+                f" decimal number without leading zeros, or {text} in quotes if it is text"
+            )
+        if node.tag.endswith(":int"):
+            return self.construct_yaml_int(node)
+        return self.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
+
 
 def save_config(config: Any, path: str | Path) -> None:
     """Write a configuration dataclass as YAML, atomically, keys in the order of the class."""

@@ -43,6 +43,14 @@ def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
     assert config == Outer(inner=Inner(8, 1e-4), layers=(9,))
 
 
+def test_numbers_that_look_alike_in_all_versions_of_yaml_are_read(tmp_path: Path) -> None:
+    for text, number in (("0", 0), ("-7", -7), ("1_000", 1000), ("0x1F", 31), ("105", 105)):
+        assert load_config(Outer, overrides=[f"inner.width={text}"]).inner.width == number
+    for text, rate in (("0.5", 0.5), ("012.5", 12.5), ("1e-3", 1e-3), ("0", 0.0)):
+        assert load_config(Outer, overrides=[f"inner.rate={text}"]).inner.rate == rate
+    assert load_config(Outer, overrides=["kind='cnn'"]).kind == "cnn"
+
+
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("")
     assert load_config(Outer, tmp_path / "c.yaml") == Outer()
@@ -77,6 +85,10 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
         ("inner: {width: 3, rate: 0.1, width: 4}", "key 'width' is given twice"),
         ("limit: 99999999999999999999999", "is too large"),
         ("layers: [-99999999999999999999999]", "is too large"),
+        ("inner: {width: 015}", "'015' is one number in YAML 1.1 and another one, or text, in YAML 1.2"),  # 13 or 15
+        ("inner: {rate: -01_7}", "'-01_7' is one number"),
+        ("limit: 1:30", "'1:30' is one number"),  # 90 or text
+        ("inner: {rate: 1:30.5}", "'1:30.5' is one number"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:

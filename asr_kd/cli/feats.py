@@ -76,15 +76,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _configuration(options: argparse.Namespace) -> "FeatureConfig":
-    from asr_kd.config import from_dict, load_config
+    from asr_kd.config import load_config
     from asr_kd.errors import UserError
-    from asr_kd.features.config import FeatureConfig
+    from asr_kd.features.config import FeatureConfig, stored_config
     from asr_kd.frames import FrameStore
 
     if not options.like:
         return load_config(FeatureConfig, options.config, options.set)
     if options.set:
         raise UserError("--like uses the whole configuration of a store; leave out --set")
-    store = FrameStore(options.like)
-    store.expect("features")
-    return from_dict(FeatureConfig, store.config, where=options.like)
+    return stored_config(FrameStore(options.like))

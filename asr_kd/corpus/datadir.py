@@ -18,6 +18,7 @@ import os
 import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -370,6 +371,11 @@ def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
             example = min(different)
             message = f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, first {example!r}"
             problems.append(Problem(path / "spk2utt", line, message, "speakers disagree"))
+    for speaker, (line, utts) in spk2utt.items():
+        if len(fields_of(utts)) > len(found[speaker]):
+            again = min(utt for utt, times in Counter(fields_of(utts)).items() if times > 1)
+            message = f"{speaker!r} has {again!r} twice; remove one"
+            problems.append(Problem(path / "spk2utt", line, message, "utterance twice"))
     return problems
 
 

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from asr_kd import __version__
-from asr_kd.config import from_dict, load_config, save_config, shown
+from asr_kd.config import load_config, save_config, shown
 from asr_kd.decode.graph import map_graph, search_graph, write_graph
 from asr_kd.decode.scorer import Scorer, load_scorer
 from asr_kd.decode.search import SearchOptions
 from asr_kd.decode.search_kernels import Graph
 from asr_kd.decode.times import WordAligner
 from asr_kd.errors import UserError, counted
-from asr_kd.features.config import FeatureConfig
+from asr_kd.features.config import FeatureConfig, stored_config
 from asr_kd.files import check_folder, read_lines, read_text, sha256, write_text
 from asr_kd.frames.index import INDEX
 from asr_kd.hmm.lexicon import UNKNOWN_WORD, write_lexicon
@@ -166,10 +166,7 @@ def read_feature_config(source: str | Path) -> FeatureConfig:
         return load_config(FeatureConfig, source)
     from asr_kd.frames import FrameStore
 
-    store = FrameStore(source)
-    if store.kind != "features":
-        raise UserError(f"{source}: holds {store.kind}; expected features")
-    return from_dict(FeatureConfig, store.config, str(source))
+    return stored_config(FrameStore(source))
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from asr_kd.config import from_dict
 from asr_kd.errors import UserError, counted
+from asr_kd.frames import FrameStore
 from asr_kd.limits import AUDIO_RATES, BINS
 
 FRAME_LENGTH = 0.025  # seconds
@@ -89,3 +91,14 @@ class FeatureConfig:
                 f" one frame ({counted(self.window, 'sample')})"
             )
         return 1 + (samples - self.window) // self.shift
+
+
+def stored_config(store: FrameStore) -> FeatureConfig:
+    """The configuration that the features in ``store`` were computed with; ``UserError`` if it records none."""
+    store.expect("features")
+    if "kind" not in store.config:
+        raise UserError(
+            f"{store.path}: does not record how its features were computed, as imported features do not; write it to a"
+            " YAML file (asr-kd feats --print-config shows the keys) and give that instead"
+        )
+    return from_dict(FeatureConfig, store.config, str(store.path))

@@ -114,6 +114,12 @@ def test_a_bad_line_is_named(folder: Path, file: str, line: str, message: str) -
         read_data_dir(folder)
 
 
+def test_an_utterance_twice_on_a_line_of_spk2utt_is_named(folder: Path) -> None:
+    (folder / "spk2utt").write_text("a a-1 a-2 a-1\nb b-1\n")
+    with pytest.raises(UserError, match=r"spk2utt:1: 'a' has 'a-1' twice; remove one"):
+        read_data_dir(folder)
+
+
 def test_audio_without_a_transcript_is_named(folder: Path) -> None:
     (folder / "text").write_text("a-1 ONE\nb-1 TWO\n")
     with pytest.raises(UserError, match=r"wav.scp:2: 'a-2' is not in text"):

@@ -11,10 +11,19 @@ from safetensors.numpy import load_file
 from asr_kd.cli import main
 from asr_kd.decode import model_folder as model_module
 from asr_kd.decode.formats import summarise
-from asr_kd.decode.model_folder import Model, ModelParts, build_model, describe, load_model_folder, read_words
+from asr_kd.decode.model_folder import (
+    Model,
+    ModelParts,
+    build_model,
+    describe,
+    load_model_folder,
+    read_feature_config,
+    read_words,
+)
 from asr_kd.decode.search import Decoder, SearchOptions
 from asr_kd.errors import UserError
 from asr_kd.features.config import FeatureConfig
+from asr_kd.frames import StoreContent, TensorSpec, write_arrays
 from asr_kd.hmm.gmm import Gmm
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.transform import WindowTransform
@@ -180,6 +189,13 @@ def test_a_damaged_summary_of_the_training_is_named(
     (network / "summary.json").write_text(content)
     with pytest.raises(UserError, match=r"summary\.json: not the summary of a training"):
         build_model(tmp_path / "m", ModelParts(parts / "graph", features, network, None, parts / "states"))
+
+
+def test_features_that_record_no_configuration_give_none(tmp_path: Path) -> None:
+    content = StoreContent("features", {"fbank": TensorSpec("float32", (13,))})
+    write_arrays(tmp_path / "imported", content, {"u": {"fbank": np.zeros((3, 13), np.float32)}})
+    with pytest.raises(UserError, match="imported: does not record how its features were computed, as imported"):
+        read_feature_config(tmp_path / "imported")
 
 
 def test_parts_that_do_not_fit_are_refused(tmp_path: Path, parts: Path, features: FeatureConfig) -> None:

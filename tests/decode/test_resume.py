@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +134,17 @@ def test_a_closed_pipe_does_not_end_a_decoding_that_is_kept(model: Model, files:
     assert len((tmp_path / "out" / "text").read_text().splitlines()) == 10
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("jobs", "send", "times"),
+    [
+        (1, os.kill, 1),  # as `kill -INT` does
+        (2, os.killpg, 1),  # as a terminal does
+        pytest.param(1, os.killpg, 5, marks=pytest.mark.soak),
+        pytest.param(2, os.kill, 5, marks=pytest.mark.soak),
+    ],
+)
 def test_ctrl_c_at_any_moment_ends_with_130_and_one_sentence(
-    model: Model, tmp_path: Path, files: list[str], jobs: int
+    model: Model, tmp_path: Path, files: list[str], jobs: int, send: Callable[[int, int], None], times: int
 ) -> None:
     """Minutes of audio, so that the signal finds the process in compiled code."""
     samples = np.random.default_rng(1).normal(0, 0.1, 16000 * 240).clip(-1, 1)
@@ -145,12 +154,11 @@ def test_ctrl_c_at_any_moment_ends_with_130_and_one_sentence(
         link.symlink_to(tmp_path / "long.wav")
     arguments = ("--format", "json", "--jobs", str(jobs), "--output", str(tmp_path / "out"))
     moments = random.Random(jobs)
-    for _ in range(2):
+    for _ in range(times):
         running = process("decode", str(model.path), files[0], *map(str, links), *arguments)
         assert running.stdout is not None
         running.stdout.readline()  # the first, short one is done
         time.sleep(moments.uniform(0, 1.5))
-        send = os.kill if moments.random() < 0.5 else os.killpg  # as `kill -INT` does, and as a terminal does
         send(running.pid, signal.SIGINT)
         _, errors = running.communicate(timeout=60)
         message = "asr-kd decode: interrupted; run the same command again to resume"

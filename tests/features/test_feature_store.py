@@ -243,6 +243,19 @@ def test_features_of_a_wav_in_an_archive_are_those_of_the_file(datadir: DataDir,
         np.testing.assert_array_equal(store.read(utterance)["fbank"], alone)
 
 
+def test_features_that_record_no_configuration_give_none(
+    datadir: DataDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported = write_arrays(
+        tmp_path / "imported",
+        StoreContent("features", {"fbank": TensorSpec("float32", (40,))}),
+        {"u": {"fbank": np.zeros((3, 40), np.float32)}},
+    )
+    assert main(["feats", str(datadir.path), str(tmp_path / "s"), "--like", str(imported.path)]) == 1
+    assert "imported: does not record how its features were computed" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
 def test_the_configuration_of_a_store_of_states_is_not_that_of_features(
     datadir: DataDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

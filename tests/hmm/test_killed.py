@@ -1,10 +1,8 @@
 """Training and alignment that were killed or interrupted resume, and end with the same bytes."""
 
 import functools
-import os
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,48 +18,33 @@ from asr_kd.hmm.lexicon_reader import read_lexicon
 from asr_kd.hmm.states import StateSpace
 from asr_kd.hmm.training_data import load_utterances
 from tests.hmm.conftest import Boundaries, align, train
+from tests.killing import Commands
 
-ROOT = Path(__file__).parents[2]
-# Sends this process the signal argv[1] when the function is called for the argv[2]-th time.
-ENDED = """
-import os, sys
-from unittest.mock import patch
-from asr_kd import cli
-from asr_kd.hmm import {module} as module
-calls, real = [], module.{name}
-def ended(*arguments, **options):
-    calls.append(1)
-    if len(calls) == int(sys.argv[2]):
-        os.kill(os.getpid(), int(sys.argv[1]))
-    return real(*arguments, **options)
-with patch.object(module, "{name}", ended):
-    sys.exit(cli.main(sys.argv[3:]))
-"""
+MODULES = ("asr_kd.hmm.train", "asr_kd.hmm.align", "asr_kd.hmm.alignment_store")
 
 
-def end(number: int, call: int, module: str, name: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """``asr-kd`` with ``command``, ended by signal ``number`` in the ``call``-th call of ``module.name``."""
-    program = [sys.executable, "-c", ENDED.format(module=module, name=name), str(int(number)), str(call)]
-    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
-    return subprocess.run([*program, *command], env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def commands() -> Iterator[Commands]:
+    with Commands(*MODULES) as started:
+        yield started
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # an idle machine takes 20
+@pytest.mark.timeout(300)
 def test_training_killed_in_any_stage_ends_with_the_same_models(
-    corpus: tuple[Path, Boundaries], tmp_path: Path
+    corpus: tuple[Path, Boundaries], commands: Commands, tmp_path: Path
 ) -> None:
     root, out = corpus[0], tmp_path / "out"
     paths = [str(root / name) for name in ("data", "feats", "lexicon.txt")]
     command = ["hmm", "train", *paths, str(out), "--config", str(root / "hmm.yaml")]
-    for number, call, module, name, finished in (
-        (signal.SIGKILL, 7, "stage", "accumulate", []),  # among the monophones' iterations
-        (signal.SIGKILL, 1, "train", "save_lexicon", []),  # the stage's files are half written
-        (signal.SIGINT, 45, "stage", "accumulate", ["mono"]),  # the fifth iteration of the triphones
-        (signal.SIGKILL, 1, "train", "lda_transform", ["mono", "tri"]),
+    for number, call, function, finished in (
+        (signal.SIGKILL, 7, "stage.accumulate", []),  # among the monophones' iterations
+        (signal.SIGKILL, 1, "train.save_lexicon", []),  # the stage's files are half written
+        (signal.SIGINT, 45, "stage.accumulate", ["mono"]),  # the fifth iteration of the triphones
+        (signal.SIGKILL, 1, "train.lda_transform", ["mono", "tri"]),
     ):
-        ended = end(number, call, module, name, command)
-        assert ended.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL), ended.stderr
+        status, errors = commands.end(number, call, f"asr_kd.hmm.{function}", command, tmp_path / "log")
+        assert status == (130 if number == signal.SIGINT else -signal.SIGKILL), errors
         assert [stage for stage in ("mono", "tri", "lda") if (out / stage / "training.json").exists()] == finished
     assert train(root, out) == 0
     for stage in ("mono", "tri", "lda"):
@@ -70,17 +53,21 @@ def test_training_killed_in_any_stage_ends_with_the_same_models(
 
 
 def test_alignment_killed_while_it_aligns_or_writes_ends_with_the_same_states(
-    corpus: tuple[Path, Boundaries], tmp_path: Path
+    corpus: tuple[Path, Boundaries], commands: Commands, tmp_path: Path
 ) -> None:
     root = corpus[0]
     assert align(root, tmp_path / "whole") == 0
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     command = ["hmm", "align", str(root / "out" / "lda"), str(root / "data"), str(root / "feats"), str(tmp_path / "s")]
-    assert end(signal.SIGKILL, 9, "align", "_viterbi", command).returncode == -signal.SIGKILL
+
+    def end(number: int, call: int, function: str) -> tuple[int, str]:
+        return commands.end(number, call, f"asr_kd.hmm.{function}", command, tmp_path / "log")
+
+    assert end(signal.SIGKILL, 9, "align._viterbi")[0] == -signal.SIGKILL
     assert not (tmp_path / "s" / "index.json").exists()
-    assert end(signal.SIGKILL, 1, "alignment_store", "write_store", command).returncode == -signal.SIGKILL
-    ended = end(signal.SIGINT, 9, "align", "_viterbi", command)
-    assert (ended.returncode, "interrupted; run the same command again to resume" in ended.stderr) == (130, True)
+    assert end(signal.SIGKILL, 1, "alignment_store.write_store")[0] == -signal.SIGKILL
+    status, errors = end(signal.SIGINT, 9, "align._viterbi")
+    assert (status, "interrupted; run the same command again to resume" in errors) == (130, True)
     assert align(root, tmp_path / "s") == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()} == whole
 

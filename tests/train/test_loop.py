@@ -6,9 +6,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +25,7 @@ from asr_kd.train.loop import out_of_patience
 from asr_kd.train.objective import HardTargets
 from asr_kd.train.optimiser import learning_rate
 from asr_kd.train.step_metrics import StepMetrics
-from tests.killing import Killed
+from tests.killing import Commands, Killed
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData, speech, without_labels, write_features, write_states
 
 Corpus = tuple[TrainingData, TrainingData]  # to learn from, and dev
@@ -40,6 +37,19 @@ MASKED = dataclasses.replace(
 @pytest.fixture
 def corpus(make_data: MakeData) -> Corpus:
     return make_data([50] * 12), make_data([50] * 4, seed=1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of ``MASKED`` on ``corpus``, trained without an interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    sets = []
+    for name, number, seed in (("train", 12, 0), ("dev", 4, 1)):
+        features, states = speech([50] * number, seed)
+        stores = write_features(folder / name / "feats", features), write_states(folder / name / "states", states)
+        sets.append(TrainingData(*stores))
+    train(MASKED, *sets, folder / "out")
+    return folder / "out"
 
 
 def weights(folder: Path) -> bytes:
@@ -90,18 +100,17 @@ def test_the_model_holds_the_training_data_s_priors_and_standardisation(tmp_path
     assert model.config.bins == BINS
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_others(tmp_path: Path, corpus: Corpus) -> None:
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+def test_the_same_seed_gives_the_same_bytes_and_another_others(tmp_path: Path, corpus: Corpus, whole: Path) -> None:
+    for name, seed in (("same", MASKED.seed), ("other", MASKED.seed + 1)):
         train(dataclasses.replace(MASKED, seed=seed), *corpus, tmp_path / name)
-    assert weights(tmp_path / "a") == weights(tmp_path / "b")
-    assert weights(tmp_path / "a") != weights(tmp_path / "c")
+    assert weights(tmp_path / "same") == weights(whole)
+    assert weights(tmp_path / "other") != weights(whole)
 
 
 @pytest.mark.parametrize("step", [0, 3, 5, 18, 19, 20, 37, 50])
 def test_killed_at_any_step_it_ends_with_the_same_weights(
-    tmp_path: Path, corpus: Corpus, step: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, corpus: Corpus, whole: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(MASKED, *corpus, tmp_path / "whole")
     real = loop.training_step
 
     def die(*arguments: Any) -> None:
@@ -114,9 +123,9 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(
         train(MASKED, *corpus, tmp_path / "killed")
     monkeypatch.setattr(loop, "training_step", real)
     train(MASKED, *corpus, tmp_path / "killed")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(whole)
     for name in ("metrics.jsonl", "train.yaml"):
-        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+        assert (tmp_path / "killed" / name).read_text() == (whole / name).read_text()
 
 
 def test_the_seconds_of_a_run_that_was_interrupted_are_those_of_all_its_steps(
@@ -140,9 +149,8 @@ def test_the_seconds_of_a_run_that_was_interrupted_are_those_of_all_its_steps(
 
 @pytest.mark.parametrize("write", [1, 6])
 def test_a_full_disk_at_any_write_is_a_clear_error_and_the_rerun_ends_with_the_same_weights(
-    tmp_path: Path, corpus: Corpus, write: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, corpus: Corpus, whole: Path, write: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(MASKED, *corpus, tmp_path / "whole")
     real, written = os.fsync, []
 
     def full(descriptor: int) -> None:
@@ -158,45 +166,32 @@ def test_a_full_disk_at_any_write_is_a_clear_error_and_the_rerun_ends_with_the_s
     assert not (tmp_path / "full" / "summary.json").exists()
     assert not list((tmp_path / "full").glob(".*"))
     train(MASKED, *corpus, tmp_path / "full")
-    assert weights(tmp_path / "full") == weights(tmp_path / "whole")
+    assert weights(tmp_path / "full") == weights(whole)
 
 
-EPOCHS = 15  # long enough to be caught in the middle
-
-
-def start(folder: Path, corpus: Corpus) -> subprocess.Popen[str]:
-    """``asr-kd train`` in a process of its own."""
+def test_a_process_that_was_killed_and_interrupted_ends_with_the_same_weights(
+    tmp_path: Path, corpus: Corpus, whole: Path
+) -> None:
+    torch.set_num_threads(1)
     data, dev = corpus
     assert data.states is not None
     assert dev.states is not None
-    save_config(MASKED, folder.parent / "conf.yaml")
-    command = [sys.executable, "-m", "asr_kd", "train", "--feats", data.features.path, "--states", data.states.path]
-    command += ["--dev-feats", dev.features.path, "--dev-states", dev.states.path, "--out", folder, "--threads", "1"]
-    command += ["--config", folder.parent / "conf.yaml", "--set", f"epochs={EPOCHS}", "--device", "cpu"]
-    return subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_a_new_checkpoint(path: Path, process: subprocess.Popen[str], before: int) -> int:
-    while not path.exists() or path.stat().st_mtime_ns == before:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.01)
-    return path.stat().st_mtime_ns
-
-
-def test_a_process_that_was_killed_and_interrupted_ends_with_the_same_weights(tmp_path: Path, corpus: Corpus) -> None:
-    torch.set_num_threads(1)
-    train(dataclasses.replace(MASKED, epochs=EPOCHS), *corpus, tmp_path / "whole")
-    folder, seen, errors = tmp_path / "killed", 0, ""
-    for number, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
-        process = start(folder, corpus)
-        seen = wait_for_a_new_checkpoint(folder / "checkpoint.safetensors", process, seen)
-        os.kill(process.pid, number)
-        errors = process.communicate()[1]
-        assert process.returncode == status, errors
-        assert not (folder / "summary.json").exists()
+    save_config(MASKED, tmp_path / "conf.yaml")
+    folder, paths = tmp_path / "killed", (data.features.path, data.states.path, dev.features.path, dev.states.path)
+    stores = [
+        f"--{name}={path}" for name, path in zip(("feats", "states", "dev-feats", "dev-states"), paths, strict=True)
+    ]
+    words = ["train", *stores, "--config", f"{tmp_path}/conf.yaml", "--out", f"{folder}", "--device=cpu", "--threads=1"]
+    with Commands("asr_kd.train.loop") as commands:
+        for number, expected in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+            status, errors = commands.end(number, 13, "asr_kd.train.loop.training_step", words, tmp_path / "log")
+            assert status == expected, errors
+            assert (folder / "checkpoint.safetensors").exists()
+            assert not (folder / "summary.json").exists()
+    assert "resuming from epoch" in errors
     assert "run the same command again" in errors
-    train(dataclasses.replace(MASKED, epochs=EPOCHS), *corpus, folder)
-    assert weights(folder) == weights(tmp_path / "whole")
+    train(MASKED, *corpus, folder)
+    assert weights(folder) == weights(whole)
 
 
 def test_weights_into_hidden_units_stay_within_their_norm(tmp_path: Path, corpus: Corpus) -> None:
@@ -281,13 +276,12 @@ def read_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_numbers_that_are_read_together_are_those_of_each_step(
-    tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, corpus: Corpus, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(MASKED, *corpus, tmp_path / "each")
     read_together(monkeypatch)
     train(MASKED, *corpus, tmp_path / "together")
-    assert weights(tmp_path / "together") == weights(tmp_path / "each")
-    assert (tmp_path / "together" / "metrics.jsonl").read_text() == (tmp_path / "each" / "metrics.jsonl").read_text()
+    assert weights(tmp_path / "together") == weights(whole)
+    assert (tmp_path / "together" / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize("together", [False, True])

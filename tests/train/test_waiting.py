@@ -15,15 +15,16 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr_kd.nets import AcousticModel, NetConfig
-from asr_kd.train import TrainConfig, loop
+from asr_kd.train import TrainConfig, loop, step_metrics
 from asr_kd.train.checkpoint import Position
 from asr_kd.train.group import ALONE
 from asr_kd.train.optimiser import make_optimiser
 from asr_kd.train.reader import Batch, Reader
-from asr_kd.train.step_metrics import READ_STEPS, StepMetrics
+from asr_kd.train.step_metrics import StepMetrics
 from tests.train.conftest import BINS, CONFIG, STATES, MakeData
 
 META = torch.device("meta")
+READ_STEPS = 12  # fewer than in training, to save time
 DNN = NetConfig(bins=BINS, states=STATES, width=16, layers=2, left_context=3, right_context=1, dropout=0.2)
 TDNN = NetConfig(kind="tdnn", bins=BINS, states=STATES, width=16, bottleneck=8, dilations=(1, 3), dropout=0.1)
 AUGMENTED = dataclasses.replace(
@@ -55,6 +56,7 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
 @pytest.fixture
 def steps(make_data: MakeData, monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig, int], Copies]:
     """``steps(config, n)`` takes n steps on the device ``meta``; it returns the copies between devices meanwhile."""
+    monkeypatch.setattr(step_metrics, "READ_STEPS", READ_STEPS)
     monkeypatch.setattr(loop, "autocast", lambda *_: contextlib.nullcontext())
     data = make_data([60] * 20)
 
