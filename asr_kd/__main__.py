@@ -1,14 +1,13 @@
 """The program: ``python -m asr_kd``, and ``asr-kd`` once it is installed."""
 
-import gc
 import sys
 
-ALLOCATIONS = 10_000  # between two collections; Python's 700 have it run hundreds of times while libraries are imported
+from asr_kd.collection import collect_rarely, exempt_from_collection
 
 
 def program() -> int:
     """Run ``asr-kd`` as the only work of this process; returns the exit status."""
-    gc.set_threshold(ALLOCATIONS)
+    collect_rarely()
     try:
         from asr_kd.cli import main
 
@@ -16,7 +15,7 @@ def program() -> int:
     except KeyboardInterrupt:
         return 130
     finally:
-        gc.freeze()  # else Python examines every object of every library once more at exit, for half a second
+        exempt_from_collection()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from tests.train.conftest import speech, write_features, write_states
 PACKAGE = Path(__file__).resolve().parents[1] / "asr_kd"
 ORDER = ("corpus", "frames", "features", "hmm", "graph", "nets", "targets", "train", "specialists", "decode", "score")
 ROOT = {
+    "collection",
     "errors",
     "files",
     "storage",

@@ -365,17 +365,17 @@ def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
     unknown = {utt for utt, speaker in utt2spk.items() if not speaker}  # these lines are problems already
     expected, places = _invert(utt2spk), spk2utt.places()
     for speaker in sorted(spk2utt.keys() | expected.keys()):
-        found = set(fields_of(spk2utt.get(speaker, "")))
+        listed = fields_of(spk2utt.get(speaker, ""))
+        found = set(listed)
+        if len(listed) > len(found):
+            again = min(utt for utt, times in Counter(listed).items() if times > 1)
+            message = f"{speaker!r} has {again!r} twice; remove one"
+            problems.append(Problem(path / "spk2utt", places.get(speaker, 0), message, "utterance twice"))
         if different := (found ^ set(expected.get(speaker, ()))) - unknown:
             line = places.get(speaker, 0)
             example = min(different)
             message = f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, first {example!r}"
             problems.append(Problem(path / "spk2utt", line, message, "speakers disagree"))
-    for speaker, (line, utts) in spk2utt.items():
-        if len(fields_of(utts)) > len(found[speaker]):
-            again = min(utt for utt, times in Counter(fields_of(utts)).items() if times > 1)
-            message = f"{speaker!r} has {again!r} twice; remove one"
-            problems.append(Problem(path / "spk2utt", line, message, "utterance twice"))
     return problems
 
 

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from asr_kd.collection import collect_rarely
 from asr_kd.errors import UserError
 from asr_kd.parallel.engine import ONE_THREAD, Handle, LongTasks, Needs, Result, Task
 from asr_kd.parallel.starting import allow_interrupt, interrupt_blocked, set_threads, terminable, watch_parent
@@ -136,6 +137,7 @@ def _start(handle: LocalHandle) -> Connection:
 def _run(name: str, needs: Needs, gpus: tuple[str, ...], connection: Connection, call: bytes) -> None:
     allow_interrupt()
     watch_parent(signal.SIGTERM)
+    collect_rarely()
     os.environ[GPUS] = ",".join(gpus)
     set_threads(needs.threads)
     with labelled(f"{name}, "):

@@ -6,6 +6,7 @@ No worker outlives this process, whatever ends it: each has a thread that waits 
 import dataclasses
 import itertools
 import multiprocessing
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from typing import Generic
 
+from asr_kd.collection import collect_rarely
 from asr_kd.errors import UserError
 from asr_kd.parallel.engine import Engine, Result, Shared, Task, Workers
 from asr_kd.parallel.long_tasks import LocalLongTasks
@@ -71,7 +73,8 @@ class ProcessWorkers(Workers):
     ) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would inherit torch's and OpenMP's locks
         self._jobs = jobs
-        self._pool = ProcessPoolExecutor(jobs, context, _start, (initialiser, arguments))
+        call = pickle.dumps((initialiser, arguments))  # unpickled, with all that it imports, by _start
+        self._pool = ProcessPoolExecutor(jobs, context, _start, (call,))
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:  # an interrupt, for example: do not wait for the tasks that are running
@@ -130,9 +133,11 @@ def _killed_worker() -> UserError:
     )
 
 
-def _start(initialiser: Callable[..., None] | None, arguments: tuple[object, ...]) -> None:
+def _start(call: bytes) -> None:
     allow_interrupt()
     watch_parent(signal.SIGKILL)  # what a worker has not sent back is lost in any case
+    collect_rarely()
     set_threads(1)
+    initialiser, arguments = pickle.loads(call)
     if initialiser is not None:
         initialiser(*arguments)

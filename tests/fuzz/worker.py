@@ -226,7 +226,6 @@ def preload() -> None:
     import soundfile
     import soxr
     import torch
-    import torch._dynamo
     import torch.utils.tensorboard
 
     torch.set_num_threads(1)

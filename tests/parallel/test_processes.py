@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import cast
 
@@ -139,44 +139,3 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, how: str, moment: st
     while any(map(_alive, started)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not [process for process in started if _alive(process)]
-
-
-def _slot_and_threads(task: tuple[Path, Path | None, Callable[[], int]], slot: int) -> tuple[int, str, int]:
-    done, awaited, threads = task
-    while awaited is not None and not awaited.exists():
-        time.sleep(0.01)
-    done.touch()
-    return slot, os.environ["OMP_NUM_THREADS"], threads()
-
-
-def test_tasks_at_the_same_time_have_different_slots_and_the_threads_asked_for(tmp_path: Path) -> None:
-    import torch
-
-    long, short, last = (tmp_path / name for name in ("long", "short", "next"))
-    # Only the last one imports torch, which takes seconds.
-    tasks = {"long": (long, last, int), "short": (short, None, int), "next": (last, None, torch.get_num_threads)}
-    results = in_processes(_slot_and_threads, tasks, at_once=2, threads=3)
-    assert list(results) == ["long", "short", "next"]
-    assert results == {"long": (0, "3", 0), "short": (1, "3", 0), "next": (1, "3", 3)}
-
-
-def _fail(task: str, slot: int) -> None:
-    if task == "wait":
-        threading.Event().wait()
-    if task == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise KeyError(task)
-
-
-@pytest.mark.parametrize(
-    ("task", "kind", "message"),
-    [
-        ("killed", UserError, "b: its process was killed by signal 9, probably because memory ran out"),
-        ("x", KeyError, "x"),
-    ],
-)
-def test_the_end_of_one_task_is_raised_and_ends_the_others(task: str, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message) as raised:
-        in_processes(_fail, {"a": "wait", "b": task}, at_once=2)
-    if task == "x":
-        assert "raise KeyError(task)" in "".join(raised.value.__notes__)

@@ -38,7 +38,7 @@ def killed_again_and_again(folder: Path, make_data: MakeData, kills: int) -> Non
     )
     train_stores(stores, config, folder / "whole")
     context = multiprocessing.get_context("forkserver")  # imports torch once, in a single-threaded process
-    context.set_forkserver_preload(["asr_kd.train", "torch._dynamo"])  # imported by the optimiser
+    context.set_forkserver_preload(["asr_kd.train"])
     moments, checkpoint, cut = random.Random(1), folder / "killed" / "checkpoint.safetensors", 0
     for _ in range(kills):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0

@@ -84,7 +84,7 @@ def weights(folder: Path) -> bytes:
 def test_a_student_comes_close_to_its_teacher_without_a_label(school: School, tmp_path: Path, form: str) -> None:
     data, teacher = (school.unlabelled, school.teacher) if form == "live" else (school.with_targets(form, False), None)
     divergences = []
-    for epochs in (1, 20):
+    for epochs in (1, 40):
         out = tmp_path / f"student{epochs}"
         train(dataclasses.replace(SOFT, epochs=epochs), data, school.dev, out, sources=Sources(teacher, school.teacher))
         divergences.append(school.divergence(out))
