@@ -133,7 +133,9 @@ def _models() -> None:
 def _networks() -> None:
     """A network, an ensemble, targets of each form, a student, specialists and a checkpoint."""
     data = "--feats mfcc --states states --dev-feats mfcc --dev-states states --config conf/train.yaml --device cpu"
-    run(f"train {data} --members 2 --seed 1 --threads 1 --out teacher")
+    for seed in (1, 2):  # --members 2 would start two processes
+        run(f"train {data} --seed {seed} --threads 1 --out teacher/seed{seed}")
+    run("model ensemble teacher teacher/seed1 teacher/seed2")
     for form, options in (("dense", ""), ("topk", "--k 3"), ("sampled", "--k 3 --temperatures 2")):
         run(f"targets write {form} --teacher teacher --feats mfcc --states states --form {form} {options}")
     run(f"train {data} --targets topk --out student")
