@@ -48,7 +48,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         features, states = speech([50] * number, seed)
         stores = write_features(folder / name / "feats", features), write_states(folder / name / "states", states)
         sets.append(TrainingData(*stores))
-    train(MASKED, *sets, folder / "out")
+    data, dev = sets
+    train(MASKED, data, dev, folder / "out")
     return folder / "out"
 
 
