@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,6 +212,12 @@ def file_name(identifier: str) -> str:
         return name
     digest = hashlib.sha256(_utf8(identifier)).hexdigest()[:32]
     return _utf8(name)[: NAME_BYTES - 33].decode("utf-8", "ignore") + "%" + digest
+
+
+def data_file(name: str) -> Path:
+    """The file ``name`` of the project's folder ``data``: of the checkout that runs, or as it was installed."""
+    here = Path(__file__).parents[1] / "data" / name
+    return here if here.exists() else Path(sysconfig.get_path("data")) / "share" / "asr_kd" / name
 
 
 def sha256(path: str | Path) -> str:

@@ -19,7 +19,7 @@ from asr_kd.corpus.audio import write_flac
 from asr_kd.corpus.datadir import DataDir, write_data_dir
 from asr_kd.corpus.splits import shuffled
 from asr_kd.errors import UserError
-from asr_kd.files import write_text
+from asr_kd.files import data_file, read_lines, read_text, write_text
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
 
@@ -44,91 +44,10 @@ UNUSED_VOICES = (
     *("Reed", "caleb"),  # not reproducible: they use the C library's random numbers
 )
 
-LEXICON = """\
-A AH
-AND AE N D
-CALL K AO L
-CANCEL K AE N S AH L
-DIAL D AY AH L
-DOWN D AW N
-EIGHT EY T
-EIGHTEEN EY T IY N
-EIGHTY EY T IY
-ELEVEN IH L EH V AH N
-FIFTEEN F IH F T IY N
-FIFTY F IH F T IY
-FIVE F AY V
-FOR F AO R
-FORTY F AO R T IY
-FOUR F AO R
-FOURTEEN F AO R T IY N
-GO G OW
-HEATING HH IY T IH NG
-HOURS AW ER Z
-LIGHT L AY T
-LIGHTS L AY T S
-MINUTES M IH N AH T S
-NINE N AY N
-NINETEEN N AY N T IY N
-NINETY N AY N T IY
-NO N OW
-NUMBER N AH M B ER
-OFF AO F
-OH OW
-ON AA N
-ONE W AH N
-PLAY P L EY
-RADIO R EY D IY OW
-SECONDS S EH K AH N D Z
-SET S EH T
-SEVEN S EH V AH N
-SEVENTEEN S EH V AH N T IY N
-SEVENTY S EH V AH N T IY
-SIX S IH K S
-SIXTEEN S IH K S T IY N
-SIXTY S IH K S T IY
-STOP S T AA P
-TEN T EH N
-THE DH AH
-THIRTEEN TH ER T IY N
-THIRTY TH ER T IY
-THREE TH R IY
-TIMER T AY M ER
-TO T UW
-TURN T ER N
-TWELVE T W EH L V
-TWENTY T W EH N T IY
-TWO T UW
-UP AH P
-VOLUME V AA L Y UW M
-YES Y EH S
-ZERO Z IH R OW
-"""
-
+LEXICON = read_text(data_file("digits/lexicon.txt"))
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 _TEENS = ("TEN", "ELEVEN", "TWELVE", "THIRTEEN", "FOURTEEN", "FIFTEEN", "SIXTEEN", "SEVENTEEN", "EIGHTEEN", "NINETEEN")
 _TENS = ("TWENTY", "THIRTY", "FORTY", "FIFTY", "SIXTY", "SEVENTY", "EIGHTY", "NINETY")
-_CLASSES = {
-    "<call>": ("CALL", "DIAL"),
-    "<state>": ("ON", "OFF"),
-    "<thing>": ("LIGHT", "LIGHTS", "RADIO", "HEATING"),
-    "<unit>": ("SECONDS", "MINUTES", "HOURS"),
-    "<way>": ("UP", "DOWN"),
-    "<reply>": ("YES", "NO", "STOP"),
-}
-_COMMANDS = (
-    "<call> <digits>",
-    "<call> NUMBER <number>",
-    "TURN THE <thing> <state>",
-    "TURN <state> THE <thing>",
-    "SET A TIMER FOR <number> <unit>",
-    "SET THE HEATING TO <number>",
-    "CANCEL THE TIMER",
-    "TURN THE VOLUME <way>",
-    "PLAY NUMBER <number> AND <number>",
-    "GO TO <number>",
-    "<reply>",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,18 +137,27 @@ def families(part: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(alike[stem]) for stem in own)
 
 
+@functools.cache
+def grammar() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The commands, and the words that each class such as ``<state>`` stands for."""
+    lines = [line.partition(" = ") for line in read_lines(data_file("digits/grammar.txt"))]
+    commands = tuple(line for line, equals, _ in lines if not equals)
+    return commands, {name: tuple(words.split()) for name, equals, words in lines if equals}
+
+
 def sentence(rng: np.random.Generator) -> tuple[str, ...]:
     """The words of an utterance: with probability one half 1 to 7 digits, otherwise a command."""
     if rng.random() < 0.5:
         return _digits(rng, 1, 7)
     words: list[str] = []
-    for token in _choose(rng, _COMMANDS).split():
+    commands, classes = grammar()
+    for token in _choose(rng, commands).split():
         if token == "<digits>":
             words += _digits(rng, 3, 7)
         elif token == "<number>":
             words += _number(rng)
         else:
-            words.append(_choose(rng, _CLASSES.get(token, (token,))))
+            words.append(_choose(rng, classes.get(token, (token,))))
     return tuple(words)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Speed and memory: each row compares asr_kd with a peer or a physical limit, measured in the same run, on the files of a
-# finished AN4 system. Run it on an otherwise idle machine. Takes about 15 minutes on 2 cores.
+# finished AN4 system. Run it on an otherwise idle machine. Takes about 30 minutes on 2 cores.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 #   recipes/bench/run.sh --libri-dir CORPORA/LibriSpeech
@@ -106,15 +106,18 @@ measure 18 "opening a lexicon and a language model" opening "$work/opening" --ro
 measure 19 "decoding long audio" lengths "$model" "$exp_dir/data/test" "$work/lengths"
 measure 20 "opening a large graph" graph_opening "$work/graph_opening" --rounds "$rounds"
 measure 21 "opening frame stores, reading Kaldi archives" stores "$work/stores" --rounds "$rounds"
+measure 23 "training from object storage" object_storage "$work/object_storage" --threads "$jobs"
+sizes=10000,100000,$([[ -n ${small:-} ]] && echo 200000 || echo 1000000)
+measure 24 "operations on a million utterances" utterances "$work/utterances" --sizes "$sizes"
 if python -c "import ray" 2> /dev/null; then
   measure 22 "engines" engines "$work/engines" --rounds "$rounds"
 else
   skip 22 "Ray against processes" "Ray is not installed (pip install 'asr-kd[ray]')."
 fi
 
-arguments=($(for number in {1..22}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
+arguments=($(for number in {1..24}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
-for group in "Features:1 2" "Stores and archives:21" "Engines:22" "GMM-HMM:3 4 18" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8 19" \
+for group in "Features:1 2" "Stores and archives:21 23 24" "Engines:22" "GMM-HMM:3 4 18" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8 19" \
   "A large vocabulary:9 10 20"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
