@@ -2,7 +2,7 @@
 
 import abc
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asr_kd.frames.description import Description
@@ -43,6 +43,10 @@ class StoreFolder(abc.ABC):
     @abc.abstractmethod
     def present(self) -> set[int]:
         """The numbers of the shards that are there, whole or not."""
+
+    @abc.abstractmethod
+    def descriptions(self, likely: Description) -> Iterator[Description]:
+        """The stores that the shards here are of, as far as they can be read; most likely all of one, ``likely``."""
 
     @abc.abstractmethod
     def is_finished(self, number: int, description: Description) -> bool:

@@ -67,6 +67,11 @@ class LocalFolder(StoreFolder):
         found = (shard_number(path.name) for path in self.path.glob("shard-*.safetensors"))
         return {number for number in found if number is not None}
 
+    def descriptions(self, likely: Description) -> Iterator[Description]:
+        for number in sorted(self.present()):
+            with contextlib.suppress(UserError):  # cut or damaged: it is rewritten
+                yield read_header(self.path / shard_name(number), likely).description
+
     def is_finished(self, number: int, description: Description) -> bool:
         path = self.path / shard_name(number)
         if not path.exists():

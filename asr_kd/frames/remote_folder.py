@@ -187,6 +187,13 @@ class RemoteFolder(StoreFolder):
         named = {shard_number(entry["name"].rpartition("/")[2]): entry["size"] for entry in found}
         return {number: size for number, size in named.items() if number is not None}
 
+    def descriptions(self, likely: Description) -> Iterator[Description]:
+        sizes = self._sizes()
+        numbers = sorted(sizes)
+        for number, head in zip(numbers, self._heads(numbers), strict=True):
+            with contextlib.suppress(UserError):  # cut or damaged: it is rewritten
+                yield parse_header(self._url(number), head, sizes[number], likely).description
+
     def is_finished(self, number: int, description: Description) -> bool:
         """As the interface says. An object appears whole or not at all: its size is compared, not its checksum."""
         place = self._place(shard_name(number))

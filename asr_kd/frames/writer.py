@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -270,13 +271,10 @@ def _complete_store(folder: StoreFolder, wanted: Description) -> FrameStore | No
 
 
 def _check_no_other_store(folder: StoreFolder, wanted: Description) -> None:
-    found = []
+    listed = []
     with contextlib.suppress(UserError):  # missing or damaged: it will be rewritten
-        found.append(folder.read_index().description)
-    for number in sorted(folder.present()):
-        with contextlib.suppress(UserError):
-            found += [header.description for header in folder.headers([number], wanted)]
-    for description in found:
+        listed.append(folder.read_index().description)
+    for description in itertools.chain(listed, folder.descriptions(wanted)):
         if differences := description.differences(wanted):
             raise UserError(
                 f"{folder.path}: holds another store ({'; '.join(differences[:3])}); "

@@ -17,7 +17,7 @@ SNIPPETS = {
     "for name in ('states', 'labels'):\n"
     "    spec = {name: TensorSpec('uint16')}\n"
     "    take = lambda us: ((u, {name: a['state']}) for u, a in compute(us))\n"
-    "    write_store(f'WORK/{name}', StoreContent('states', spec), counts, take)",
+    "    write_store(f'WORK/{name}', StoreContent('states', spec), counts, take, WriteOptions(shard_frames=10_000))",
     "reading a data directory": "from asr_kd.corpus.datadir import read_data_dir; read_data_dir('WORK/data')",
     "opening a store": "from asr_kd.frames import FrameStore; FrameStore('WORK/states')",
     "joining two stores": "from asr_kd.frames import open_joined; open_joined(['WORK/states', 'WORK/labels'])",

@@ -317,6 +317,17 @@ def test_writing_resumes_with_what_is_there(server: Server, arrays: Arrays, stor
     assert server.counted("PUT", "") == 0
 
 
+def test_resuming_asks_a_few_times_for_each_shard(server: Server, tmp_path: Path) -> None:
+    arrays = {f"u{number:03d}": {"fbank": np.ones((1, 4), np.float32)} for number in range(40)}
+    how = WriteOptions(shard_frames=1)
+    write_arrays(URL, CONTENT, arrays, how)
+    fsspec.filesystem("s3").rm(f"{URL}/index.json")
+    server.requests.clear()
+    write_arrays(URL, CONTENT, arrays, how)
+    assert server.counted("PUT", "") == 1
+    assert len(server.requests) < 6 * 40
+
+
 def test_machines_without_a_shared_disk_write_one_store(
     server: Server, arrays: Arrays, store: FrameStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
