@@ -28,6 +28,7 @@ RETRIES = 3  # of a task whose node or worker died; a preempted node does not co
 SETTINGS = {  # of Ray; those that the user has set win
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "2",  # without it, a task that never fits into memory would be tried for ever
+    "RAY_worker_niceness": "0",  # Ray's 15 would give way to every other process of the machine
     "RAY_DEDUP_LOGS": "0",
     "RAY_DISABLE_WORKER_LOG_PREFIX": "1",  # long tasks label their lines themselves
 }

@@ -231,36 +231,46 @@ def test_a_node_that_is_killed_costs_its_tasks_and_not_the_run(kill_node: Kill, 
     assert digests(tmp_path / "ray") == digests(tmp_path / "local")
 
 
-def _marked(mark: str, without_agents: bool) -> list[str]:
-    """The processes whose environment has ``mark``; perhaps not Ray's agents, which survive a raylet for a minute."""
+def _marked(mark: str) -> list[str]:
+    """The commands of the processes whose environment has ``mark``."""
     found = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes():
                 found.append((folder / "cmdline").read_text())
-    return [command for command in found if not (without_agents and "Agent" in command)]
+    return found
+
+
+def _interrupt(words: list[str], ending: signal.Signals, environment: dict[str, str], output: Path) -> str:
+    """Run a command with Ray, and end it once it has written to the folder ``output``; returns its standard error."""
+    begun, command = time.time_ns(), [sys.executable, "-m", "asr_kd", *words, "--engine", "ray"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not any(path.stat().st_mtime_ns > begun for path in output.glob("*.flac")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.01)
+    (os.kill if ending == signal.SIGKILL else os.killpg)(process.pid, ending)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if ending == signal.SIGINT else -ending), errors
+    return errors
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux's /proc")
-def test_ctrl_c_leaves_no_process_and_the_same_command_then_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_and_an_interrupted_command_leave_no_process_and_the_next_gives_the_same_bytes(
+    kill_node: Kill, tmp_path: Path
+) -> None:
     write_data_dir(tmp_path / "data", wav := _noise(tmp_path, 300), {}, {utt: utt for utt in wav})
     words = ["corpus", "perturb", str(tmp_path / "data"), str(tmp_path / "out"), "--speeds", "0.9", "--jobs", "2"]
-    for ending, status in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
-        command = [sys.executable, "-m", "asr_kd", *words, "--engine", "ray"]
-        begun, mark = time.time_ns(), uuid.uuid4().hex
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "MARK": mark}
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-        while not any(path.stat().st_mtime_ns > begun for path in (tmp_path / "out" / "audio").glob("*.flac")):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            time.sleep(0.01)
-        (os.kill if ending == signal.SIGKILL else os.killpg)(process.pid, ending)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == status, errors
-        assert "Traceback" not in errors
-        until = time.monotonic() + 30
-        while left := _marked(mark, ending == signal.SIGKILL):
-            assert time.monotonic() < until, left
-            time.sleep(0.1)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    _interrupt(words, signal.SIGKILL, environment, tmp_path / "out" / "audio")  # on the cluster
+    del environment["RAY_ADDRESS"]
+    environment["MARK"] = mark = uuid.uuid4().hex
+    errors = _interrupt(words, signal.SIGINT, environment, tmp_path / "out" / "audio")  # on one that it starts
+    assert errors.splitlines()[-1].startswith("asr-kd corpus perturb: interrupted")
+    assert "Traceback" not in errors
+    until = time.monotonic() + 30
+    while left := _marked(mark):
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
     with locally():
         assert main(words) == 0
         assert main([*words[:3], str(tmp_path / "whole"), *words[4:-1], "1"]) == 0
