@@ -194,7 +194,8 @@ def open_url(url: str) -> int:
         files.invalidate_cache()
         status = files.info(place)
     if status["type"] != "file":
-        raise UserError(f"{url}: is a folder; expected a file")
+        found = "a folder" if status["type"] == "directory" else "a device or a named pipe"
+        raise UserError(f"{url}: is {found}; expected a file")
     name = hashlib.sha256(json.dumps([url, status["size"], version(status)]).encode()).hexdigest()
 
     def download(path: Path) -> None:

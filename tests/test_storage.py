@@ -122,6 +122,8 @@ def test_an_hmm_folder_and_a_single_file_are_read_at_a_url(server: Server, tmp_p
         read_text("s3://bucket/hmm/none.yaml")
     with pytest.raises(UserError, match="s3://bucket/hmm: is a folder; expected a file"):
         read_text("s3://bucket/hmm")
+    with pytest.raises(UserError, match="file:///dev/zero: is a device or a named pipe; expected a file"):
+        read_text("file:///dev/zero")
 
 
 def test_what_changed_at_the_url_is_fetched_again_by_the_next_process(server: Server, tmp_path: Path) -> None:
