@@ -9,7 +9,7 @@ import reprlib
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +101,31 @@ for _kind in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 
 
+def key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """The line, from 1, of each key of a YAML text that ``parse_yaml`` accepts: ("systems", "teacher") -> 12."""
+    lines: dict[tuple[str, ...], int] = {}
+
+    def walk(node: yaml.Node | None, outer: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = (*outer, str(key.value))
+                lines[inner] = key.start_mark.line + 1
+                walk(value, inner)
+
+    walk(yaml.compose(text, _Loader), ())
+    return lines
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the values of ``over``; mappings inside both are merged likewise."""
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        result[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
 def save_config(config: Any, path: str | Path) -> None:
     """Write a configuration dataclass as YAML, atomically, keys in the order of the class."""
     write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
@@ -141,9 +166,9 @@ def to_dict(config: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], _plain(dataclasses.asdict(config)))
 
 
-def from_dict(cls: type[Config], values: dict[str, Any], where: str = "configuration") -> Config:
-    """The inverse of ``to_dict``; ``where`` begins the error messages."""
-    return _build(cls, values, lambda key: f"{where}: {key}")
+def from_dict(cls: type[Config], values: dict[str, Any], where: str | Callable[[str], str] = "configuration") -> Config:
+    """The inverse of ``to_dict``; ``where``, or ``where(key)``, begins the error messages."""
+    return _build(cls, values, where if callable(where) else lambda key: f"{where}: {key}")
 
 
 def _build(cls: type[Config], values: dict[str, Any], opening: Callable[[str], str], outer: str = "") -> Config:

@@ -68,6 +68,11 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         stream.write(content)
 
 
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as JSON to ``path``, atomically, for people to read too."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
 def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a file for reading in binary; ``UserError`` if it is missing, a folder, a device or a named pipe.
 

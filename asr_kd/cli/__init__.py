@@ -33,6 +33,7 @@ VERBS = {
     "score": "words against a reference -> WER",
     "compare": "several scored systems -> one table with significance",
     "plot": "training curves, or results against a variable (size, temperature) -> figures: curves, against",
+    "experiment": "a table of systems -> trained, tested and reported: run, status, commands",
     "report": "a recipe's measurements -> RESULTS.md and results.json",
 }
 _STORES = {("feats", ""), ("frames", "copy"), ("targets", "write"), ("targets", "import"), ("hmm", "align")}  # written

@@ -38,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--remark", action="append", default=[], metavar="TEXT", help="add a paragraph under the title; repeatable"
     )
     parser.add_argument("--seconds", type=float, metavar="S", help="wall time of the run, to report (default: none)")
-    stages = "note that the stages STAGES (such as 1,2,7) ran at COMMIT; repeatable"
-    parser.add_argument("--stages-at", action="append", default=[], nargs=2, metavar=("COMMIT", "STAGES"), help=stages)
+    made = "note that WHAT (such as stages 1 and 2) was made at another COMMIT; repeatable"
+    parser.add_argument("--made-at", action="append", default=[], nargs=2, metavar=("COMMIT", "WHAT"), help=made)
     parser.add_argument(
         "--table", action=_InOrder, metavar="TITLE", help="start a table; the systems and rows that follow belong to it"
     )
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
 
     parts = _parts(options.parts)
     remarks = [_one_line(remark) for remark in options.remark]
-    origin = provenance(options.seconds, dict(options.stages_at))
+    origin = provenance(options.seconds, dict(options.made_at))
     print(write_report(options.output, _one_line(options.title), parts, origin, remarks), end="")
 
 

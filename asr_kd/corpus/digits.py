@@ -16,7 +16,8 @@ import numpy as np
 from asr_kd.corpus import espeak
 from asr_kd.corpus.acoustics import add_noise, reverberate
 from asr_kd.corpus.audio import write_flac
-from asr_kd.corpus.datadir import DataDir, write_data_dir
+from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
+from asr_kd.corpus.made import begin_making, end_making, is_made
 from asr_kd.corpus.splits import shuffled
 from asr_kd.errors import UserError
 from asr_kd.files import data_file, read_lines, read_text, write_text
@@ -74,11 +75,15 @@ class Spoken:
 def prepare_digits(out: str | Path, hours: float = 1.0, seed: int = 0, jobs: int = 1) -> dict[str, DataDir]:
     """Data directories ``train``, ``dev`` and ``test`` and ``lexicon.txt`` in ``out``, audio in ``out/audio``.
 
-    ``train`` has about ``hours`` hours; ``dev`` and ``test`` have a tenth of that each, but at least 6 minutes.
+    ``train`` has about ``hours`` hours; ``dev`` and ``test`` have a tenth of that each, but at least 6 minutes. An
+    ``out`` that was made with the same hours and seed is kept.
     """
     if not 0 < hours < 10_000:
         raise UserError(f"--hours {hours:g}: expected a positive number of hours of training speech")
-    out = Path(out)
+    out, settings = Path(out), {"hours": hours, "seed": seed}
+    if is_made(out, settings):
+        return {part: read_data_dir(out / part) for part in PARTS}
+    begin_making(out)
     sizes = {part: hours if part == "train" else max(hours / 10, LEAST_EVAL_HOURS) for part in PARTS}
     tasks = [
         Task(seed, part, number, out.resolve() / "audio" / part)
@@ -87,7 +92,9 @@ def prepare_digits(out: str | Path, hours: float = 1.0, seed: int = 0, jobs: int
     ]
     made = list(progress(parallel_map(speak, tasks, jobs), len(tasks), "digits"))
     write_text(out / "lexicon.txt", LEXICON)
-    return {part: _write(out / part, [spoken for spoken in made if spoken.part == part]) for part in PARTS}
+    parts = {part: _write(out / part, [spoken for spoken in made if spoken.part == part]) for part in PARTS}
+    end_making(out, settings)
+    return parts
 
 
 def _write(path: Path, made: list[Spoken]) -> DataDir:

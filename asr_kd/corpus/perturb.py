@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from asr_kd.corpus.audio import audio_info, load_audio, write_flac
-from asr_kd.corpus.datadir import DataDir, check_apart, write_data_dir
+from asr_kd.corpus.datadir import DataDir, check_apart, read_data_dir, write_data_dir
+from asr_kd.corpus.made import begin_making, content_of, end_making, is_made
 from asr_kd.corpus.validate import SHORTEST
 from asr_kd.errors import UserError, counted
 from asr_kd.files import file_name
@@ -25,8 +26,8 @@ def perturb_speed(
     resampled audio, so that every frame covers a slightly different stretch of signal. A copy's ids are
     ``sp0.9-sh0.25-UTTERANCE`` (``sp0.9-UTTERANCE`` without a shift, ``sh0.25-UTTERANCE`` at speed 1) and
     ``sp0.9-SPEAKER``: another speed counts as another speaker in normalisation, a shift does not. Speed 1 without a
-    shift is skipped, because ``datadir`` has it already. Existing copies are overwritten: their names do not show
-    whether their source has changed.
+    shift is skipped, because ``datadir`` has it already. An ``out`` that was made from the same content with the same
+    speeds and shifts is kept; any other is overwritten.
 
     Raises ``UserError`` for invalid speeds and shifts, and for an utterance that a shift would leave shorter than a
     frame.
@@ -35,16 +36,22 @@ def perturb_speed(
     check_apart(out, [datadir])
     out = Path(out).resolve()
     originals = _originals(datadir, copies)
+    settings = {"content": content_of(datadir), "speeds": list(speeds), "shifts": list(shifts)}
+    if is_made(out, settings):
+        return read_data_dir(out)
+    begin_making(out)
     tasks = [(datadir.subset([utt]), out, copies) for utt in datadir.utterances]
     wav: dict[str, Path] = {}
     for paths in progress(parallel_map(_perturb, tasks, jobs), len(tasks), "perturbation"):
         wav |= paths
-    return write_data_dir(
+    written = write_data_dir(
         out,
         wav,
         text={name: datadir.text[utt] for name, (_, utt) in originals.items() if utt in datadir.text},
         utt2spk={name: _prefix(speed) + datadir.utt2spk[utt] for name, (speed, utt) in originals.items()},
     )
+    end_making(out, settings)
+    return written
 
 
 def _copies(speeds: Sequence[float], shifts: Sequence[float]) -> dict[float, tuple[float, ...]]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from asr_kd import __version__
-from asr_kd.config import save_config
+from asr_kd.config import load_config, save_config
 from asr_kd.errors import UserError, counted
 from asr_kd.files import sha256, write_text
 from asr_kd.graph.arpa import BEGIN, END, UNKNOWN, Arpa
@@ -64,14 +64,18 @@ def compile_graph(
     Costs are negative natural logs of the probabilities of the language model, the pronunciations, the optional
     silences and the transitions. ``silence_probability`` replaces what the lexicon knows of silences; without either
     it is 0.5. Words of the language model without a pronunciation are left out, and ``<unk>`` always is. ``report``
-    is called with the size and time of each step. Raises ``UserError`` if no word is left, a phone is not one of the
-    space's, or the ARPA file at ``arpa`` is malformed.
+    is called with the size and time of each step. A graph in ``out`` that was made from the same inputs is kept.
+    Raises ``UserError`` if no word is left, a phone is not one of the space's, or the ARPA file at ``arpa`` is
+    malformed.
     """
     if silence_probability is not None:
         if not 0 < silence_probability < 1:
             raise UserError(f"the silence probability is {silence_probability}; expected a number between 0 and 1")
         lexicon = with_silence_probability(lexicon, silence_probability)
     out = Path(out)
+    inputs = {"language_model": sha256(arpa), "lexicon": _hash_lexicon(lexicon), "states": _hash_space(space)}
+    if made := _made_before(out, inputs):
+        return made
     clock = _Clock(report or (lambda _: None))
     model = clock("read", lambda: read_arpa(arpa))
     words = sorted(set(model.vocabulary) & set(lexicon.entries) - {BEGIN, END, UNKNOWN})
@@ -91,10 +95,21 @@ def compile_graph(
         not_in_language_model=len(set(lexicon.entries) - set(words) - {UNKNOWN}),
         silence_probability=None if spoken.has_word_silences else (spoken.silences or SilenceProbabilities()).overall,
         sizes=clock.sizes,
-        inputs={"language_model": sha256(arpa), "lexicon": _hash_lexicon(lexicon), "states": _hash_space(space)},
+        inputs=inputs,
     )
     save_config(info, out / INFO)
     return info
+
+
+def _made_before(out: Path, inputs: dict[str, str]) -> GraphInfo | None:
+    """What ``graph.yaml`` says of the graph in ``out``, if it is complete and this version made it from these inputs."""
+    if not all((out / name).exists() for name in (INFO, GRAPH, WORDS, LEXICON)):
+        return None
+    try:
+        info = load_config(GraphInfo, out / INFO)
+    except UserError:  # of another version, or damaged: it is replaced
+        return None
+    return info if info.inputs == inputs and info.version == __version__ else None
 
 
 def write_words(words: list[str], path: str | Path) -> None:

@@ -14,10 +14,15 @@ from asr_kd import __version__
 _LIBRARIES = ("torch", "torchaudio", "numpy", "scipy", "numba", "kaldifst", "kaldi-decoder", "jiwer", "pocketsphinx")
 
 
-def provenance(seconds: float | None = None, stages: Mapping[str, str] | None = None) -> dict[str, Any]:
+def short_commit() -> str | None:
+    """The commit of this checkout, abbreviated; None outside of one."""
+    return _git("rev-parse", "--short", "HEAD")
+
+
+def provenance(seconds: float | None = None, made_at: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Commit (None outside a git checkout), whether files differ from it, versions, machine, date, wall time.
 
-    ``stages``: commit -> stages finished at it, where not all were finished at the same commit.
+    ``made_at``: commit -> what was made at it, where it is not this one.
     """
     commit = _git("rev-parse", "HEAD")
     written = (":!*RESULTS.md", ":!*results.json", ":!*.png")  # by the run itself
@@ -25,7 +30,7 @@ def provenance(seconds: float | None = None, stages: Mapping[str, str] | None = 
     return {
         "commit": commit,
         "modified": None if commit is None else bool(changes),
-        "stages": dict(stages or {}),
+        "made_at": dict(made_at or {}),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": seconds,
         "versions": {"asr_kd": __version__, "python": platform.python_version(), **_versions()},

@@ -260,10 +260,7 @@ def _provenance_text(provenance: Record) -> str:
     commit = provenance["commit"] or "not a git checkout"
     lines = [
         f"commit {commit}{', with local changes' if provenance['modified'] else ''}; {provenance['date']}",
-        *(
-            f"{'stages' if ',' in stages else 'stage'} {stages.replace(',', ', ')}: commit {at}"
-            for at, stages in provenance["stages"].items()
-        ),
+        *(f"{what}: commit {commit}" for commit, what in provenance["made_at"].items()),
         ", ".join(f"{name} {number}" for name, number in provenance["versions"].items()),
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
         f"{', ' + machine['gpu'] if machine['gpu'] else ''}; {machine['system']}",

@@ -1,0 +1,127 @@
+"""``asr-kd experiment``: a table of systems -> trained, tested and reported."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_kd.cli import add_action
+
+if TYPE_CHECKING:
+    from asr_kd.experiment.plan import Plan
+    from asr_kd.experiment.steps import Step
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add ``run``, ``status`` and ``commands``."""
+    parser.description = (
+        "Train, test and report the systems of a table: a YAML file that says what each network is trained on, from\n"
+        "which labels, soft targets or teachers, with which configuration and seeds, and which tables and figures\n"
+        "show it. Each step is an asr-kd command. A step is done when its output exists and neither its settings nor\n"
+        "the content of its inputs has changed since."
+    )
+    parser.epilog = (
+        "example:\n"
+        "  asr-kd experiment run recipes/an4/experiment.yaml exp --jobs 8\n"
+        "  asr-kd experiment run recipes/an4/experiment.yaml exp --only student_T5 --dry-run\n"
+        "  asr-kd experiment status recipes/an4/experiment.yaml exp\n"
+        "  asr-kd experiment commands recipes/an4/experiment.yaml exp --only student_T5"
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    example = "recipes/an4/experiment.yaml exp --jobs 8"
+    run = add_action(actions, "experiment", "run", "run the steps that are not done", example)
+    _add_selection(run)
+    run.add_argument("--dry-run", action="store_true", help="print the steps that would run, and why, and stop")
+    redo = "delete the outputs of this system or step, and run it again; repeatable"
+    run.add_argument("--redo", metavar="NAME", action="append", default=[], help=redo)
+    adopt = "take outputs that have no record, such as those of an earlier version's recipe, as done, unchecked"
+    run.add_argument("--adopt", action="store_true", help=adopt)
+    run.set_defaults(run=_run, resumes=True)
+    status = add_action(
+        actions, "experiment", "status", "print what is done, running, failed or out of date, and why", example[:-9]
+    )
+    _add_selection(status)
+    status.set_defaults(run=_status)
+    commands = add_action(
+        actions, "experiment", "commands", "print the asr-kd command behind each step, to be run by hand", example[:-9]
+    )
+    _add_selection(commands)
+    commands.set_defaults(run=_commands)
+
+
+def _add_selection(action: argparse.ArgumentParser) -> None:
+    action.add_argument("table", type=Path, metavar="TABLE", help="the table of systems (YAML)")
+    work = "working folder: holds data/SET, features, states and graphs; networks and results are written there"
+    action.add_argument("work", type=Path, metavar="WORK", help=work)
+    only = "only this system, report or step (or all that match it, such as 'student_*'), and what it needs; repeatable"
+    action.add_argument("--only", metavar="NAME", action="append", default=[], help=only)
+    values = "replace one of the table's values, such as seeds=[1,2]; repeatable"
+    action.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help=values)
+    action.add_argument("--small", action="store_true", help="the table's small form; reports go to WORK")
+    results = "folder for the reports (default: that of TABLE; with --small, WORK)"
+    action.add_argument("--results", type=Path, metavar="DIR", help=results)
+    action.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
+
+
+def _plan(options: argparse.Namespace) -> "Plan":
+    from asr_kd.errors import UserError
+    from asr_kd.experiment.plan import Selection, make_plan
+
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: expected at least 1")
+    results = options.results or (options.work if options.small else options.table.parent)
+    selection = Selection(options.only, options.set, options.small)
+    return make_plan(options.table, options.work, results, selection)
+
+
+def _run(options: argparse.Namespace) -> None:
+    import time
+
+    from asr_kd.experiment.plan import provenance_words, reasons, redo, write_configs
+    from asr_kd.experiment.records import Records
+    from asr_kd.experiment.run import Options, run_steps
+    from asr_kd.score.provenance import short_commit
+
+    begun, commit = time.time(), short_commit()
+    plan, records = _plan(options), Records(options.work)
+    if options.dry_run:
+        for name, why in reasons(plan, records):
+            print(f"{name}: {why}")
+        return
+    write_configs(plan, options.work)
+    redo(plan, records, options.redo)
+
+    def late(step: "Step") -> list[str]:
+        return provenance_words(plan, records, commit, begun) if step.name.startswith("report ") else []
+
+    run_steps(plan.steps, plan.needs, records, _main, Options(options.jobs, _devices(), commit, options.adopt, late))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from asr_kd.experiment.plan import status_table
+    from asr_kd.experiment.records import Records
+
+    plan = _plan(options)
+    print(status_table(plan, Records(options.work)), end="")
+
+
+def _commands(options: argparse.Namespace) -> None:
+    from asr_kd.experiment.plan import write_configs
+    from asr_kd.experiment.steps import as_shell
+
+    plan = _plan(options)
+    write_configs(plan, options.work)
+    for name, step in plan.steps.items():
+        print(f"# {name}\n{as_shell(step, options.work, options.jobs)}")
+
+
+def _main(arguments: list[str]) -> int:
+    """One command, in a process of its own."""
+    from asr_kd.cli import main
+
+    return main(arguments)
+
+
+def _devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

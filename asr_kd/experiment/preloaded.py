@@ -1,0 +1,10 @@
+"""What the processes of an experiment share: imported once, before they are forked."""
+
+import asr_kd.cli.decode
+import asr_kd.cli.score
+import asr_kd.cli.train
+import asr_kd.decode.recognise
+import asr_kd.decode.tune
+import asr_kd.score.report
+import asr_kd.targets.write_targets
+import asr_kd.train.loop  # noqa: F401
