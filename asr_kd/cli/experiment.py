@@ -79,6 +79,7 @@ def _run(options: argparse.Namespace) -> None:
     from asr_kd.experiment.plan import provenance_words, reasons, redo, write_configs
     from asr_kd.experiment.records import Records
     from asr_kd.experiment.run import Options, run_steps
+    from asr_kd.parallel import visible_gpus
     from asr_kd.score.provenance import short_commit
 
     begun, commit = time.time(), short_commit()
@@ -93,7 +94,9 @@ def _run(options: argparse.Namespace) -> None:
     def late(step: "Step") -> list[str]:
         return provenance_words(plan, records, commit, begun) if step.name.startswith("report ") else []
 
-    run_steps(plan.steps, plan.needs, records, _main, Options(options.jobs, _devices(), commit, options.adopt, late))
+    run_steps(
+        plan.steps, plan.needs, records, _main, Options(options.jobs, visible_gpus(), commit, options.adopt, late)
+    )
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -119,9 +122,3 @@ def _main(arguments: list[str]) -> int:
     from asr_kd.cli import main
 
     return main(arguments)
-
-
-def _devices() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -163,7 +163,7 @@ class _Reader:
             usual = {key: default for key, default in defaults.items() if key in known}
             system = self.build(cls, {**usual, **value}, ("systems", name))
             if name not in self.left_out:
-                systems[name] = system  # type: ignore[assignment]
+                systems[name] = system
         return systems
 
     def report(self, keys: tuple[str, ...], value: Any) -> Report:

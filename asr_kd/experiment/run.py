@@ -6,38 +6,46 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from asr_kd.errors import UserError, counted
-from asr_kd.experiment.processes import Main, Outcome, Processes
+from asr_kd.experiment.commands import Call, Outcome, run_commands
 from asr_kd.experiment.records import Records
 from asr_kd.experiment.steps import Step, arguments
+from asr_kd.parallel import Handle, LongTasks, Needs, long_tasks
 from asr_kd.progress import duration
+
+IMPORTS = "asr_kd.experiment.imports"  # what most commands need
+INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """``jobs``: processes at once; ``devices``: GPUs; ``commit``: of this code.
+    """``jobs``: processes at once; ``gpus``: names of GPUs; ``commit``: of this code.
 
     ``adopt``: outputs without a record count as done. ``late(step)``: words of its last command that are known only
     when it starts.
     """
 
     jobs: int = 1
-    devices: int = 0
+    gpus: Sequence[str] = ()
     commit: str | None = None
     adopt: bool = False
     late: Callable[[Step], list[str]] = lambda step: []
 
 
 def run_steps(
-    steps: Mapping[str, Step], needs: Mapping[str, Sequence[str]], records: Records, main: Main, options: Options
+    steps: Mapping[str, Step],
+    needs: Mapping[str, Sequence[str]],
+    records: Records,
+    main: Callable[[list[str]], int],
+    options: Options,
 ) -> None:
-    """Run the steps that are not done, each once all that it needs are done.
+    """Run the steps that are not done, each once all that it needs are done. ``main`` runs one command.
 
     ``steps``: in the order in which they start if several are ready. ``needs``: names of steps, which are in ``steps``.
     After a failure the steps that do not need the failed one still run. Raises ``UserError`` at the end, with the
     failures, and ``KeyboardInterrupt`` when interrupted; the running steps then save their work.
     """
-    with records.locked(), Processes(main, options.jobs, options.devices) as processes:
-        _Run(steps, needs, records, options, processes).run()
+    with records.locked(), long_tasks(options.jobs, options.gpus, IMPORTS) as tasks:
+        _Run(steps, needs, records, main, options).work_off(tasks)
 
 
 class _Run:
@@ -46,41 +54,39 @@ class _Run:
         steps: Mapping[str, Step],
         needs: Mapping[str, Sequence[str]],
         records: Records,
+        main: Callable[[list[str]], int],
         options: Options,
-        processes: Processes,
     ) -> None:
-        self.steps, self.needs, self.records = steps, needs, records
-        self.options, self.processes = options, processes
+        self.steps, self.needs, self.records, self.main, self.options = steps, needs, records, main, options
         self.waiting = list(steps)
+        self.stale: set[str] = set()  # those that are ready and known not to be done
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
-        self.begun: dict[str, float] = {}
+        self.running: dict[str, tuple[int, float]] = {}  # processes, time of the start
         self.seconds: dict[str, list[float]] = {}  # of the steps that ran, by kind
         self.kept = 0
 
-    def run(self) -> None:
-        while self.waiting or self.processes.busy:
-            self.start_ready()
-            if self.processes.busy:
-                for name, outcome in self.processes.wait().items():
-                    self.finish(name, outcome)
+    def work_off(self, tasks: LongTasks) -> None:
+        self.start_ready(tasks)
+        while ended := tasks.wait():
+            for handle in ended:
+                self.finish(handle)
+            self.start_ready(tasks)
         if self.kept:
             print(f"{counted(self.kept, 'step')} already done", file=sys.stderr)
         if self.failed:
             raise self.failure()
 
-    def start_ready(self) -> None:
+    def start_ready(self, tasks: LongTasks) -> None:
         """Start the steps that are ready, as far as there is room; what is done needs no process."""
         self.settle()
-        ready = [self.steps[name] for name in self.waiting if self.is_ready(name)]
+        ready = [self.steps[name] for name in self.waiting if name in self.stale]
         for number, step in enumerate(ready):
-            free = self.processes.free
+            free = self.options.jobs - sum(width for width, _ in self.running.values())
             if free < 1:
                 return
-            if step.device and not self.processes.has_device():
-                continue
             self.waiting.remove(step.name)
-            self.start(step, max(1, free // (len(ready) - number)) if step.wide else 1)
+            self.start(tasks, step, max(1, free // (len(ready) - number)) if step.wide else 1)
 
     def settle(self) -> None:
         """Count the steps that are done already, and those that need a failed one."""
@@ -91,16 +97,16 @@ class _Run:
                 failed = [need for need in self.needs[name] if need in self.failed]
                 if failed:
                     self.failed[name] = f"not run: it needs {failed[0]}"
-                elif self.is_ready(name) and self.is_done(self.steps[name]):
+                elif name in self.stale or not all(need in self.done for need in self.needs[name]):
+                    continue
+                elif self.is_done(self.steps[name]):
                     self.done.add(name)
                     self.kept += 1
                 else:
+                    self.stale.add(name)
                     continue
                 self.waiting.remove(name)
                 changed = True
-
-    def is_ready(self, name: str) -> bool:
-        return all(need in self.done for need in self.needs[name])
 
     def is_done(self, step: Step) -> bool:
         status = self.records.status(step)
@@ -109,18 +115,23 @@ class _Run:
             return True
         return status.state == "done"
 
-    def start(self, step: Step, width: int) -> None:
+    def start(self, tasks: LongTasks, step: Step, width: int) -> None:
         self.records.write(step, "running", self.options.commit)
-        self.begun[step.name] = time.monotonic()
+        self.running[step.name] = width, time.monotonic()
         self.show(step.name, "started")
         commands = [arguments(command, self.records.work, width) for command in step.commands]
         commands[-1] += self.options.late(step)
-        self.processes.start(step.name, commands, self.records.log(step), width, step.device)
+        needs = Needs(width, 1 if step.device and self.options.gpus else 0)
+        tasks.submit(step.name, run_commands, Call(self.main, commands, self.records.log(step)), needs)
 
-    def finish(self, name: str, outcome: Outcome) -> None:
-        step, seconds = self.steps[name], time.monotonic() - self.begun[name]
-        if outcome.status in (130, -2, -15):
-            self.records.write(step, "interrupted", self.options.commit)
+    def finish(self, handle: Handle[Outcome]) -> None:
+        name = handle.name
+        step, seconds = self.steps[name], time.monotonic() - self.running.pop(name)[1]
+        try:
+            outcome = handle.result()
+        except UserError as error:  # its process was killed
+            outcome = Outcome(1, str(error))
+        if outcome.status == INTERRUPTED:
             raise KeyboardInterrupt
         if outcome.status:
             self.failed[name] = outcome.line

@@ -8,7 +8,8 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from asr_kd.collection import collect_rarely
@@ -55,13 +56,20 @@ class LocalHandle(OutcomeHandle[Result]):
         super().__init__(name)
         self.call, self.needs = call, needs
         self.gpus: tuple[str, ...] = ()
-        self.process: SpawnProcess | None = None
+        self.process: BaseProcess | None = None
 
 
 class LocalLongTasks(LongTasks):
-    """The tasks that wait, and those that run, on ``threads`` threads and ``gpus`` of this machine."""
+    """The tasks that wait, and those that run, on ``threads`` threads and ``gpus`` of this machine.
 
-    def __init__(self, threads: int, gpus: Sequence[str] = ()) -> None:
+    With ``imports``, their processes are forked from one that has imported this module and does nothing else.
+    """
+
+    def __init__(self, threads: int, gpus: Sequence[str] = (), imports: str | None = None) -> None:
+        self._context: SpawnContext | ForkServerContext = multiprocessing.get_context("spawn")
+        if imports is not None:
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload([imports])
         self._threads, self._gpus = max(threads, 1), list(gpus)  # what is free
         self._all_threads, self._all_gpus = self._threads, len(gpus)
         self._waiting: list[LocalHandle] = []
@@ -117,14 +125,13 @@ class LocalLongTasks(LongTasks):
                 self._waiting.remove(handle)
                 self._threads -= self._occupied(handle)
                 handle.gpus, self._gpus = tuple(self._gpus[: handle.needs.gpus]), self._gpus[handle.needs.gpus :]
-                self._running[_start(handle)] = handle
+                self._running[_start(handle, self._context)] = handle
 
     def _occupied(self, handle: LocalHandle) -> int:
         return min(handle.needs.threads, self._all_threads)
 
 
-def _start(handle: LocalHandle) -> Connection:
-    context = multiprocessing.get_context("spawn")
+def _start(handle: LocalHandle, context: SpawnContext | ForkServerContext) -> Connection:
     here, there = context.Pipe(duplex=False)
     arguments = handle.name, handle.needs, handle.gpus, there, handle.call
     handle.process = context.Process(target=_run, args=arguments, name=handle.name, daemon=False)

@@ -36,8 +36,8 @@ class LocalEngine(Engine):
     def share(self, value: Result) -> Shared[Result]:
         return _Here(value)
 
-    def long_tasks(self, threads: int, gpus: Sequence[str] = ()) -> LocalLongTasks:
-        return LocalLongTasks(threads, gpus)
+    def long_tasks(self, threads: int, gpus: Sequence[str] = (), imports: str | None = None) -> LocalLongTasks:
+        return LocalLongTasks(threads, gpus, imports)
 
     def close(self) -> None:
         """Nothing: each block of workers has ended its own."""

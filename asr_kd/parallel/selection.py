@@ -62,6 +62,6 @@ def share(value: Result) -> Shared[Result]:
     return _engine.share(value)
 
 
-def long_tasks(threads: int, gpus: Sequence[str] = ()) -> LongTasks:
+def long_tasks(threads: int, gpus: Sequence[str] = (), imports: str | None = None) -> LongTasks:
     """``Engine.long_tasks`` of the current engine."""
-    return _engine.long_tasks(threads, gpus)
+    return _engine.long_tasks(threads, gpus, imports)

@@ -1,6 +1,7 @@
-"""What the processes of an experiment share: imported once, before they are forked."""
+"""What the commands of an experiment need: imported once, for all of its processes."""
 
 import asr_kd.cli.decode
+import asr_kd.cli.report
 import asr_kd.cli.score
 import asr_kd.cli.train
 import asr_kd.decode.recognise
