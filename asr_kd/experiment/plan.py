@@ -78,14 +78,23 @@ def write_configs(plan: Plan, work: Path) -> None:
 
 
 def redo(plan: Plan, records: Records, patterns: Sequence[str]) -> None:
-    """Delete the outputs of the steps that match, inside the working folder, and their records."""
+    """Delete the outputs of the steps that match, inside the working folder, and their records.
+
+    Of a folder with outputs of other steps, such as an ensemble's, only the step's last file is deleted.
+    """
+    outputs = {path for step in plan.steps.values() for path in step.outputs}
     for pattern in patterns:
         for name in _matching(pattern, plan.steps):
-            records.forget(plan.steps[name])
-            for output in plan.steps[name].outputs:
-                path = records.work / output
-                if path.resolve().is_relative_to(records.work.resolve()) and path.is_dir():
+            step = plan.steps[name]
+            records.forget(step)
+            for output in step.outputs:
+                shared = any(other.startswith(f"{output}/") for other in outputs)
+                path = records.work / (step.last if shared else output)
+                if not path.resolve().is_relative_to(records.work.resolve()):
+                    continue
+                if path.is_dir():
                     shutil.rmtree(path)
+                path.unlink(missing_ok=True)
 
 
 def reasons(plan: Plan, records: Records) -> Iterator[tuple[str, str]]:
