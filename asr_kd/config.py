@@ -72,7 +72,9 @@ def parse_yaml(text: str, where: str) -> Any:
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not supported; write it out")
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not supported; write it out"
+            )
         return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -80,7 +82,9 @@ class _Loader(yaml.SafeLoader):
         keys = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: key {shown(key.value)} is given twice; remove one")
+                raise yaml.YAMLError(
+                    f"line {key.start_mark.line + 1}: key {shown(key.value)} is given twice; remove one"
+                )
             keys.add((key.tag, str(key.value)))
         return node
 

@@ -10,7 +10,20 @@ import pytest
 from tests.train.conftest import speech, write_features, write_states
 
 PACKAGE = Path(__file__).resolve().parents[1] / "asr_kd"
-ORDER = ("corpus", "frames", "features", "hmm", "graph", "nets", "targets", "train", "specialists", "decode", "score")
+ORDER = (
+    "corpus",
+    "frames",
+    "features",
+    "hmm",
+    "graph",
+    "nets",
+    "targets",
+    "train",
+    "specialists",
+    "decode",
+    "score",
+    "experiment",
+)
 ROOT = {
     "collection",
     "errors",

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_kd.cli import add_action
+from asr_kd.cli import add_action, add_jobs
+
+IMPORTS = "asr_kd.cli.experiment_imports"
 
 if TYPE_CHECKING:
     from asr_kd.experiment.plan import Plan
@@ -30,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     example = "recipes/an4/experiment.yaml exp --jobs 8"
     run = add_action(actions, "experiment", "run", "run the steps that are not done", example)
     _add_selection(run)
+    add_jobs(run)
     run.add_argument("--dry-run", action="store_true", help="print the steps that would run, and why, and stop")
     redo = "delete the outputs of this system or step, and run it again; repeatable"
     run.add_argument("--redo", metavar="NAME", action="append", default=[], help=redo)
@@ -59,15 +62,11 @@ def _add_selection(action: argparse.ArgumentParser) -> None:
     action.add_argument("--small", action="store_true", help="the table's small form; reports go to WORK")
     results = "folder for the reports (default: that of TABLE; with --small, WORK)"
     action.add_argument("--results", type=Path, metavar="DIR", help=results)
-    action.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (default: 1)")
 
 
 def _plan(options: argparse.Namespace) -> "Plan":
-    from asr_kd.errors import UserError
     from asr_kd.experiment.plan import Selection, make_plan
 
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: expected at least 1")
     results = options.results or (options.work if options.small else options.table.parent)
     selection = Selection(options.only, options.set, options.small)
     return make_plan(options.table, options.work, results, selection)
@@ -76,12 +75,15 @@ def _plan(options: argparse.Namespace) -> "Plan":
 def _run(options: argparse.Namespace) -> None:
     import time
 
+    from asr_kd.errors import UserError
     from asr_kd.experiment.plan import provenance_words, reasons, redo, write_configs
     from asr_kd.experiment.records import Records
     from asr_kd.experiment.run import Options, run_steps
     from asr_kd.parallel import visible_gpus
     from asr_kd.score.provenance import short_commit
 
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: expected at least 1")
     begun, commit = time.time(), short_commit()
     plan, records = _plan(options), Records(options.work)
     if options.dry_run:
@@ -94,9 +96,8 @@ def _run(options: argparse.Namespace) -> None:
     def late(step: "Step") -> list[str]:
         return provenance_words(plan, records, commit, begun) if step.name.startswith("report ") else []
 
-    run_steps(
-        plan.steps, plan.needs, records, _main, Options(options.jobs, visible_gpus(), commit, options.adopt, late)
-    )
+    how = Options(options.jobs, visible_gpus(), commit, options.adopt, late, IMPORTS)
+    run_steps(plan.steps, plan.needs, records, _main, how)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -114,7 +115,7 @@ def _commands(options: argparse.Namespace) -> None:
     plan = _plan(options)
     write_configs(plan, options.work)
     for name, step in plan.steps.items():
-        print(f"# {name}\n{as_shell(step, options.work, options.jobs)}")
+        print(f"# {name}\n{as_shell(step, options.work)}")
 
 
 def _main(arguments: list[str]) -> int:

@@ -12,7 +12,6 @@ from asr_kd.experiment.steps import Step, arguments
 from asr_kd.parallel import Handle, LongTasks, Needs, long_tasks
 from asr_kd.progress import duration
 
-IMPORTS = "asr_kd.experiment.imports"  # what most commands need
 INTERRUPTED = 130
 
 
@@ -21,7 +20,7 @@ class Options:
     """``jobs``: processes at once; ``gpus``: names of GPUs; ``commit``: of this code.
 
     ``adopt``: outputs without a record count as done. ``late(step)``: words of its last command that are known only
-    when it starts.
+    when it starts. ``imports``: a module that imports what most commands need.
     """
 
     jobs: int = 1
@@ -29,6 +28,7 @@ class Options:
     commit: str | None = None
     adopt: bool = False
     late: Callable[[Step], list[str]] = lambda step: []
+    imports: str | None = None
 
 
 def run_steps(
@@ -44,7 +44,7 @@ def run_steps(
     After a failure the steps that do not need the failed one still run. Raises ``UserError`` at the end, with the
     failures, and ``KeyboardInterrupt`` when interrupted; the running steps then save their work.
     """
-    with records.locked(), long_tasks(options.jobs, options.gpus, IMPORTS) as tasks:
+    with records.locked(), long_tasks(options.jobs, options.gpus, options.imports) as tasks:
         _Run(steps, needs, records, main, options).work_off(tasks)
 
 

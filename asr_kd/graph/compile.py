@@ -102,7 +102,7 @@ def compile_graph(
 
 
 def _made_before(out: Path, inputs: dict[str, str]) -> GraphInfo | None:
-    """What ``graph.yaml`` says of the graph in ``out``, if it is complete and this version made it from these inputs."""
+    """What ``graph.yaml`` says of the graph in ``out``, if it is complete and this version made it from them."""
     if not all((out / name).exists() for name in (INFO, GRAPH, WORDS, LEXICON)):
         return None
     try:

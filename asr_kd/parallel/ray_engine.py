@@ -71,7 +71,7 @@ class RayEngine(Engine):
         self.connect()
         return _InStore(value)
 
-    def long_tasks(self, threads: int, gpus: Sequence[str] = ()) -> LongTasks:
+    def long_tasks(self, threads: int, gpus: Sequence[str] = (), imports: str | None = None) -> LongTasks:
         self.connect()
         return RayLongTasks(None if self._address else self.jobs)
 

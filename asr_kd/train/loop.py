@@ -26,7 +26,6 @@ from asr_kd.train.augment import augment
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.evaluate import check_fits, evaluate
-from asr_kd.train.experiment import Experiment
 from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.group import ALONE, Group
 from asr_kd.train.interrupt import interruption
@@ -34,6 +33,7 @@ from asr_kd.train.memory import keep_freed_memory
 from asr_kd.train.objective import Objective
 from asr_kd.train.optimiser import clip_gradients, gradient_norm, learning_rate, limit_norms, make_optimiser
 from asr_kd.train.reader import Batch, Reader
+from asr_kd.train.run_folder import RunFolder
 from asr_kd.train.step_metrics import StepMetrics
 from asr_kd.train.transfer_set import NO_SOURCES, Sources, TrainingTask
 
@@ -67,17 +67,17 @@ def train(
     config = task.config
     check_fits(dev, config.net.bins, config.net.states)
     check_no_ensemble(folder)
-    experiment = Experiment(folder, config, data, dev, task.hashes, group.leads)
-    if (summary := group.of_first(experiment.summary)) is not None:
+    run_folder = RunFolder(folder, config, data, dev, task.hashes, group.leads)
+    if (summary := group.of_first(run_folder.summary)) is not None:
         return summary
     current = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    with experiment.locked(), current:  # kernels start on the current GPU
-        summary = _train(task, dev, experiment, device, sources.begin)
+    with run_folder.locked(), current:  # kernels start on the current GPU
+        summary = _train(task, dev, run_folder, device, sources.begin)
     return summary
 
 
 def _train(
-    task: TrainingTask, dev: TrainingData, experiment: Experiment, device: torch.device, begin: str | Path | None
+    task: TrainingTask, dev: TrainingData, run_folder: RunFolder, device: torch.device, begin: str | Path | None
 ) -> dict[str, Any]:
     group, config, data = Group.current(), task.config, task.data
     model = new_model(config, data, task.log_prior, begin).to(device)
@@ -85,7 +85,7 @@ def _train(
     reader = make_reader(data, config, model, device, task.context, group)
     objective = task.objective(reader, device)
     sample = data.sample(SAMPLE_FRAMES, config.seed, labelled=True) if data.labelled else None
-    position = resume(experiment, model, optimiser, group, config.epochs)
+    position = resume(run_folder, model, optimiser, group, config.epochs)
     parallel, metrics = group.parallel(model), StepMetrics(group, device)
 
     def step(batch: Batch) -> None:
@@ -94,7 +94,7 @@ def _train(
     def save() -> None:
         metrics.read(position)
         if group.leads:
-            save_checkpoint(experiment.checkpoint, model, optimiser, position, experiment.run)
+            save_checkpoint(run_folder.checkpoint, model, optimiser, position, run_folder.run)
         group.wait()
 
     with interruption(insist=group.world == 1) as interrupted:
@@ -102,32 +102,32 @@ def _train(
             run_epoch(reader, position, step, save, interrupted)
             metrics.read(position)
             if group.leads:
-                end_epoch(model, position, config, sample, dev, experiment)
+                end_epoch(model, position, config, sample, dev, run_folder)
             vars(position).update(group.of_first(vars(position)))
             save()
 
     best = position.history[position.best]
     summary = {**best, "parameters": num_parameters(model), "epochs": position.epoch, "seconds": position.seconds}
     if group.leads:
-        experiment.finish(summary)
+        run_folder.finish(summary)
     return summary
 
 
 def resume(
-    experiment: Experiment, model: AcousticModel, optimiser: torch.optim.Optimizer, group: Group, epochs: int
+    run_folder: RunFolder, model: AcousticModel, optimiser: torch.optim.Optimizer, group: Group, epochs: int
 ) -> Position:
-    """Load the experiment's checkpoint, if there is one, into ``model`` and ``optimiser``; returns the position.
+    """Load the folder's checkpoint, if there is one, into ``model`` and ``optimiser``; returns the position.
 
     Raises ``UserError`` if the ranks of ``group`` do not find the same one.
     """
     position = Position()
-    if experiment.checkpoint.exists():
-        position = load_checkpoint(experiment.checkpoint, model, optimiser, epochs, experiment.run)
+    if run_folder.checkpoint.exists():
+        position = load_checkpoint(run_folder.checkpoint, model, optimiser, epochs, run_folder.run)
         place = f"epoch {position.epoch + 1}, step {position.step:,}"
-        print(f"{experiment.folder}: resuming from {place}", file=sys.stderr)
+        print(f"{run_folder.folder}: resuming from {place}", file=sys.stderr)
     if position.step != (first := group.of_first(position.step)):
         raise UserError(
-            f"{experiment.folder}: rank {group.rank} has a checkpoint of step {position.step:,}, and rank 0 of step"
+            f"{run_folder.folder}: rank {group.rank} has a checkpoint of step {position.step:,}, and rank 0 of step"
             f" {first:,}; the folder must be on a disk that all of them share"
         )
     return position
@@ -213,7 +213,7 @@ def end_epoch(
     config: TrainConfig,
     sample: TrainingData | None,
     dev: TrainingData,
-    experiment: Experiment,
+    run_folder: RunFolder,
 ) -> None:
     """Move ``position`` to the next epoch; evaluate if that is due, and save the model if it is the one to keep.
 
@@ -240,8 +240,8 @@ def end_epoch(
     is_best = entry["dev_accuracy"] > max((e["dev_accuracy"] for e in position.history[:-1]), default=-1)
     if is_best or config.keep == "last":
         position.best = len(position.history) - 1
-        save_model(model, experiment.folder)
-    experiment.record(position.history)
+        save_model(model, run_folder.folder)
+    run_folder.record(position.history)
     results = (
         f"{name} {value.frame_accuracy:.2%} ({value.cross_entropy:.3f} nats)" for name, value in measured.items()
     )

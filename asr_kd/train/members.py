@@ -16,9 +16,9 @@ from asr_kd.nets.folder import WEIGHTS
 from asr_kd.parallel import Needs, long_tasks, visible_gpus
 from asr_kd.train.config import TrainConfig
 from asr_kd.train.evaluate import Evaluation, check_fits, evaluate
-from asr_kd.train.experiment import Experiment
 from asr_kd.train.frame_data import TrainingData
 from asr_kd.train.loop import train
+from asr_kd.train.run_folder import RunFolder
 from asr_kd.train.transfer_set import NO_SOURCES, Sources, TrainingTask
 
 
@@ -181,7 +181,7 @@ def _finished(members: dict[str, _Member]) -> dict[str, dict[str, Any]]:
             )
         if name == first:
             check_fits(common.dev, config.net.bins, config.net.states)
-        summary = Experiment(member.folder, config, common.data, common.dev, plans[key][1]).summary
+        summary = RunFolder(member.folder, config, common.data, common.dev, plans[key][1]).summary
         if summary is not None:
             summaries[name] = summary
     return summaries

@@ -16,7 +16,7 @@ for part in data/train feats/mfcc/train feats/fbank/train states/train trigram.a
   exit 1
 done
 export PYTHONPATH=$root   # measures this checkout, whatever is installed
-rounds=$([[ -n ${small:-} ]] && echo 1 || echo 8)
+rounds=$(((${#small[@]})) && echo 1 || echo 8)
 rows=$work/rows log=$work/log failed=""
 mkdir -p "$rows"
 
@@ -115,15 +115,21 @@ else
   skip 22 "Ray against processes" "Ray is not installed (pip install 'asr-kd[ray]')."
 fi
 
-arguments=($(for number in {1..24}; do echo "$number $(cat "$rows/$number.commit" 2> /dev/null)"; done | stages_at))
+arguments=()
+declare -A others   # commit -> the stages that were measured at it, if it is not this one
+for number in {1..24}; do
+  at=$(cat "$rows/$number.commit" 2> /dev/null || true)
+  [[ -z $at || $at == "$(commit)" ]] || others[$at]+=" $number"
+done
+for at in "${!others[@]}"; do arguments+=(--made-at "$at" "stages${others[$at]}"); done
 for remark in "$rows"/*.remark; do [[ -e $remark ]] && arguments+=(--remark "$(< "$remark")"); done
 for group in "Features:1 2" "Stores and archives:21 23 24" "Engines:22" "GMM-HMM:3 4 18" "Training:5 6" "Distillation:11 12 13 14 15 16 17" "Decoding:7 8 19" \
   "A large vocabulary:9 10 20"; do
   arguments+=(--table "${group%:*}")
   for number in ${group#*:}; do [[ -s $rows/$number.jsonl ]] && arguments+=(--rows "$rows/$number.jsonl"); done
 done
-results=$([[ -n ${small:-} ]] && echo "$work" || echo "$recipe")
-((stage > 0 || stop_stage < 99)) || arguments+=(--seconds $((SECONDS - started)))   # of all rows, or none
+results=$(((${#small[@]})) && echo "$work" || echo "$recipe")
+((stage > 0 || stop_stage < 99)) || arguments+=(--seconds "$SECONDS")   # of all rows, or none
 asr-kd report --title "Speed and memory" --output "$results" \
   --remark "Each value is measured in the same run as what it is compared with. On one core: CPU time of one thread." \
   "${arguments[@]}"

@@ -1,5 +1,6 @@
 """The steps of a table: their commands, what each needs, and which a command is about."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_a_report_needs_the_tests_that_it_shows_and_no_others() -> None:
 def test_options_of_the_small_run_yield_to_a_systems_own() -> None:
     plan = _plan("mnist", "width30/*", small=True)
     words = arguments(plan.steps["train width30/T4/seed1"].commands[0], Path("w"))
-    sets = [word for before, word in zip(words, words[1:], strict=False) if before == "--set"]
+    sets = [word for before, word in itertools.pairwise(words) if before == "--set"]
     assert sets.index("net.width=30") > sets.index("net.width=100")
 
 

@@ -101,7 +101,9 @@ def test_processes_configurations_and_places_are_no_settings_but_their_content_i
 
 def test_after_a_failure_the_others_still_run_and_the_next_run_continues(work: Path) -> None:
     (work / "b.broken").touch()
-    with pytest.raises(UserError, match="1 step failed; 1 step that needed them did not run\n  write b: .*it is broken"):
+    with pytest.raises(
+        UserError, match="1 step failed; 1 step that needed them did not run\n  write b: .*it is broken"
+    ):
         _run(work)
     assert (work / "journal").read_text().split() == ["a", "c"]
     assert Records(work).status(STEPS[1]).why == "asr-kd write: error: it is broken"

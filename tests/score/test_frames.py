@@ -74,7 +74,7 @@ def test_a_report_shows_mean_and_range_of_errors_over_seeds(tmp_path: Path) -> N
     assert (net["set"], net["seeds"], net["frame_errors"], net["frame_errors_range"]) == ("test", 3, 17 / 3, (4, 7))
     assert teacher["p"] == 0.5
     provenance = {
-        "commit": "c", "modified": False, "stages": {}, "date": "d", "versions": {}, "seconds": None,
+        "commit": "c", "modified": False, "made_at": {}, "date": "d", "versions": {}, "seconds": None,
         "machine": {"processor": "p", "cores": 1, "memory_gib": 1, "gpu": None, "system": "s"},
     }  # fmt: skip
     page = write_report(tmp_path, "Frames", entries, provenance)

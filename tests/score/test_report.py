@@ -101,7 +101,7 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
     (tmp_path / "bench.jsonl").write_text(json.dumps(bench) + "\n")
     gmm, *dnn = map(str, folders)
     command = ["report", "--title", "AN4", "--output", str(tmp_path), "--seconds", "130", "--remark", "One remark."]
-    command += ["--stages-at", "ab12", "0,1", "--stages-at", "cd34", "2"]
+    command += ["--made-at", "ab12", "stages 0 and 1", "--made-at", "cd34", "stage 2"]
     command += ["--table", "Words", "--system", "GMM", gmm, "--system", "DNN", *dnn]
     assert main([*command, "--table", "Speed", "--rows", str(tmp_path / "bench.jsonl")]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
@@ -112,7 +112,7 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
     assert results["rows"][4] == {"table": "Speed", **bench}
     assert results["provenance"]["seeds"] == [1, 2, 3]
     assert {"commit", "versions", "machine", "seconds"} <= set(results["provenance"])
-    assert results["provenance"]["stages"] == {"ab12": "0,1", "cd34": "2"}
+    assert results["provenance"]["made_at"] == {"ab12": "stages 0 and 1", "cd34": "stage 2"}
     text = (tmp_path / "RESULTS.md").read_text()
     assert capsys.readouterr().out == text
     for part in (
@@ -124,7 +124,7 @@ def test_both_files_are_written(folders: list[Path], tmp_path: Path, capsys: pyt
         "| yes |",
         "normaliser: none",
         "2 min 10 s",
-        "- stages 0, 1: commit ab12\n- stage 2: commit cd34\n",
+        "- stages 0 and 1: commit ab12\n- stage 2: commit cd34\n",
     ):
         assert part in text
 

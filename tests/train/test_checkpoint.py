@@ -18,10 +18,10 @@ from torch import Tensor
 from asr_kd.errors import UserError
 from asr_kd.nets import AcousticModel
 from asr_kd.train import TrainingData, train
-from asr_kd.train import experiment as experiments
+from asr_kd.train import run_folder as experiments
 from asr_kd.train.checkpoint import Position, load_checkpoint, save_checkpoint
-from asr_kd.train.experiment import Experiment
 from asr_kd.train.optimiser import make_optimiser
+from asr_kd.train.run_folder import RunFolder
 from tests.train.conftest import BINS, CONFIG, NET, STATES, MakeData
 
 SHAPE = dataclasses.replace(NET, bins=BINS, states=STATES)
@@ -157,10 +157,10 @@ def test_a_second_run_in_the_same_folder_is_refused(
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"dev_accuracy": "x", "epoch": 1, "parameters": 2}', "[" * 9999])
 def test_a_damaged_summary_is_named(tmp_path: Path, data: TrainingData, text: str) -> None:
-    experiment = Experiment(tmp_path, CONFIG, data, data)
+    run_folder = RunFolder(tmp_path, CONFIG, data, data)
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(UserError, match=r"summary\.json"):
-        assert experiment.summary
+        assert run_folder.summary
 
 
 def test_the_log_stars_the_epochs_that_are_kept(

@@ -345,7 +345,7 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path, corpus: Corpus) -> None:
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "out_of_patience", lambda position, _: position.epoch == 1)
-    monkeypatch.setattr(loop.Experiment, "finish", lambda *_: None)
+    monkeypatch.setattr(loop.RunFolder, "finish", lambda *_: None)
     train(CONFIG, *corpus, tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-9])

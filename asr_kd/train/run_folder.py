@@ -31,7 +31,7 @@ from asr_kd.train.frame_data import TrainingData
 LOCK_SECONDS = 5  # to wait for a process that is about to end, such as one that was just killed
 
 
-class Experiment:
+class RunFolder:
     """The folder of one training run; opening it refuses a folder that belongs to another one.
 
     Of several ranks only the one that ``leads`` reads and writes it.
