@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 VERBS = {
-    "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, combine",
+    "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, combine, lexicon",
     "feats": "data directory -> feature store (log-mel frames or cepstra)",
     "frames": "inspect, check and convert frame stores: info, verify, copy, export, import",
     "hmm": "features and words -> GMM-HMMs and state alignments: train, align, pronunciations, import-alignment",
@@ -33,7 +33,7 @@ VERBS = {
     "score": "words against a reference -> WER",
     "compare": "several scored systems -> one table with significance",
     "plot": "training curves, or results against a variable (size, temperature) -> figures: curves, against",
-    "experiment": "a table of systems -> trained, tested and reported: run, status, commands",
+    "experiment": "a table of systems -> trained, tested and reported: run, status, commands, sizes",
     "report": "a recipe's measurements -> RESULTS.md and results.json",
 }
 _STORES = {("feats", ""), ("frames", "copy"), ("targets", "write"), ("targets", "import"), ("hmm", "align")}  # written

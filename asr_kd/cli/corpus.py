@@ -31,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_subset(actions)
     _configure_perturb(actions)
     _configure_combine(actions)
+    _configure_lexicon(actions)
 
 
 def _add(actions: "Actions", name: str, purpose: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -117,6 +118,20 @@ def _configure_info(actions: "Actions") -> None:
     )
     parser.add_argument("dir", type=Path, nargs="+", metavar="DIR", help="data directories")
     parser.set_defaults(run=info)
+
+
+def _configure_lexicon(actions: "Actions") -> None:
+    parser = _add(
+        actions,
+        "lexicon",
+        "transcripts -> a grapheme lexicon",
+        "Write a lexicon in which each word is pronounced as its letters, for a language without a dictionary.",
+        "exp/lexicon.txt data/train",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="lexicon to write")
+    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR", help="data directories whose words it holds")
+    parser.add_argument("--arpa", type=Path, metavar="FILE", help="language model whose words it also holds")
+    parser.set_defaults(run=lexicon)
 
 
 def _configure_subset(actions: "Actions") -> None:
@@ -256,6 +271,24 @@ def info(options: argparse.Namespace) -> None:
 
     for path in options.dir:
         _print_contents(read_data_dir(path))
+
+
+def lexicon(options: argparse.Namespace) -> None:
+    """Write a grapheme lexicon."""
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.corpus.graphemes import grapheme_lexicon
+    from asr_kd.files import write_text
+    from asr_kd.graph.arpa_reader import read_arpa
+
+    words = {word for path in options.dir for spoken in read_data_dir(path, True).text.values() for word in spoken}
+    if options.arpa:
+        words |= set(read_arpa(options.arpa).vocabulary) - {"<s>", "</s>", "<unk>", "<UNK>"}
+    entries = grapheme_lexicon(words)
+    if not entries:
+        raise UserError(f"{' '.join(map(str, options.dir))}: no transcripts, so no words for a lexicon")
+    write_text(options.out, "".join(f"{word} {' '.join(letters)}\n" for word, letters in entries.items()))
+    units = {letter for letters in entries.values() for letter in letters}
+    print(f"{options.out}: {counted(len(entries), 'word')} of {counted(len(units), 'grapheme')}")
 
 
 def subset(options: argparse.Namespace) -> None:

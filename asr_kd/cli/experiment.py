@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add ``run``, ``status`` and ``commands``."""
+    """Add ``run``, ``status``, ``commands`` and ``sizes``."""
     parser.description = (
         "Train, test and report the systems of a table: a YAML file that says what each network is trained on, from\n"
         "which labels, soft targets or teachers, with which configuration and seeds, and which tables and figures\n"
@@ -49,6 +49,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_selection(commands)
     commands.set_defaults(run=_commands)
+    sizes = add_action(
+        actions,
+        "experiment",
+        "sizes",
+        "print sizes of models for the amount of speech in a data directory",
+        "data/train",
+    )
+    sizes.add_argument("datadir", type=Path, metavar="DIR", help="data directory to train on")
+    of = "features, hmm or networks: as options of asr-kd feats, hmm train or experiment run (of recipes/own)"
+    sizes.add_argument("--of", choices=("features", "hmm", "networks"), required=True, help=of)
+    copies = "networks: copies of each utterance at other speeds (default: 0)"
+    sizes.add_argument("--copies", type=int, default=0, metavar="N", help=copies)
+    sizes.set_defaults(run=_sizes)
 
 
 def _add_selection(action: argparse.ArgumentParser) -> None:
@@ -116,6 +129,21 @@ def _commands(options: argparse.Namespace) -> None:
     write_configs(plan, options.work)
     for name, step in plan.steps.items():
         print(f"# {name}\n{as_shell(step, options.work)}")
+
+
+def _sizes(options: argparse.Namespace) -> None:
+    from asr_kd.corpus.audio import audio_info
+    from asr_kd.corpus.datadir import read_data_dir
+    from asr_kd.corpus.subset import contents
+    from asr_kd.experiment.sizes import feature_settings, hmm_sizes, network_sizes
+
+    datadir = read_data_dir(options.datadir)
+    if options.of == "features":
+        values = feature_settings({audio_info(str(entry)).sample_rate for entry in datadir.wav.values()})
+    else:
+        hours = contents(datadir).seconds / 3600
+        values = hmm_sizes(hours) if options.of == "hmm" else network_sizes(hours, options.copies)
+    print(" ".join(f"--set {name}={value}" for name, value in values.items()))
 
 
 def _main(arguments: list[str]) -> int:
