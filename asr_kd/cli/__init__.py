@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 VERBS = {
-    "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, combine, lexicon",
+    "corpus": "audio and transcripts -> data directories: prepare, validate, info, subset, perturb, ...",
     "feats": "data directory -> feature store (log-mel frames or cepstra)",
     "frames": "inspect, check and convert frame stores: info, verify, copy, export, import",
     "hmm": "features and words -> GMM-HMMs and state alignments: train, align, pronunciations, import-alignment",

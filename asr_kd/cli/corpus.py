@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_perturb(actions)
     _configure_combine(actions)
     _configure_lexicon(actions)
+    _configure_spreadsheet(actions)
 
 
 def _add(actions: "Actions", name: str, purpose: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -132,6 +133,27 @@ def _configure_lexicon(actions: "Actions") -> None:
     parser.add_argument("dir", type=Path, nargs="+", metavar="DIR", help="data directories whose words it holds")
     parser.add_argument("--arpa", type=Path, metavar="FILE", help="language model whose words it also holds")
     parser.set_defaults(run=lexicon)
+
+
+def _configure_spreadsheet(actions: "Actions") -> None:
+    parser = _add(
+        actions,
+        "spreadsheet",
+        "audio files and a spreadsheet of transcripts -> data directories",
+        "Write a data directory OUT/SET for each value of the column set, or OUT without such a column. FILE is CSV or\n"
+        "TSV; its first line names the columns: path, text, and optionally speaker and set.",
+        "transcripts.csv data --audio recordings",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="spreadsheet (CSV or TSV)")
+    parser.add_argument("out", type=Path, metavar="OUT", help=OUT)
+    audio = "folder that the paths are relative to (default: that of FILE)"
+    parser.add_argument("--audio", type=Path, metavar="DIR", help=audio)
+    column = "the column KEY (path, text, speaker or set) is called NAME; repeatable"
+    parser.add_argument("--column", metavar="KEY=NAME", action="append", default=[], help=column)
+    case = "case of the words (default: lower)"
+    parser.add_argument("--case", choices=("lower", "upper", "keep"), default="lower", help=case)
+    parser.add_argument("--keep-punctuation", action="store_true", help="keep punctuation as part of the words")
+    parser.set_defaults(run=spreadsheet)
 
 
 def _configure_subset(actions: "Actions") -> None:
@@ -271,6 +293,22 @@ def info(options: argparse.Namespace) -> None:
 
     for path in options.dir:
         _print_contents(read_data_dir(path))
+
+
+def spreadsheet(options: argparse.Namespace) -> None:
+    """Write data directories from a spreadsheet."""
+    from asr_kd.corpus.spreadsheet import NEEDED, OPTIONAL, read_spreadsheet, write_spreadsheet
+
+    columns = {}
+    for each in options.column:
+        key, equals, name = each.partition("=")
+        if key not in (*NEEDED, *OPTIONAL) or not equals:
+            raise UserError(f"--column {each}: expected KEY=NAME with the key {', '.join((*NEEDED, *OPTIONAL))}")
+        columns[key] = name
+    audio = options.audio or options.file.parent
+    lines = read_spreadsheet(options.file, audio, columns, options.case, options.keep_punctuation)
+    for datadir in write_spreadsheet(lines, options.out).values():
+        _print_contents(datadir)
 
 
 def lexicon(options: argparse.Namespace) -> None:
