@@ -140,8 +140,8 @@ def _configure_spreadsheet(actions: "Actions") -> None:
         actions,
         "spreadsheet",
         "audio files and a spreadsheet of transcripts -> data directories",
-        "Write a data directory OUT/SET for each value of the column set, or OUT without such a column. FILE is CSV or\n"
-        "TSV; its first line names the columns: path, text, and optionally speaker and set.",
+        "Write a data directory OUT/SET for each value of the column set, or OUT without such a column. FILE is CSV\n"
+        "or TSV; its first line names the columns: path, text, and optionally speaker and set.",
         "transcripts.csv data --audio recordings",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="spreadsheet (CSV or TSV)")

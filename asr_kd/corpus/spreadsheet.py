@@ -60,7 +60,7 @@ def read_spreadsheet(
             if any(row.values())
         ]
     except csv.Error as error:
-        raise UserError(f"{path}:{rows.line_num}: not a line of a spreadsheet: {error}") from None
+        raise UserError(f"{path}:{rows.line_num + 1}: not a line of a spreadsheet: {error}") from None
 
 
 def _line(
