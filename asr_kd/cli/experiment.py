@@ -49,13 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     _add_selection(commands)
     commands.set_defaults(run=_commands)
-    sizes = add_action(
-        actions,
-        "experiment",
-        "sizes",
-        "print sizes of models for the amount of speech in a data directory",
-        "data/train",
-    )
+    purpose = "print sizes of models for the amount of speech in a data directory"
+    sizes = add_action(actions, "experiment", "sizes", purpose, "data/train --of hmm")
     sizes.add_argument("datadir", type=Path, metavar="DIR", help="data directory to train on")
     of = "features, hmm or networks: as options of asr-kd feats, hmm train or experiment run (of recipes/own)"
     sizes.add_argument("--of", choices=("features", "hmm", "networks"), required=True, help=of)
@@ -71,7 +66,7 @@ def _add_selection(action: argparse.ArgumentParser) -> None:
     only = "only this system, report or step (or all that match it, such as 'student_*'), and what it needs; repeatable"
     action.add_argument("--only", metavar="NAME", action="append", default=[], help=only)
     values = "replace one of the table's values, such as seeds=[1,2]; repeatable"
-    action.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help=values)
+    action.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=values)
     action.add_argument("--small", action="store_true", help="the table's small form; reports go to WORK")
     results = "folder for the reports (default: that of TABLE; with --small, WORK)"
     action.add_argument("--results", type=Path, metavar="DIR", help=results)

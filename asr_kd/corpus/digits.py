@@ -20,7 +20,7 @@ from asr_kd.corpus.datadir import DataDir, read_data_dir, write_data_dir
 from asr_kd.corpus.made import begin_making, end_making, is_made
 from asr_kd.corpus.splits import shuffled
 from asr_kd.errors import UserError
-from asr_kd.files import data_file, read_lines, read_text, write_text
+from asr_kd.files import data_file, read_lines, read_text, sha256, write_text
 from asr_kd.parallel import parallel_map
 from asr_kd.progress import progress
 
@@ -80,7 +80,8 @@ def prepare_digits(out: str | Path, hours: float = 1.0, seed: int = 0, jobs: int
     """
     if not 0 < hours < 10_000:
         raise UserError(f"--hours {hours:g}: expected a positive number of hours of training speech")
-    out, settings = Path(out), {"hours": hours, "seed": seed}
+    out, language = Path(out), [sha256(data_file(f"digits/{name}.txt")) for name in ("lexicon", "grammar")]
+    settings = {"hours": hours, "seed": seed, "language": language}
     if is_made(out, settings):
         return {part: read_data_dir(out / part) for part in PARTS}
     begin_making(out)

@@ -11,7 +11,7 @@ import soxr
 
 from asr_kd.cli import main
 from asr_kd.corpus import perturb as perturb_module
-from asr_kd.corpus.audio import load_audio
+from asr_kd.corpus.audio import load_audio, write_flac
 from asr_kd.corpus.datadir import AudioSegment, DataDir, read_data_dir, write_data_dir
 from asr_kd.corpus.perturb import perturb_speed
 from asr_kd.errors import UserError
@@ -171,3 +171,21 @@ def test_no_id_leads_out_of_the_folder(make_dir: MakeDir, tmp_path: Path) -> Non
     assert Path(file).parent == tmp_path / "out" / "inner" / "audio"
     assert not list(tmp_path.glob("escaped*"))
     assert len(load_audio(copies, f"sp0.9-{name}", 16000)) == pytest.approx(3200 / 0.9, abs=1)
+
+
+def test_copies_of_the_same_content_are_kept_and_others_are_made_again(tmp_path: Path) -> None:
+    write_flac(tmp_path / "a.flac", np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32), 16000)
+    datadir = write_data_dir(tmp_path / "in", {"a-1": tmp_path / "a.flac"}, {"a-1": ("hello",)}, {"a-1": "a"})
+    out = tmp_path / "out"
+
+    def made() -> int:
+        perturb_speed(datadir, out, [0.9])
+        return (out / "audio" / "sp0.9-a-1.flac").stat().st_ino
+
+    first = made()
+    assert made() == first
+    write_flac(tmp_path / "a.flac", np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32), 16000)
+    second = made()
+    assert second != first
+    (out / "made.json").unlink()  # as after a kill
+    assert made() != second

@@ -260,6 +260,23 @@ def test_a_graph_whose_writing_was_killed_is_not_taken_for_a_whole_one(
     assert (tmp_path / "graph" / "words.txt").read_text() == "<eps> 0\nA 1\nE 2\n"
 
 
+def test_a_graph_of_the_same_inputs_is_kept_and_of_others_made_again(tmp_path: Path) -> None:
+    (tmp_path / "a.arpa").write_text(TRIGRAM)
+    space, graph = random_space("Sabc", 0, (1, 1, 1, 1)), tmp_path / "graph"
+
+    def made(lexicon: Lexicon = LEXICON, silence: float = 0.3) -> int:
+        compile_graph(space, lexicon, tmp_path / "a.arpa", graph, silence)
+        return (graph / "HCLG.fst").stat().st_ino
+
+    first = made()
+    assert made() == first
+    assert made(silence=0.4) != first
+    (graph / "graph.yaml").write_text("not: what it was\n")
+    second = made(silence=0.4)
+    (graph / "words.txt").unlink()
+    assert made(silence=0.4) != second
+
+
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "text").write_text("u1 A B C\nu2 C D NOPRON\nu3 A A\n")
