@@ -34,7 +34,7 @@ commit() { git -C "$root" rev-parse --short HEAD 2> /dev/null || true; }
 usage() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
   echo "Stages:"
-  sed -n 's/^ *if run_stage \([0-9]*\) "\(.*\)"; then.*/  \1  \2/p' "$0"
+  sed -n 's/^if .*run_stage \([0-9]*\) "\(.*\)"; then.*/  \1  \2/p' "$0"
   cat <<END
 Options (current values in parentheses; --work: folder for all outputs; --jobs: processes at a time):
   --stage N --stop-stage N   first and last stage to run ($stage, $stop_stage)

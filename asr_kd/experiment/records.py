@@ -23,6 +23,7 @@ from asr_kd.nets import model_hash
 
 LARGE = 1 << 20  # bytes from which a file's hash is kept, with its size and time
 
+Contents = dict[str, str | None]  # path of an input -> a hash of its content; None if it is not there
 State = Literal["done", "running", "failed", "interrupted", "out of date", "unrecorded", "missing"]
 
 
@@ -55,8 +56,10 @@ class Records:
                 raise UserError(
                     f"{self.work}: another asr-kd experiment is running in this folder; wait for it"
                 ) from None
-            yield
-            write_json(self._cache_file, self._hashes)
+            try:
+                yield
+            finally:
+                write_json(self._cache_file, self._hashes)
 
     def in_use(self) -> bool:
         """Whether a command is running steps in the folder."""
@@ -84,11 +87,14 @@ class Records:
             raise UserError(f"{path}: not the record of a step; delete it, and the step runs again")
         return record
 
-    def write(self, step: Step, state: State, commit: str | None, **more: Any) -> None:
-        """Record a step, as it is now."""
-        inputs = {word.path: self._content(word) for word in step.inputs}
+    def contents(self, step: Step) -> Contents:
+        """What a step would read now: a hash of each of its inputs."""
+        return {word.path: self._content(word) for word in step.inputs}
+
+    def write(self, step: Step, state: State, commit: str | None, contents: Contents, **more: Any) -> None:
+        """Record a step that reads, or has read, inputs with these ``contents``."""
         record = {"step": step.name, "state": state, "commit": commit, "time": time.time(), **more}
-        write_json(self._path(step), {**record, "settings": step.settings, "inputs": inputs})
+        write_json(self._path(step), {**record, "settings": step.settings, "inputs": contents})
 
     def forget(self, step: Step) -> None:
         """Delete the record of a step."""

@@ -28,8 +28,10 @@ def network_folder(name: str, systems: dict[str, System]) -> str:
 def check_references(table: Table, source: Source) -> None:
     """Raise ``UserError``, with file and line, for a name that nothing has, and for a cycle."""
     for name, system in table.systems.items():
+        _check_folder("systems", name, source)
         _check_system(table, name, system, source)
     for name, targets in table.targets.items():
+        _check_folder("targets", name, source)
         keys: Keys = ("targets", name)
         _check_network(table, targets.teacher, source, (*keys, "teacher"))
         _check_known("HMM", targets.hmm, table.hmms, source, (*keys, "hmm"))
@@ -51,6 +53,13 @@ def check_references(table: Table, source: Source) -> None:
                 for each in [line] if isinstance(line, str) else [point.system for point in line]:
                     _check_shown(table, each, source, ("reports", name, "figures", file))
     _check_cycles(table, source)
+
+
+def _check_folder(section: str, name: str, source: Source) -> None:
+    """A name is a folder inside the working folder."""
+    parts = name.split("/")
+    if "" in parts or "." in parts or ".." in parts:
+        raise UserError(f"{source.where(section, name)}: expected the path of a folder inside the working folder")
 
 
 def _check_system(table: Table, name: str, system: System, source: Source) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from asr_kd.errors import UserError, counted
 from asr_kd.experiment.commands import Call, Outcome, run_commands
-from asr_kd.experiment.records import Records
+from asr_kd.experiment.records import Contents, Records
 from asr_kd.experiment.steps import Step, arguments
 from asr_kd.parallel import Handle, LongTasks, Needs, long_tasks
 from asr_kd.progress import duration
@@ -48,6 +48,15 @@ def run_steps(
         _Run(steps, needs, records, main, options).work_off(tasks)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    """A step that runs: its processes, the time of its start, and what its inputs held then."""
+
+    width: int
+    begun: float
+    contents: Contents
+
+
 class _Run:
     def __init__(
         self,
@@ -62,7 +71,7 @@ class _Run:
         self.stale: set[str] = set()  # those that are ready and known not to be done
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
-        self.running: dict[str, tuple[int, float]] = {}  # processes, time of the start
+        self.running: dict[str, _Running] = {}
         self.seconds: dict[str, list[float]] = {}  # of the steps that ran, by kind
         self.kept = 0
 
@@ -82,7 +91,7 @@ class _Run:
         self.settle()
         ready = [self.steps[name] for name in self.waiting if name in self.stale]
         for number, step in enumerate(ready):
-            free = self.options.jobs - sum(width for width, _ in self.running.values())
+            free = self.options.jobs - sum(running.width for running in self.running.values())
             if free < 1:
                 return
             self.waiting.remove(step.name)
@@ -111,13 +120,14 @@ class _Run:
     def is_done(self, step: Step) -> bool:
         status = self.records.status(step)
         if status.state == "unrecorded" and self.options.adopt:
-            self.records.write(step, "done", None, seconds=None, adopted=True)
+            self.records.write(step, "done", None, self.records.contents(step), seconds=None, adopted=True)
             return True
         return status.state == "done"
 
     def start(self, tasks: LongTasks, step: Step, width: int) -> None:
-        self.records.write(step, "running", self.options.commit)
-        self.running[step.name] = width, time.monotonic()
+        contents = self.records.contents(step)
+        self.records.write(step, "running", self.options.commit, contents)
+        self.running[step.name] = _Running(width, time.monotonic(), contents)
         self.show(step.name, "started")
         commands = [arguments(command, self.records.work, width) for command in step.commands]
         commands[-1] += self.options.late(step)
@@ -126,21 +136,24 @@ class _Run:
 
     def finish(self, handle: Handle[Outcome]) -> None:
         name = handle.name
-        step, seconds = self.steps[name], time.monotonic() - self.running.pop(name)[1]
+        step, running = self.steps[name], self.running.pop(name)
+        seconds = time.monotonic() - running.begun
         try:
             outcome = handle.result()
-        except UserError as error:  # its process was killed
-            outcome = Outcome(1, str(error))
+        except (UserError, RuntimeError) as error:  # its process was killed, or ended without a result
+            outcome = Outcome(1, str(error).removeprefix(f"{name}: "))
         if outcome.status == INTERRUPTED:
             raise KeyboardInterrupt
         if outcome.status:
             self.failed[name] = outcome.line
-            self.records.write(step, "failed", self.options.commit, seconds=seconds, error=outcome.line)
+            self.records.write(
+                step, "failed", self.options.commit, running.contents, seconds=seconds, error=outcome.line
+            )
             self.show(name, f"failed after {duration(seconds)}: {outcome.line}")
             return
         self.done.add(name)
         self.seconds.setdefault(_kind(name), []).append(seconds)
-        self.records.write(step, "done", self.options.commit, seconds=round(seconds, 1))
+        self.records.write(step, "done", self.options.commit, running.contents, seconds=round(seconds, 1))
         self.show(name, f"{duration(seconds)}: {outcome.line}{self.time_left()}")
 
     def show(self, name: str, text: str) -> None:

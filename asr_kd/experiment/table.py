@@ -98,11 +98,11 @@ class Targets:
 
     teacher: str
     data: str
-    form: str = "topk"
+    form: Literal["topk", "dense", "sampled"] = "topk"
     k: int | None = None
     temperatures: list[float] = dataclasses.field(default_factory=list)
     utterances: str | None = None
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     hmm: str = "hmm"
 
 
@@ -110,7 +110,7 @@ class Targets:
 class Test:
     """How systems are tested: ``words`` (tuned on dev, then decoded and scored) or ``frames`` (errors)."""
 
-    score: str = "words"
+    score: Literal["words", "frames"] = "words"
     data: str = "test"
     utterances: str | None = None
     tune_data: str = "dev"

@@ -93,6 +93,7 @@ def test_values_are_replaced_and_a_small_run_leaves_systems_out(tmp_path: Path) 
         ('"soft, 800"]', "loft]", r"'loft' is no row of the table 'One'"),
         ("targets: targets/$width,", "targets: targets/$widht,", r"table.yaml:20: .*\$widht is not defined"),
         ("seeds: 3", "seeds: [1, 1]", r"table.yaml:19: system teacher: seeds: expected a whole number of seeds"),
+        ("  hard: {", "  ../hard: {", r"table.yaml:17: system ../hard: expected the path of a folder inside"),
         ("tests:", "testz:", r"table.yaml:21: unknown key 'testz'"),
         ("seeds: [1, 2]", "seeds: 0", r"seeds: expected a whole number of seeds, or a list"),
     ],

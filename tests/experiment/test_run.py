@@ -89,7 +89,7 @@ def test_processes_configurations_and_places_are_no_settings_but_their_content_i
     (work / "conf.yaml").write_text("")
     (work / "1").write_text("")
     assert not Records(work).status(step("1", "0.1")).why
-    Records(work).write(step("1", "0.1"), "done", None)
+    Records(work).write(step("1", "0.1"), "done", None, {})
     (work / "a").write_text("")
     assert Records(work).status(step("8", "0.1")).state == "done"
     status = Records(work).status(step("8", "0.2"))
@@ -119,6 +119,12 @@ def test_a_process_that_dies_or_crashes_is_a_failure_of_its_step_alone(work: Pat
     assert (work / "b").exists()
     (work / f"c.{fault}").unlink()
     assert _run(work) == ["c", "d"]
+
+
+def test_an_input_that_changes_while_its_step_runs_makes_it_out_of_date(work: Path) -> None:
+    step = Step("write a", (("1", Output("a"), Input("given")), ("2", Output("given"))), "a")
+    _run(work, [step])  # its second command changes what its first has read
+    assert Records(work).status(step).why == "given has changed"
 
 
 def test_outputs_without_a_record_are_taken_only_on_request(work: Path) -> None:
