@@ -11,9 +11,9 @@ from tests.fuzz.runner import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # an idle machine needs 20
-def test_three_kills_of_each_command(world: Path) -> None:
-    command = [sys.executable, "-m", "tests.fuzz.kills", "--quick", "--kills", "36", "--each", "3", "--often", "0.1"]
+@pytest.mark.timeout(900)  # an idle machine needs 40
+def test_sixty_kills(world: Path) -> None:
+    command = [sys.executable, "-m", "tests.fuzz.kills", "--quick", "--kills", "60", "--each", "5", "--often", "0.1"]
     settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--work", str(world.parent)],
