@@ -27,7 +27,7 @@ root=$(cd "$recipe/../.." && pwd)
 check_system "${BASH_VERSINFO[@]:0:2}" python nproc awk sed || exit 1
 printf -v command_line ' %q' "$0" "$@"
 downloads=$root/data/corpora
-stage=0 stop_stage=99 jobs=$(nproc) work=$recipe/exp small=() settings=() begun=""
+stage=0 stop_stage=99 jobs="" engine=local work=$recipe/exp stores="" small=() settings=() feats_options=() begun=""
 asr-kd() { python -m asr_kd "$@"; }
 commit() { git -C "$root" rev-parse --short HEAD 2> /dev/null || true; }
 
@@ -36,18 +36,23 @@ usage() {
   echo "Stages:"
   sed -n 's/^if .*run_stage \([0-9]*\) "\(.*\)"; then.*/  \1  \2/p' "$0"
   cat <<END
-Options (current values in parentheses; --work: folder for all outputs; --jobs: processes at a time):
+Options (current values in parentheses):
   --stage N --stop-stage N   first and last stage to run ($stage, $stop_stage)
+  --work DIR                 folder for all outputs ($work)
+  --stores DIR               folder or URL (s3://...) for features, states and soft targets, if not --work
+  --jobs N                   processes at a time, if not one for each core
+  --engine local|ray         run on this machine, or on the Ray cluster at RAY_ADDRESS, which must see --work ($engine)
   --set NAME=VALUE           replace one of the values of experiment.yaml, such as seeds=[1,2]; repeatable
 END
   [[ ! -v quickly ]] || echo "  --small                    a quick run that checks that everything works${quickly:+, with $quickly}"
   local name
-  for name in $options; do [[ ! -v $name ]] || printf '  --%-24s (%s)\n' "${name//_/-} VALUE" "${!name}"; done
+  for name in corpus_dir $options; do [[ ! -v $name ]] || printf '  --%-24s (%s)\n' "${name//_/-} VALUE" "${!name}"; done
 }
 
-# parse_options "$@": sets the variable of each --name VALUE; the known names are those in $options.
+# parse_options "$@": sets the variable of each --name VALUE; the known names are those in $options and a few more.
+# Also sets $spread: options of a verb that can use several processes, here or on a cluster.
 parse_options() {
-  options="corpus_dir jobs work ${options:-}"
+  local known=" corpus_dir work stores jobs engine ${options:-} "
   [[ " $* " != *" --small "* ]] || go_quickly
   while (($#)); do
     local name=${1#--}; name=${name//-/_}
@@ -55,7 +60,7 @@ parse_options() {
       --help | -h) usage; exit 0 ;;
       --small) shift; continue ;;
       --stage | --stop-stage | --set) ;;
-      --*) [[ " $options " == *" $name "* ]] || { echo "$0: unknown option $1; see $0 --help" >&2; exit 2; } ;;
+      --*) [[ $known == *" $name "* ]] || { echo "$0: unknown option $1; see $0 --help" >&2; exit 2; } ;;
       *) echo "$0: $1 is not an option; see $0 --help" >&2; exit 2 ;;
     esac
     (($# > 1)) || { echo "$0: $1 needs a value" >&2; exit 2; }
@@ -67,7 +72,18 @@ parse_options() {
     shift 2
   done
   mkdir -p "$work"
+  stores=${stores:-$work}
+  [[ -n $jobs || $engine == ray ]] || jobs=$(nproc)   # Ray uses every CPU of the cluster
+  spread=(--engine "$engine" ${jobs:+--jobs "$jobs"})
   trap finish EXIT
+}
+
+# check_words OPTION WORD...: fails unless the value of --OPTION consists of such words.
+check_words() {
+  local word
+  for word in ${!1}; do
+    [[ " ${*:2} " == *" $word "* ]] || { echo "$0: --$1: unknown $word; known: ${*:2}" >&2; exit 2; }
+  done
 }
 
 # go_quickly: apply --small. Options after it override its values.
@@ -76,6 +92,28 @@ go_quickly() {
   local each
   small=(--small) work=$recipe/exp_small
   for each in $quickly; do printf -v "${each%%=*}" %s "${each#*=}"; done
+}
+
+# make_features SET...: MFCCs for the HMMs and filter banks for the networks, from the data directories $data/SET into
+# $feats/{mfcc,fbank}/SET, with conf/{mfcc,fbank}.yaml and, where it is set, $feats_options.
+make_features() {
+  local kind set
+  for kind in mfcc fbank; do
+    for set in "$@"; do
+      asr-kd feats "$data/$set" "$feats/$kind/$set" --config "$recipe/conf/$kind.yaml" "${feats_options[@]}" "${spread[@]}"
+    done
+  done
+}
+
+# align_states HMM STATES SET...: the HMM's state of each frame of these sets, in STATES/SET.
+align_states() {
+  local set
+  for set in "${@:3}"; do asr-kd hmm align "$1" "$data/$set" "$feats/mfcc/$set" "$2/$set" "${spread[@]}"; done
+}
+
+# run_experiment OPTION...: the systems of experiment.yaml; the options are those of asr-kd experiment run.
+run_experiment() {
+  asr-kd experiment run "$recipe/experiment.yaml" "$work" --stores "$stores" "${spread[@]}" "${small[@]}" "$@" "${settings[@]}"
 }
 
 # run_stage N "what it does": whether stage N is to be run. Its time is added to $work/stages.tsv, for the report.

@@ -10,7 +10,7 @@ IMPORTS = "asr_kd.cli.experiment_imports"
 
 if TYPE_CHECKING:
     from asr_kd.experiment.plan import Plan
-    from asr_kd.experiment.steps import Step
+    from asr_kd.experiment.steps import Places, Step
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +68,8 @@ def _add_selection(action: argparse.ArgumentParser) -> None:
     values = "replace one of the table's values, such as seeds=[1,2]; repeatable"
     action.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=values)
     action.add_argument("--small", action="store_true", help="the table's small form; reports go to WORK")
+    stores = "folder or URL for frame stores: features, states, soft targets (default: WORK)"
+    action.add_argument("--stores", metavar="STORES", help=stores)
     results = "folder for the reports (default: that of TABLE; with --small, WORK)"
     action.add_argument("--results", type=Path, metavar="DIR", help=results)
 
@@ -78,6 +80,12 @@ def _plan(options: argparse.Namespace) -> "Plan":
     results = options.results or (options.work if options.small else options.table.parent)
     selection = Selection(options.only, options.set, options.small)
     return make_plan(options.table, options.work, results, selection)
+
+
+def _places(options: argparse.Namespace) -> "Places":
+    from asr_kd.experiment.steps import Places
+
+    return Places(options.work, options.stores)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -93,7 +101,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected at least 1")
     begun, commit = time.time(), short_commit()
-    plan, records = _plan(options), Records(options.work)
+    plan, records = _plan(options), Records(_places(options))
     if options.dry_run:
         for name, why in reasons(plan, records):
             print(f"{name}: {why}")
@@ -113,17 +121,17 @@ def _status(options: argparse.Namespace) -> None:
     from asr_kd.experiment.records import Records
 
     plan = _plan(options)
-    print(status_table(plan, Records(options.work)), end="")
+    print(status_table(plan, Records(_places(options))), end="")
 
 
 def _commands(options: argparse.Namespace) -> None:
     from asr_kd.experiment.plan import write_configs
     from asr_kd.experiment.steps import as_shell
 
-    plan = _plan(options)
+    plan, places = _plan(options), _places(options)
     write_configs(plan, options.work)
     for name, step in plan.steps.items():
-        print(f"# {name}\n{as_shell(step, options.work)}")
+        print(f"# {name}\n{as_shell(step, places)}")
 
 
 def _sizes(options: argparse.Namespace) -> None:

@@ -49,6 +49,7 @@ def run_commands(call: Call) -> Outcome:
             line = output.line
             if status:
                 break
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # which outlive this block, and go to the log too
     if status:
         line = call.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
     return Outcome(status, line or "no message")

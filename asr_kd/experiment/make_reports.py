@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from asr_kd.experiment.make_steps import tested_folders, trained_folders
+from asr_kd.experiment.make_steps import features_of, states_of, tested_folders, trained_folders
 from asr_kd.experiment.steps import Command, Input, Output, Step, Word
 from asr_kd.experiment.table import Figure, Report, ResultTable, Specialists, Table
 
@@ -26,7 +26,7 @@ def _report(table: Table, name: str, report: Report, results: Path) -> Step:
             commands.append(_gains(table, result, folder))
         words += _table_words(table, result, folder)
     words += _pictures(report.pictures, folder)
-    return Step(f"report {name}", (*commands, tuple(words)), f"{folder}/RESULTS.md")
+    return Step(f"report {name}", (*commands, tuple(words)), f"{folder}/RESULTS.md", here=True)
 
 
 def _table_words(table: Table, result: ResultTable, folder: str) -> list[Word]:
@@ -82,8 +82,8 @@ def _gains(table: Table, result: ResultTable, folder: str) -> Command:
     test = next(iter(table.tests.values()))
     picture = next(iter(result.pictures))
     return (
-        "specialists", "compare", Input(result.gains_of), "--feats", Input(table.features.replace("$set", test.data)),
-        "--states", Input(table.hmms[system.hmm].states.replace("$set", test.data)),
+        "specialists", "compare", Input(result.gains_of), "--feats", features_of(table, test.data),
+        "--states", states_of(table, system.hmm, test.data),
         "--utt2spk", Input(f"data/{test.data}/utt2spk"), "--title", result.title,
         "--rows", Output(_gains_file(result.gains_of)), "--picture", Output(f"{folder}/{picture}"),
     )  # fmt: skip

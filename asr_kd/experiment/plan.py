@@ -15,6 +15,7 @@ from asr_kd.experiment.records import Records
 from asr_kd.experiment.steps import Step, closure, dependencies
 from asr_kd.files import read_lines, write_text
 from asr_kd.score.table import Column, plain, render
+from asr_kd.storage import delete_folder
 
 STAGES = "stages.tsv"  # in the working folder: number, seconds and commit of each stage that a recipe has run
 
@@ -78,23 +79,24 @@ def write_configs(plan: Plan, work: Path) -> None:
 
 
 def redo(plan: Plan, records: Records, patterns: Sequence[str]) -> None:
-    """Delete the outputs of the steps that match, inside the working folder, and their records.
+    """Delete the outputs of the steps that match, those inside the working folder and stores, and their records.
 
     Of a folder with outputs of other steps, such as an ensemble's, only the step's last file is deleted.
     """
-    outputs = {path for step in plan.steps.values() for path in step.outputs}
+    outputs = {output.path for step in plan.steps.values() for output in step.outputs}
     for pattern in patterns:
         for name in _matching(pattern, plan.steps):
             step = plan.steps[name]
             records.forget(step)
             for output in step.outputs:
-                shared = any(other.startswith(f"{output}/") for other in outputs)
-                path = records.work / (step.last if shared else output)
-                if not path.resolve().is_relative_to(records.work.resolve()):
-                    continue
-                if path.is_dir():
-                    shutil.rmtree(path)
-                path.unlink(missing_ok=True)
+                shared = any(other.startswith(f"{output.path}/") for other in outputs)
+                place = records.places.of(step.mark if shared else output)
+                if output.store:
+                    delete_folder(place)
+                elif (path := Path(place)).resolve().is_relative_to(records.work.resolve()):
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    path.unlink(missing_ok=True)
 
 
 def reasons(plan: Plan, records: Records) -> Iterator[tuple[str, str]]:

@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.experiment.steps import Input, Step
+from asr_kd.experiment.steps import Input, Places, Step
 from asr_kd.files import file_name, read_json, sha256, write_json
 from asr_kd.frames import FrameStore
 from asr_kd.nets import model_hash
+from asr_kd.storage import exists, is_url, joined
 
 LARGE = 1 << 20  # bytes from which a file's hash is kept, with its size and time
 
@@ -37,11 +38,11 @@ class Status:
 
 
 class Records:
-    """The records of the experiment in a working folder."""
+    """The records of the experiment in a working folder, ``places.work``."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.folder = work / "experiment"
+    def __init__(self, places: Places) -> None:
+        self.places, self.work = places, places.work
+        self.folder = self.work / "experiment"
         self._cache_file = self.folder / "hashes.json"
         self._hashes: dict[str, list[Any]] = read_json(self._cache_file) if self._cache_file.exists() else {}
 
@@ -103,7 +104,7 @@ class Records:
     def status(self, step: Step) -> Status:
         """Whether a step is done, and if not, why."""
         record = self.read(step)
-        there = (self.work / step.last).exists()
+        there = exists(self.places.of(step.mark))
         if record is None:
             return Status("unrecorded", "its output exists, but no record of it") if there else Status("missing")
         state, seconds = record.get("state"), record.get("seconds")
@@ -131,7 +132,10 @@ class Records:
 
     def _content(self, word: Input) -> str | None:
         """A hash of what a step reads; None if it is not there."""
-        return self._hash(self.work / (word.content or word.path))
+        place = self.places.of(dataclasses.replace(word, path=word.content or word.path))
+        if not is_url(place):
+            return self._hash(Path(place))
+        return FrameStore(place).content_hash if exists(joined(place, "index.json")) else None
 
     def _hash(self, path: Path) -> str | None:
         if path.is_file():

@@ -95,7 +95,8 @@ class _Run:
             if free < 1:
                 return
             self.waiting.remove(step.name)
-            self.start(tasks, step, max(1, free // (len(ready) - number)) if step.wide else 1)
+            width = max(1, free // (len(ready) - number)) if step.wide else 1
+            self.start(tasks, step, min(width, tasks.widest))
 
     def settle(self) -> None:
         """Count the steps that are done already, and those that need a failed one."""
@@ -129,9 +130,9 @@ class _Run:
         self.records.write(step, "running", self.options.commit, contents)
         self.running[step.name] = _Running(width, time.monotonic(), contents)
         self.show(step.name, "started")
-        commands = [arguments(command, self.records.work, width) for command in step.commands]
+        commands = [arguments(command, self.records.places, width) for command in step.commands]
         commands[-1] += self.options.late(step)
-        needs = Needs(width, 1 if step.device and self.options.gpus else 0)
+        needs = Needs(width, 1 if step.device and tasks.gpus else 0, here=step.here)
         tasks.submit(step.name, run_commands, Call(self.main, commands, self.records.log(step)), needs)
 
     def finish(self, handle: Handle[Outcome]) -> None:

@@ -5,24 +5,28 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from asr_kd.storage import is_url, joined
+
 
 @dataclasses.dataclass(frozen=True)
 class Input:
     """A file or folder that a command reads, relative to the working folder; ``prefix`` stands before it.
 
-    ``content``: what of it the result depends on, if not all of it.
+    ``content``: what of it the result depends on, if not all of it. ``store``: whether it is a frame store.
     """
 
     path: str
     prefix: str = ""
     content: str | None = None
+    store: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A file or folder that a command writes, relative to the working folder."""
+    """A file or folder that a command writes, relative to the working folder; ``store``: as of ``Input``."""
 
     path: str
+    store: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +54,25 @@ Command = tuple[Word, ...]
 
 
 @dataclasses.dataclass(frozen=True)
+class Places:
+    """Where files are: in the working folder; frame stores in the folder or URL ``stores``, if it is given."""
+
+    work: Path
+    stores: str | Path | None = None
+
+    def of(self, word: Input | Output) -> str | Path:
+        """The path or URL of what a command reads or writes."""
+        stores = self.work if self.stores is None else self.stores
+        return word.path if is_url(word.path) else joined(stores if word.store else self.work, word.path)
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
     """Commands that run one after the other in one process, such as those that test a system.
 
     ``name``: kind and subject, such as ``train student/seed1``. ``last``: the file that is written last. ``also``: what
-        is read and written but named by no command. ``device``: whether it uses a GPU if there is one.
+    is read and written but named by no command. ``device``: whether it uses a GPU if there is one. ``here``: whether it
+    runs on the machine that has the working folder; it takes seconds.
     """
 
     name: str
@@ -62,6 +80,7 @@ class Step:
     last: str
     also: tuple[Input | Output, ...] = ()
     device: bool = False
+    here: bool = False
 
     @property
     def inputs(self) -> list[Input]:
@@ -69,9 +88,14 @@ class Step:
         return list(dict.fromkeys(word for word in self._words() if isinstance(word, Input)))
 
     @property
-    def outputs(self) -> list[str]:
+    def outputs(self) -> list[Output]:
         """What it writes."""
-        return list(dict.fromkeys(word.path for word in self._words() if isinstance(word, Output)))
+        return list(dict.fromkeys(word for word in self._words() if isinstance(word, Output)))
+
+    @property
+    def mark(self) -> Output:
+        """Its ``last`` file."""
+        return Output(self.last, any(output.store and self.last.startswith(output.path) for output in self.outputs))
 
     @property
     def settings(self) -> list[str]:
@@ -99,15 +123,17 @@ class Step:
         return [*(word for command in self.commands for word in command), *self.also]
 
 
-def arguments(command: Command, work: Path, jobs: int = 1) -> list[str]:
+def arguments(command: Command, places: Places, jobs: int = 1) -> list[str]:
     """The words of a command that may use ``jobs`` processes, as a shell passes them."""
     words = []
     for word in command:
         match word:
             case Input():
-                words.append(f"{word.prefix}{work / word.path}")
-            case Output() | Config():
-                words.append(str(work / word.path))
+                words.append(f"{word.prefix}{places.of(word)}")
+            case Output():
+                words.append(str(places.of(word)))
+            case Config():
+                words.append(str(places.work / word.path))
             case Aside():
                 words.append(word.text)
             case Jobs():
@@ -117,15 +143,15 @@ def arguments(command: Command, work: Path, jobs: int = 1) -> list[str]:
     return words
 
 
-def as_shell(step: Step, work: Path, jobs: int = 1) -> str:
+def as_shell(step: Step, places: Places, jobs: int = 1) -> str:
     """The commands of a step, to be run by hand."""
-    return "\n".join(f"asr-kd {shlex.join(arguments(command, work, jobs))}" for command in step.commands)
+    return "\n".join(f"asr-kd {shlex.join(arguments(command, places, jobs))}" for command in step.commands)
 
 
 def dependencies(steps: Iterable[Step]) -> dict[str, list[str]]:
     """The names of the steps whose outputs each step reads; an input belongs to the innermost output around it."""
     steps = list(steps)
-    writer = {path: step.name for step in steps for path in step.outputs}
+    writer = {output.path: step.name for step in steps for output in step.outputs}
     found: dict[str, list[str]] = {}
     for step in steps:
         names = (writer.get(path) for word in step.inputs for path in _first(_around(word.path), writer))

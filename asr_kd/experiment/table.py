@@ -5,6 +5,7 @@ key ``for`` copies an entry, and ``$name`` stands for a value (see ``template``)
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,3 +197,10 @@ class Table:
     tests: dict[str, Test]
     reports: dict[str, Report]
     quick: dict[str, Any]
+
+    def is_store(self, path: str) -> bool:
+        """Whether ``path`` is that of a frame store: features or states of a set, or soft targets."""
+        gmms = (system.features for system in self.systems.values() if isinstance(system, Gmm))
+        patterns = [self.features, *(hmm.states for hmm in self.hmms.values()), *gmms]
+        found = (re.fullmatch(re.escape(pattern).replace(re.escape("$set"), "[^/]+"), path) for pattern in patterns)
+        return path in self.targets or any(found)

@@ -48,10 +48,11 @@ class Workers(abc.ABC):
 @dataclasses.dataclass(frozen=True)
 class Needs:
     """What a long task occupies while it runs: exactly ``threads`` threads, and ``gpus``, which are all that it sees
-    (as ``cuda:0`` and so on)."""
+    (as ``cuda:0`` and so on). ``here``: it runs on this machine, whatever the engine."""
 
     threads: int = 1
     gpus: int = 0
+    here: bool = False
 
 
 ONE_THREAD = Needs()
@@ -81,7 +82,12 @@ class LongTasks(abc.ABC):
     If the block ends with an exception (that of a task, Ctrl-C, or a request to terminate, which raises
     ``KeyboardInterrupt`` within the block), tasks that have not begun are dropped. Those that run are sent SIGTERM and
     may take their time to save their work. The same happens when this process is killed.
+
+    ``widest``: the most threads that a task can have; ``gpus``: how many GPUs there are.
     """
+
+    widest: int
+    gpus: int
 
     @abc.abstractmethod
     def __enter__(self) -> "LongTasks": ...
@@ -95,8 +101,8 @@ class LongTasks(abc.ABC):
     ) -> Handle[Result]:
         """Run ``function(task)`` once there is room; returns at once.
 
-        Of the tasks that wait, the first that fits is next. One that needs more threads than there are counts as
-        all of them.
+        Of the tasks that wait, the first that fits is next. One that needs more threads than ``widest`` counts as
+        that many.
         """
 
     @abc.abstractmethod

@@ -70,8 +70,8 @@ class LocalLongTasks(LongTasks):
         if imports is not None:
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload([imports])
-        self._threads, self._gpus = max(threads, 1), list(gpus)  # what is free
-        self._all_threads, self._all_gpus = self._threads, len(gpus)
+        self._threads, self._free_gpus = max(threads, 1), list(gpus)  # what is free
+        self.widest, self.gpus = self._threads, len(gpus)
         self._waiting: list[LocalHandle] = []
         self._running: dict[Connection, LocalHandle] = {}
         self._terminable = terminable()
@@ -98,8 +98,8 @@ class LocalLongTasks(LongTasks):
     def submit_pickled(self, name: str, call: bytes, needs: Needs) -> LocalHandle:
         """As ``submit``. The process unpickles the ``call``: that may import torch, which reads the number of threads
         when it is imported."""
-        if needs.gpus > self._all_gpus:
-            raise UserError(f"{name}: needs {needs.gpus} GPUs; this machine has {self._all_gpus}")
+        if needs.gpus > self.gpus:
+            raise UserError(f"{name}: needs {needs.gpus} GPUs; this machine has {self.gpus}")
         handle: LocalHandle = LocalHandle(name, call, needs)
         self._waiting.append(handle)
         self._start_waiting()
@@ -114,21 +114,24 @@ class LocalLongTasks(LongTasks):
             handle.outcome = _received(handle, connection)
             del self._running[connection]
             self._threads += self._occupied(handle)
-            self._gpus += handle.gpus
+            self._free_gpus += handle.gpus
             ended.append(handle)
         self._start_waiting()
         return ended
 
     def _start_waiting(self) -> None:
         for handle in list(self._waiting):
-            if self._occupied(handle) <= self._threads and handle.needs.gpus <= len(self._gpus):
+            if self._occupied(handle) <= self._threads and handle.needs.gpus <= len(self._free_gpus):
                 self._waiting.remove(handle)
                 self._threads -= self._occupied(handle)
-                handle.gpus, self._gpus = tuple(self._gpus[: handle.needs.gpus]), self._gpus[handle.needs.gpus :]
+                handle.gpus, self._free_gpus = (
+                    tuple(self._free_gpus[: handle.needs.gpus]),
+                    self._free_gpus[handle.needs.gpus :],
+                )
                 self._running[_start(handle, self._context)] = handle
 
     def _occupied(self, handle: LocalHandle) -> int:
-        return min(handle.needs.threads, self._all_threads)
+        return min(handle.needs.threads, self.widest)
 
 
 def _start(handle: LocalHandle, context: SpawnContext | ForkServerContext) -> Connection:

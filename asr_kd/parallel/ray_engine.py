@@ -73,7 +73,7 @@ class RayEngine(Engine):
 
     def long_tasks(self, threads: int, gpus: Sequence[str] = (), imports: str | None = None) -> LongTasks:
         self.connect()
-        return RayLongTasks(None if self._address else self.jobs)
+        return RayLongTasks(imports)
 
     def connect(self) -> None:
         """Start or join the cluster, unless that is done."""
@@ -290,10 +290,12 @@ def _first_line(error: BaseException) -> str:
 
 
 class RayLongTasks(LongTasks):
-    """Long tasks that Ray places. ``cpus``: the most that one may claim, where that is known."""
+    """Long tasks that Ray places, on a machine each: ``widest`` is the number of CPUs of the largest."""
 
-    def __init__(self, cpus: int | None = None) -> None:
-        self._cpus = cpus
+    def __init__(self, imports: str | None = None) -> None:
+        self._imports = imports
+        self.widest = max(_each("CPU")) or 1
+        self.gpus = sum(_each("GPU"))
         self._run = _remote(_supervise)
         self._running: dict[Any, OutcomeHandle] = {}
         self._terminable = terminable()
@@ -316,10 +318,11 @@ class RayLongTasks(LongTasks):
     def submit(
         self, name: str, function: Callable[[Task], Result], task: Task, needs: Needs = ONE_THREAD
     ) -> OutcomeHandle[Result]:
-        cpus = min(needs.threads, self._cpus or needs.threads)
-        remote = self._run.options(name=name, num_cpus=cpus, num_gpus=needs.gpus)
+        cpus = min(needs.threads, self.widest)
+        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": needs.gpus}
+        remote = self._run.options(name=name, **(options | _this_node() if needs.here else options))
         handle = OutcomeHandle[Result](name)
-        self._running[remote.remote(name, pickle.dumps((function, task)), needs)] = handle
+        self._running[remote.remote(name, pickle.dumps((function, task)), needs, self._imports)] = handle
         return handle
 
     def wait(self) -> list[Handle]:
@@ -336,10 +339,29 @@ class RayLongTasks(LongTasks):
         return ended
 
 
-def _supervise(name: str, call: bytes, needs: Needs) -> Outcome:
-    """Run one long task as the local engine does, in a process that gets SIGTERM when Ray cancels or ends this one."""
+def _each(resource: str) -> list[int]:
+    """How many of a resource each machine of the cluster has."""
+    import ray
+
+    return [int(node["Resources"].get(resource, 0)) for node in ray.nodes() if node["Alive"]]
+
+
+def _this_node() -> dict[str, Any]:
+    """Options of a task that runs on this machine, even if it has no CPU for tasks."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return {"scheduling_strategy": here, "num_cpus": 0}
+
+
+def _supervise(name: str, call: bytes, needs: Needs, imports: str | None) -> Outcome:
+    """Run one long task as the local engine does, in a process that gets SIGTERM when Ray cancels or ends this one.
+
+    Ray runs the next task in this process too, which then has the ``imports`` already.
+    """
     gpus = [gpu for gpu in os.environ.get(GPUS, "").split(",") if gpu] if needs.gpus else []
-    with LocalLongTasks(needs.threads, gpus) as tasks:
+    with LocalLongTasks(needs.threads, gpus, imports) as tasks:
         handle = tasks.submit_pickled(name, call, needs)
         while handle.outcome is None:
             tasks.wait(0.5)  # Ray's cancelling interrupts Python code, but not a wait

@@ -14,7 +14,8 @@ three_speeds=0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 three_shifts=0,0.25,0.5,0.75
 options="parts speeds three_speeds three_shifts" quickly="speeds=1.1 three_speeds=0.9,1.1 three_shifts=0.5"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
-data=$work/data feats=$work/feats own=$work/own
+check_words parts tables own specialists
+data=$work/data feats=$stores/feats own=$work/own
 
 if run_stage 0 "data directories; copies at other speeds and shifts"; then
   asr-kd corpus prepare an4 "$data" ${corpus_dir:+--corpus-dir "$corpus_dir"} --downloads "$downloads"
@@ -25,10 +26,10 @@ if run_stage 0 "data directories; copies at other speeds and shifts"; then
     done
     awk 'NR % 3 == 1 {print $1}' "$data/dev/text" > "$data/dev_part"
   fi
-  asr-kd corpus perturb "$data/train" "$data/speeds" --speeds "$speeds" --jobs "$jobs"
+  asr-kd corpus perturb "$data/train" "$data/speeds" --speeds "$speeds" "${spread[@]}"
   asr-kd corpus combine "$data/train_speeds" "$data/train" "$data/speeds"
   asr-kd corpus subset "$data/train" "$data/three" --fraction 0.03
-  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds "$three_speeds" --shifts "$three_shifts" --jobs "$jobs"
+  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds "$three_speeds" --shifts "$three_shifts" "${spread[@]}"
   asr-kd corpus combine "$data/three_pool" "$data/three" "$data/three_copies"
   for percent in 1 10 30; do   # other fractions, with all copies of their utterances
     asr-kd corpus subset "$data/train" "$data/percent$percent" --fraction "${percent}e-2"
@@ -39,18 +40,12 @@ if run_stage 0 "data directories; copies at other speeds and shifts"; then
 fi
 
 if run_stage 1 "features"; then
-  for kind in mfcc fbank; do
-    for set in train train_speeds three_pool dev test; do
-      asr-kd feats "$data/$set" "$feats/$kind/$set" --config "$recipe/conf/$kind.yaml" --jobs "$jobs"
-    done
-  done
+  make_features train train_speeds three_pool dev test
 fi
 
 if run_stage 2 "GMM-HMM training, alignment"; then
-  asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" --config "$recipe/conf/hmm.yaml" --jobs "$jobs"
-  for set in train train_speeds three_pool dev test; do
-    asr-kd hmm align "$work/gmm/lda" "$data/$set" "$feats/mfcc/$set" "$work/states/$set" --jobs "$jobs"
-  done
+  asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" --config "$recipe/conf/hmm.yaml" "${spread[@]}"
+  align_states "$work/gmm/lda" "$stores/states" train train_speeds three_pool dev test
 fi
 
 if run_stage 3 "language model, decoding graphs"; then   # the dev perplexity of a trigram is 15.0, of a bigram 18.3
@@ -60,14 +55,12 @@ fi
 
 if [[ " $parts " == *" own "* ]] && run_stage 4 "HMM and language model of the 3 %"; then
   asr-kd feats "$data/three" "$feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
-  asr-kd hmm train "$data/three" "$feats/mfcc/three" "$data/lexicon.txt" "$own/gmm" --config "$recipe/conf/own_hmm.yaml" --jobs "$jobs"
-  for set in train_speeds three_pool dev test; do
-    asr-kd hmm align "$own/gmm/lda" "$data/$set" "$feats/mfcc/$set" "$own/states/$set" --jobs "$jobs"
-  done
+  asr-kd hmm train "$data/three" "$feats/mfcc/three" "$data/lexicon.txt" "$own/gmm" --config "$recipe/conf/own_hmm.yaml" "${spread[@]}"
+  align_states "$own/gmm/lda" "$stores/own/states" train_speeds three_pool dev test
   asr-kd lm estimate "$data/three" "$own/bigram.arpa" --order 2 --vocabulary "$data/lexicon.txt"
   asr-kd graph compile "$own/gmm/lda" "$own/bigram.arpa" "$own/graph"
 fi
 
 if run_stage 5 "networks: trained, tuned on dev, scored on test, reported"; then
-  asr-kd experiment run "$recipe/experiment.yaml" "$work" --jobs "$jobs" "${small[@]}" "${settings[@]}" $(printf -- '--only %s ' $parts)
+  run_experiment $(printf -- '--only %s ' $parts)
 fi

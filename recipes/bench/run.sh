@@ -78,9 +78,9 @@ else
   skip 4 "monophone training against kaldi-hmm-gmm" "kaldi-hmm-gmm could not be installed here."
 fi
 
-stores=("$exp_dir/feats/fbank/train" "$exp_dir/states/train" --threads "$jobs" --rounds "$rounds")
-measure 5 "network training in fp32" training "${stores[@]}" --precision fp32
-measure_bf16 6 "network training" training "${stores[@]}"
+network=("$exp_dir/feats/fbank/train" "$exp_dir/states/train" --threads "$jobs" --rounds "$rounds")
+measure 5 "network training in fp32" training "${network[@]}" --precision fp32
+measure_bf16 6 "network training" training "${network[@]}"
 
 model=$exp_dir/model/teacher/seed1
 measure 7 "search" search "$model" "$exp_dir/feats/fbank/test" --rounds "$rounds"

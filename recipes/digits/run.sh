@@ -8,29 +8,23 @@
 hours=2 options="hours" quickly="hours=0.5"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
-data=$work/data feats=$work/feats
+data=$work/data feats=$stores/feats
 
 if run_stage 0 "synthesised speech; copies of 3 % of it at other speeds"; then
-  asr-kd corpus prepare digits "$data" --hours "$hours" --jobs "$jobs"
+  asr-kd corpus prepare digits "$data" --hours "$hours" "${spread[@]}"
   awk 'NR % 3 == 1 {print $1}' "$data/dev/text" > "$data/dev_part"   # the utterances on which --small tunes
   asr-kd corpus subset "$data/train" "$data/three" --fraction 0.03
-  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5 --jobs "$jobs"
+  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5 "${spread[@]}"
   asr-kd corpus combine "$data/three_pool" "$data/three" "$data/three_copies"
 fi
 
 if run_stage 1 "features"; then
-  for kind in mfcc fbank; do
-    for set in train three_pool dev test; do
-      asr-kd feats "$data/$set" "$feats/$kind/$set" --config "$recipe/conf/$kind.yaml" --jobs "$jobs"
-    done
-  done
+  make_features train three_pool dev test
 fi
 
 if run_stage 2 "GMM-HMM training, alignment"; then
-  asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" --config "$recipe/conf/hmm.yaml" --jobs "$jobs"
-  for set in train three_pool dev test; do
-    asr-kd hmm align "$work/gmm/lda" "$data/$set" "$feats/mfcc/$set" "$work/states/$set" --jobs "$jobs"
-  done
+  asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" --config "$recipe/conf/hmm.yaml" "${spread[@]}"
+  align_states "$work/gmm/lda" "$stores/states" train three_pool dev test
 fi
 
 if run_stage 3 "language model, decoding graph"; then
@@ -39,5 +33,5 @@ if run_stage 3 "language model, decoding graph"; then
 fi
 
 if run_stage 4 "networks: trained, tuned on dev, scored on test, reported"; then
-  asr-kd experiment run "$recipe/experiment.yaml" "$work" --jobs "$jobs" "${small[@]}" "${settings[@]}" --set hours="$hours"
+  run_experiment --set hours="$hours"
 fi

@@ -6,25 +6,19 @@
 corpus_dir="" options=""
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
-data=$work/data feats=$work/feats
+data=$work/data feats=$stores/feats
 
 if run_stage 0 "data directories"; then
   asr-kd corpus prepare fsdd "$data" ${corpus_dir:+--corpus-dir "$corpus_dir"} --downloads "$downloads"
 fi
 
 if run_stage 1 "features"; then
-  for kind in mfcc fbank; do
-    for set in train dev test; do
-      asr-kd feats "$data/$set" "$feats/$kind/$set" --config "$recipe/conf/$kind.yaml" --jobs "$jobs"
-    done
-  done
+  make_features train dev test
 fi
 
 if run_stage 2 "GMM-HMM training, alignment"; then
-  asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" --config "$recipe/conf/hmm.yaml" --jobs "$jobs"
-  for set in train dev test; do
-    asr-kd hmm align "$work/gmm/lda" "$data/$set" "$feats/mfcc/$set" "$work/states/$set" --jobs "$jobs"
-  done
+  asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" --config "$recipe/conf/hmm.yaml" "${spread[@]}"
+  align_states "$work/gmm/lda" "$stores/states" train dev test
 fi
 
 if run_stage 3 "language model, decoding graph"; then
@@ -33,5 +27,5 @@ if run_stage 3 "language model, decoding graph"; then
 fi
 
 if run_stage 4 "networks: trained, tuned on dev, scored on test, reported"; then
-  asr-kd experiment run "$recipe/experiment.yaml" "$work" --jobs "$jobs" "${settings[@]}"
+  run_experiment
 fi

@@ -11,33 +11,28 @@
 corpus_dir="" lm_dir="" parts="tables own specialists" options="lm_dir parts"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
-data=$work/data feats=$work/feats own=$work/own
+check_words parts tables own specialists
+data=$work/data feats=$stores/feats own=$work/own
 
 if run_stage 0 "data directories; copies at other speeds and shifts"; then
   asr-kd corpus prepare librispeech "$data" ${corpus_dir:+--corpus-dir "$corpus_dir"} ${lm_dir:+--lm-dir "$lm_dir"} \
     --downloads "$downloads"
   awk 'NR % 6 == 1 {print $1}' "$data/dev/text" > "$data/dev_sixth"   # of all dev speakers: enough for tuning
-  asr-kd corpus perturb "$data/train" "$data/speeds" --speeds 0.9,1.1 --jobs "$jobs"
+  asr-kd corpus perturb "$data/train" "$data/speeds" --speeds 0.9,1.1 "${spread[@]}"
   asr-kd corpus combine "$data/train_speeds" "$data/train" "$data/speeds"
   asr-kd corpus subset "$data/train" "$data/three" --fraction 0.03
-  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5 --jobs "$jobs"
+  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5 "${spread[@]}"
   asr-kd corpus combine "$data/three_pool" "$data/three" "$data/three_copies"
 fi
 
 if run_stage 1 "features"; then
-  for kind in mfcc fbank; do
-    for set in train train_speeds three_pool dev test; do
-      asr-kd feats "$data/$set" "$feats/$kind/$set" --config "$recipe/conf/$kind.yaml" --jobs "$jobs"
-    done
-  done
+  make_features train train_speeds three_pool dev test
 fi
 
 if run_stage 2 "GMM-HMM training, alignment"; then   # 1 % of the training words have no pronunciation
   asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" --config "$recipe/conf/hmm.yaml" \
-    --unknown spn --skip-bad --jobs "$jobs"
-  for set in train train_speeds three_pool dev test; do
-    asr-kd hmm align "$work/gmm/lda" "$data/$set" "$feats/mfcc/$set" "$work/states/$set" --jobs "$jobs"
-  done
+    --unknown spn --skip-bad "${spread[@]}"
+  align_states "$work/gmm/lda" "$stores/states" train train_speeds three_pool dev test
 fi
 
 if run_stage 3 "decoding graph"; then
@@ -47,13 +42,11 @@ fi
 if [[ " $parts " == *" own "* ]] && run_stage 4 "HMM of the 3 %"; then
   asr-kd feats "$data/three" "$feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
   asr-kd hmm train "$data/three" "$feats/mfcc/three" "$data/lexicon.txt" "$own/gmm" --config "$recipe/conf/own_hmm.yaml" \
-    --unknown spn --skip-bad --jobs "$jobs"
-  for set in train_speeds three_pool dev test; do
-    asr-kd hmm align "$own/gmm/lda" "$data/$set" "$feats/mfcc/$set" "$own/states/$set" --jobs "$jobs"
-  done
+    --unknown spn --skip-bad "${spread[@]}"
+  align_states "$own/gmm/lda" "$stores/own/states" train_speeds three_pool dev test
   asr-kd graph compile "$own/gmm/lda" "$data/lm.arpa.gz" "$own/graph"
 fi
 
 if run_stage 5 "networks: trained, tuned on dev, scored on test, reported"; then
-  asr-kd experiment run "$recipe/experiment.yaml" "$work" --jobs "$jobs" "${settings[@]}" $(printf -- '--only %s ' $parts)
+  run_experiment $(printf -- '--only %s ' $parts)
 fi

@@ -16,6 +16,9 @@ ids() {
 
 if run_stage 0 "images as one-frame utterances; transfer sets"; then
   asr-kd corpus prepare mnist "$work/data" ${corpus_dir:+--corpus-dir "$corpus_dir"} --downloads "$downloads"
+  if [[ $stores != "$work" ]]; then
+    for store in {train,dev,test}/{feats,states}; do asr-kd frames copy "$work/data/$store" "$stores/data/$store"; done
+  fi
   mkdir -p "$work/lists"
   head -n "$images" "$work/data/train/text" > "$work/lists/all"
   ids "$work/lists/all" "0 1 2 4 5 6 7 8 9" > "$work/lists/without3"
@@ -24,5 +27,5 @@ if run_stage 0 "images as one-frame utterances; transfer sets"; then
 fi
 
 if run_stage 1 "networks: trained, tested and reported"; then
-  asr-kd experiment run "$recipe/experiment.yaml" "$work" --jobs "$jobs" "${small[@]}" "${settings[@]}"
+  run_experiment
 fi

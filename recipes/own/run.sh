@@ -12,7 +12,7 @@ parse_options "$@"
 for option in train dev test; do
   [[ -n ${!option} ]] || { echo "$0: --$option is missing: a data directory; see $0 --help" >&2; exit 2; }
 done
-data=$work/data feats=$work/feats
+data=$work/data feats=$stores/feats
 # sizes_of WHAT: prints `--set NAME=VALUE` words for the amount of training speech.
 sizes_of() { asr-kd experiment sizes "$data/train" --of "$1" --copies "$(tr -cd , <<< "$speeds," | wc -c)"; }
 
@@ -20,34 +20,28 @@ if run_stage 0 "checks; copies at other speeds and shifts"; then
   mkdir -p "$data"
   for set in train dev test; do
     ln -sfn "$(cd "${!set}" && pwd)" "$data/$set"
-    asr-kd corpus validate "$data/$set" --jobs "$jobs"
+    asr-kd corpus validate "$data/$set" "${spread[@]}"
   done
   if [[ -n $lexicon ]]; then cp "$lexicon" "$data/lexicon.txt"; else
     asr-kd corpus lexicon "$data/lexicon.txt" "$data/train" ${lm:+--arpa "$lm"}
   fi
   awk -v n="$(wc -l < "$data/dev/text")" 'NR % (n > 300 ? int(n / 300) : 1) == 0 {print $1}' "$data/dev/text" > "$data/dev_part"
-  asr-kd corpus perturb "$data/train" "$data/speeds" --speeds "$speeds" --jobs "$jobs"
+  asr-kd corpus perturb "$data/train" "$data/speeds" --speeds "$speeds" "${spread[@]}"
   asr-kd corpus combine "$data/train_speeds" "$data/train" "$data/speeds"
   asr-kd corpus subset "$data/train" "$data/three" --fraction "$fraction"
-  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5 --jobs "$jobs"
+  asr-kd corpus perturb "$data/three" "$data/three_copies" --speeds 0.85,0.92,1,1.08,1.17 --shifts 0,0.5 "${spread[@]}"
   asr-kd corpus combine "$data/three_pool" "$data/three" "$data/three_copies"
 fi
 
 if run_stage 1 "features"; then
-  settings_of_feats=$(sizes_of features)
-  for kind in mfcc fbank; do
-    for set in train train_speeds three_pool dev test; do
-      asr-kd feats "$data/$set" "$feats/$kind/$set" --set kind=$kind $settings_of_feats --jobs "$jobs"
-    done
-  done
+  feats_options=($(sizes_of features))   # 8 kHz, where all audio has no more
+  make_features train train_speeds three_pool dev test
 fi
 
 if run_stage 2 "GMM-HMM training, alignment"; then
   asr-kd hmm train "$data/train" "$feats/mfcc/train" "$data/lexicon.txt" "$work/gmm" $(sizes_of hmm) --unknown spn \
-    --skip-bad --jobs "$jobs"
-  for set in train train_speeds three_pool dev test; do
-    asr-kd hmm align "$work/gmm/lda" "$data/$set" "$feats/mfcc/$set" "$work/states/$set" --jobs "$jobs"
-  done
+    --skip-bad "${spread[@]}"
+  align_states "$work/gmm/lda" "$stores/states" train train_speeds three_pool dev test
 fi
 
 if run_stage 3 "language model, decoding graph"; then
@@ -56,6 +50,6 @@ if run_stage 3 "language model, decoding graph"; then
 fi
 
 if run_stage 4 "networks: trained, tuned on dev, scored on test, reported"; then
-  asr-kd experiment run "$recipe/experiment.yaml" "$work" --results "$work" --jobs "$jobs" "${small[@]}" $(sizes_of networks) \
-    --set "percent=$(awk -v f="$fraction" 'BEGIN {printf "%g", 100 * f}')" "${settings[@]}"
+  percent=$(awk -v fraction="$fraction" 'BEGIN {printf "%g", 100 * fraction}')
+  run_experiment --results "$work" $(sizes_of networks) --set percent="$percent"
 fi

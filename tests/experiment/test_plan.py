@@ -7,7 +7,7 @@ import pytest
 
 from asr_kd.errors import UserError
 from asr_kd.experiment.plan import Plan, Selection, in_order, make_plan
-from asr_kd.experiment.steps import arguments, as_shell
+from asr_kd.experiment.steps import Places, arguments, as_shell
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -19,7 +19,7 @@ def _plan(recipe: str, *only: str, small: bool = False, overrides: tuple[str, ..
 
 def test_the_command_behind_a_step_can_be_run_by_hand() -> None:
     step = _plan("an4", "student_T5").steps["train student_T5/seed2"]
-    assert as_shell(step, Path("w")) == (
+    assert as_shell(step, Places(Path("w"))) == (
         "asr-kd train --feats w/feats/fbank/train_speeds --states w/states/train_speeds --dev-feats w/feats/fbank/dev"
         " --dev-states w/states/dev --config w/experiment/configs/student.yaml --threads 1 --seed 2"
         " --out w/student_T5/seed2 --targets w/targets/top20 --set temperature=5"
@@ -40,7 +40,7 @@ def test_later_seeds_take_the_search_options_of_the_first() -> None:
     first, second = plan.steps["test small_hard/seed1"], plan.steps["test small_hard/seed2"]
     assert any("--tune" in command for command in first.commands)
     assert not any("--tune" in command for command in second.commands)
-    build = arguments(second.commands[0], Path("w"))
+    build = arguments(second.commands[0], Places(Path("w")))
     assert build[build.index("--search-like") + 1] == "w/model/small_hard/seed1"
     assert "test small_hard/seed1" in plan.needs["test small_hard/seed2"]
 
@@ -62,7 +62,7 @@ def test_a_report_needs_the_tests_that_it_shows_and_no_others() -> None:
 
 def test_options_of_the_small_run_yield_to_a_systems_own() -> None:
     plan = _plan("mnist", "width30/*", small=True)
-    words = arguments(plan.steps["train width30/T4/seed1"].commands[0], Path("w"))
+    words = arguments(plan.steps["train width30/T4/seed1"].commands[0], Places(Path("w")))
     sets = [word for before, word in itertools.pairwise(words) if before == "--set"]
     assert sets.index("net.width=30") > sets.index("net.width=100")
 

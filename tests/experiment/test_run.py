@@ -13,7 +13,7 @@ from asr_kd.errors import UserError
 from asr_kd.experiment.plan import Plan, reasons, redo, status_table
 from asr_kd.experiment.records import Records
 from asr_kd.experiment.run import Options, run_steps
-from asr_kd.experiment.steps import Aside, Config, Input, Jobs, Output, Step, dependencies
+from asr_kd.experiment.steps import Aside, Config, Input, Jobs, Output, Places, Step, dependencies
 
 
 def write(arguments: list[str]) -> int:
@@ -49,7 +49,7 @@ def _run(work: Path, steps: list[Step] = STEPS, jobs: int = 1, adopt: bool = Fal
     """Run the steps; the names of those that ran."""
     (work / "journal").unlink(missing_ok=True)
     plan = _plan(steps)
-    run_steps(plan.steps, plan.needs, Records(work), write, Options(jobs, commit="ab12", adopt=adopt))
+    run_steps(plan.steps, plan.needs, Records(Places(work)), write, Options(jobs, commit="ab12", adopt=adopt))
     return (work / "journal").read_text().split() if (work / "journal").exists() else []
 
 
@@ -88,15 +88,15 @@ def test_processes_configurations_and_places_are_no_settings_but_their_content_i
 
     (work / "conf.yaml").write_text("")
     (work / "1").write_text("")
-    assert not Records(work).status(step("1", "0.1")).why
-    Records(work).write(step("1", "0.1"), "done", None, {})
+    assert not Records(Places(work)).status(step("1", "0.1")).why
+    Records(Places(work)).write(step("1", "0.1"), "done", None, {})
     (work / "a").write_text("")
-    assert Records(work).status(step("8", "0.1")).state == "done"
-    status = Records(work).status(step("8", "0.2"))
+    assert Records(Places(work)).status(step("8", "0.1")).state == "done"
+    status = Records(Places(work)).status(step("8", "0.2"))
     assert (status.state, status.why) == ("out of date", "its settings changed: 'rate: 0.1' then, 'rate: 0.2' now")
     moved = work.parent / f"{work.name}-moved"
     work.rename(moved)
-    assert Records(moved).status(step("8", "0.1")).state == "done"
+    assert Records(Places(moved)).status(step("8", "0.1")).state == "done"
 
 
 def test_after_a_failure_the_others_still_run_and_the_next_run_continues(work: Path) -> None:
@@ -106,7 +106,7 @@ def test_after_a_failure_the_others_still_run_and_the_next_run_continues(work: P
     ):
         _run(work)
     assert (work / "journal").read_text().split() == ["a", "c"]
-    assert Records(work).status(STEPS[1]).why == "asr-kd write: error: it is broken"
+    assert Records(Places(work)).status(STEPS[1]).why == "asr-kd write: error: it is broken"
     (work / "b.broken").unlink()
     assert _run(work) == ["b", "d"]
 
@@ -124,13 +124,13 @@ def test_a_process_that_dies_or_crashes_is_a_failure_of_its_step_alone(work: Pat
 def test_an_input_that_changes_while_its_step_runs_makes_it_out_of_date(work: Path) -> None:
     step = Step("write a", (("1", Output("a"), Input("given")), ("2", Output("given"))), "a")
     _run(work, [step])  # its second command changes what its first has read
-    assert Records(work).status(step).why == "given has changed"
+    assert Records(Places(work)).status(step).why == "given has changed"
 
 
 def test_outputs_without_a_record_are_taken_only_on_request(work: Path) -> None:
     for name in "abcd":
         (work / name).write_text("earlier")
-    assert Records(work).status(STEPS[0]).state == "unrecorded"
+    assert Records(Places(work)).status(STEPS[0]).state == "unrecorded"
     assert _run(work, adopt=True) == []
     assert (work / "a").read_text() == "earlier"
     assert _run(work) == []
@@ -139,7 +139,7 @@ def test_outputs_without_a_record_are_taken_only_on_request(work: Path) -> None:
 def test_a_dry_run_says_what_would_run_and_why(work: Path) -> None:
     _run(work)
     (work / "given").write_text("y")
-    assert dict(reasons(_plan(STEPS), Records(work))) == {
+    assert dict(reasons(_plan(STEPS), Records(Places(work)))) == {
         "write c": "out of date: given has changed",
         "write d": "if what it reads changes: write c runs",
     }
@@ -147,7 +147,7 @@ def test_a_dry_run_says_what_would_run_and_why(work: Path) -> None:
 
 def test_the_status_shows_each_step_and_counts_the_states(work: Path) -> None:
     _run(work, STEPS[:2])
-    text = status_table(_plan(STEPS), Records(work))
+    text = status_table(_plan(STEPS), Records(Places(work)))
     assert "write b  done" in text
     assert text.endswith("2 done, 2 missing of 4\n")
 
@@ -158,16 +158,16 @@ def test_redo_deletes_the_outputs_of_a_step_but_not_those_of_others_in_its_folde
     group = Step("write group", (("2", Output("group")),), "group/all")
     for name in ("member", "all"):
         (work / "group" / name).write_text("earlier")
-    redo(_plan([member, group]), Records(work), ["group"])
+    redo(_plan([member, group]), Records(Places(work)), ["group"])
     assert [path.name for path in (work / "group").iterdir()] == ["member"]
-    redo(_plan([member]), Records(work), ["group/member"])
+    redo(_plan([member]), Records(Places(work)), ["group/member"])
     assert not list((work / "group").iterdir())
 
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from tests.experiment.test_run import STEPS, Options, Records, _plan, run_steps
+from tests.experiment.test_run import STEPS, Options, Places, Records, _plan, run_steps
 
 def slow(arguments):
     Path(sys.argv[1], "begun").touch()
@@ -176,7 +176,7 @@ def slow(arguments):
 
 if __name__ == "__main__":
     plan = _plan(STEPS)
-    run_steps(plan.steps, plan.needs, Records(Path(sys.argv[1])), slow, Options())
+    run_steps(plan.steps, plan.needs, Records(Places(Path(sys.argv[1]))), slow, Options())
 """
 
 
@@ -188,7 +188,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_killed_one_is_seen(wor
     while not (work / "begun").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    records = Records(work)
+    records = Records(Places(work))
     assert records.status(STEPS[0]).state == "running"
     with pytest.raises(UserError, match="another asr-kd experiment is running in this folder"):
         _run(work)

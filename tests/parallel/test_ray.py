@@ -1,7 +1,6 @@
 """The Ray engine on a cluster of two nodes: the results and errors of one process, whatever is killed."""
 
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -10,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +29,25 @@ from asr_kd.parallel.processes import LocalEngine
 from asr_kd.targets import TargetConfig, Teacher, write_targets
 from tests.hmm import conftest as language
 from tests.killing import digests
+from tests.ray_cluster import Kill, needs_ray, two_nodes
 from tests.targets.conftest import network
 from tests.train.conftest import write_features as write_frames
 
-pytestmark = [  # not pytest.importorskip: Ray reads RAY_AUTH_MODE when it is imported
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'asr-kd[ray]'"),
-]
+pytestmark = [pytest.mark.slow, needs_ray]
 
-Kill = Callable[[], None]
 WORDS = ("one", "two", "three", "four")
 
 
 @pytest.fixture(scope="module")
 def kill_node() -> Iterator[Kill]:
     """Two nodes of one CPU each, which every test of this module uses; kills the one without the driver."""
-    settings = {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": uuid.uuid4().hex,
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        from ray.cluster_utils import Cluster
-
+    with two_nodes() as kill:
         from asr_kd.parallel.ray_engine import RayEngine
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        try:
-            node = cluster.add_node(num_cpus=1)
-            patch.setenv("RAY_ADDRESS", cluster.address)
-            engine = RayEngine()
-            assert engine.jobs == 2
-            with using(engine):
-                yield lambda: node.kill_raylet()
-        finally:
-            cluster.shutdown()
+        engine = RayEngine()
+        assert engine.jobs == 2
+        with using(engine):
+            yield kill
 
 
 @contextlib.contextmanager
