@@ -141,6 +141,43 @@ def write_file(path: str | Path, content: bytes) -> None:
         files.pipe_file(place, content)
 
 
+def list_files(url: str) -> dict[str, dict[str, Any]]:
+    """What is known of each file below ``url``, by its path there; a file itself has the path ``""``."""
+    files, root = file_system(url)
+    with reporting(url):
+        files.invalidate_cache()
+        found: dict[str, dict[str, Any]] = files.find(root, detail=True)
+    return {path[len(root) :].strip("/"): status for path, status in found.items() if status["type"] == "file"}
+
+
+def upload(path: Path, url: str) -> None:
+    """Copy the file ``path`` to ``url``, where it appears whole or not at all."""
+    files, place = file_system(url)
+    with reporting(url):
+        files.makedirs(place.rpartition("/")[0], exist_ok=True)
+        files.put_file(str(path), place)
+
+
+def download(url: str, path: Path) -> None:
+    """Copy the file at ``url`` to ``path``, where it appears whole or not at all."""
+    files, place = file_system(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with reporting(url):
+            files.get_file(place, str(partial))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def delete_file(url: str) -> None:
+    """Delete the file at ``url``, if there is one."""
+    files, place = file_system(url)
+    with reporting(url), contextlib.suppress(FileNotFoundError):
+        files.rm_file(place)
+
+
 def delete_folder(path: str | Path) -> None:
     """Delete a folder, which may be at a URL, with all that is in it; nothing if there is none."""
     if not is_url(path):
@@ -174,11 +211,7 @@ def folder_or_file(path: str, names: Sequence[str] = ()) -> str:
 @functools.lru_cache(1024)
 def _copied(url: str, names: tuple[str, ...]) -> Path:
     files, root = file_system(url)
-    with reporting(url):
-        files.invalidate_cache()
-        found: dict[str, dict[str, Any]] = files.find(root, detail=True)
-    listed = {path[len(root) :].strip("/"): status for path, status in found.items() if status["type"] == "file"}
-    listed = {name: status for name, status in listed.items() if not names or name in names}
+    listed = {name: status for name, status in list_files(url).items() if not names or name in names}
     size = sum(status["size"] for status in listed.values())
     if not listed:
         raise UserError(f"{url}: no such file or folder")

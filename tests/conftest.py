@@ -2,9 +2,13 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from asr_kd.storage import _copied
+from tests.object_storage import Server, served, use
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy, torch or numba is loaded; subprocesses inherit them
@@ -53,3 +57,18 @@ def corpora() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real corpora in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    """A server that all tests of this process share."""
+    with served() as server:
+        yield server
+
+
+@pytest.fixture
+def server(s3_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """What ``s3://`` means in this test: an empty ``bucket``, and a cache in ``tmp_path / "cache"``."""
+    use(s3_server, tmp_path / "cache", monkeypatch)
+    _copied.cache_clear()
+    return s3_server

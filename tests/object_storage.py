@@ -135,3 +135,4 @@ def use(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     s3_backends["123456789012"]["aws"].create_bucket("bucket", "us-east-1")
     fsspec.filesystem("s3").invalidate_cache()
     server.requests.clear()
+    server.faults.clear()

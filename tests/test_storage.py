@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -22,20 +21,7 @@ from asr_kd.frames import FrameStore
 from asr_kd.frames.utterance_list import read_utterance_list
 from asr_kd.hmm.states import StateSpace
 from asr_kd.nets import AcousticModel, NetConfig, load_model, model_hash, open_model, save_ensemble, save_model
-from tests.object_storage import Fault, Server, served, use
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with served() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    use(running, tmp_path / "cache", monkeypatch)
-    storage._copied.cache_clear()
-    return running
+from tests.object_storage import Fault, Server
 
 
 def put(folder: Path, url: str) -> None:

@@ -92,11 +92,13 @@ def _run(options: argparse.Namespace) -> None:
     import time
 
     from asr_kd.errors import UserError
+    from asr_kd.experiment.exchange import Exchange
     from asr_kd.experiment.plan import provenance_words, reasons, redo, write_configs
     from asr_kd.experiment.records import Records
     from asr_kd.experiment.run import Options, run_steps
-    from asr_kd.parallel import visible_gpus
+    from asr_kd.parallel import current_engine, visible_gpus
     from asr_kd.score.provenance import short_commit
+    from asr_kd.storage import is_url
 
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected at least 1")
@@ -107,12 +109,14 @@ def _run(options: argparse.Namespace) -> None:
             print(f"{name}: {why}")
         return
     write_configs(plan, options.work)
-    redo(plan, records, options.redo)
+    apart = current_engine().remote and options.stores and is_url(options.stores)
+    exchange = Exchange(f"{options.stores}/work", records) if apart else None
+    redo(plan, records, options.redo, exchange)
 
     def late(step: "Step") -> list[str]:
         return provenance_words(plan, records, commit, begun) if step.name.startswith("report ") else []
 
-    how = Options(options.jobs, visible_gpus(), commit, options.adopt, late, IMPORTS)
+    how = Options(options.jobs, visible_gpus(), commit, options.adopt, late, IMPORTS, exchange)
     run_steps(plan.steps, plan.needs, records, _main, how)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from asr_kd.errors import UserError
+from asr_kd.experiment.exchange import Exchange
 from asr_kd.experiment.make_reports import report_steps
 from asr_kd.experiment.make_steps import make_steps
 from asr_kd.experiment.read_table import load_table
@@ -78,7 +79,7 @@ def write_configs(plan: Plan, work: Path) -> None:
             write_text(path, config.text)
 
 
-def redo(plan: Plan, records: Records, patterns: Sequence[str]) -> None:
+def redo(plan: Plan, records: Records, patterns: Sequence[str], exchange: Exchange | None = None) -> None:
     """Delete the outputs of the steps that match, those inside the working folder and stores, and their records.
 
     Of a folder with outputs of other steps, such as an ensemble's, only the step's last file is deleted.
@@ -88,6 +89,8 @@ def redo(plan: Plan, records: Records, patterns: Sequence[str]) -> None:
         for name in _matching(pattern, plan.steps):
             step = plan.steps[name]
             records.forget(step)
+            if exchange:
+                exchange.forget(step)
             for output in step.outputs:
                 shared = any(other.startswith(f"{output.path}/") for other in outputs)
                 place = records.places.of(step.mark if shared else output)

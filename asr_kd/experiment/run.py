@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from asr_kd.errors import UserError, counted
 from asr_kd.experiment.commands import Call, Outcome, run_commands
+from asr_kd.experiment.exchange import Exchange, run_away
 from asr_kd.experiment.records import Contents, Records
 from asr_kd.experiment.steps import Step, arguments
 from asr_kd.parallel import Handle, LongTasks, Needs, long_tasks
@@ -20,7 +21,8 @@ class Options:
     """``jobs``: processes at once; ``gpus``: names of GPUs; ``commit``: of this code.
 
     ``adopt``: outputs without a record count as done. ``late(step)``: words of its last command that are known only
-    when it starts. ``imports``: a module that imports what most commands need.
+    when it starts. ``imports``: a module that imports what most commands need. ``exchange``: through which machines
+    without a shared disk get the files of the working folder.
     """
 
     jobs: int = 1
@@ -29,6 +31,7 @@ class Options:
     adopt: bool = False
     late: Callable[[Step], list[str]] = lambda step: []
     imports: str | None = None
+    exchange: Exchange | None = None
 
 
 def run_steps(
@@ -130,9 +133,13 @@ class _Run:
         self.records.write(step, "running", self.options.commit, contents)
         self.running[step.name] = _Running(width, time.monotonic(), contents)
         self.show(step.name, "started")
+        needs = Needs(width, 1 if step.device and tasks.gpus else 0, here=step.here)
+        if self.options.exchange and not step.here:
+            self.options.exchange.offer(step, contents)
+            tasks.submit(step.name, run_away, self.options.exchange.away(step, width, self.main), needs)
+            return
         commands = [arguments(command, self.records.places, width) for command in step.commands]
         commands[-1] += self.options.late(step)
-        needs = Needs(width, 1 if step.device and tasks.gpus else 0, here=step.here)
         tasks.submit(step.name, run_commands, Call(self.main, commands, self.records.log(step)), needs)
 
     def finish(self, handle: Handle[Outcome]) -> None:
@@ -141,6 +148,8 @@ class _Run:
         seconds = time.monotonic() - running.begun
         try:
             outcome = handle.result()
+            if self.options.exchange and not step.here:
+                self.options.exchange.take(step)
         except (UserError, RuntimeError) as error:  # its process was killed, or ended without a result
             outcome = Outcome(1, str(error).removeprefix(f"{name}: "))
         if outcome.status == INTERRUPTED:

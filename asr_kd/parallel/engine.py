@@ -111,7 +111,9 @@ class LongTasks(abc.ABC):
 
 
 class Engine(abc.ABC):
-    """Where independent work runs. Results do not depend on it."""
+    """Where independent work runs. Results do not depend on it. ``remote``: perhaps on other machines."""
+
+    remote = False
 
     @abc.abstractmethod
     def workers(

@@ -44,6 +44,7 @@ class RayEngine(Engine):
 
     def __init__(self, jobs: int | None = None) -> None:
         self._jobs, self._address = jobs, os.environ.get("RAY_ADDRESS")
+        self.remote = self._address is not None
         self._connected = False
         token = {} if self._address else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         if "ray" not in sys.modules:  # which reads them when it is imported

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,24 +20,12 @@ from asr_kd.file_cache import FileCache
 from asr_kd.frames import FrameStore, StoreContent, Unfinished, WriteOptions, open_joined, write_arrays
 from asr_kd.frames.folders import publish_index
 from tests.frames.conftest import FEATURES, STATES, Arrays, files_of, make_states
-from tests.object_storage import Fault, Server, served, use
+from tests.object_storage import Fault, Server
 
 URL = "s3://bucket/some/store"
 SHARD = f"{URL}/shard-00001.safetensors"
 CONTENT = StoreContent("features", FEATURES, {"bins": 4})
 OPTIONS = WriteOptions(shard_frames=100)
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Server]:
-    with served() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    use(running, tmp_path / "cache", monkeypatch)
-    return running
 
 
 @pytest.fixture
