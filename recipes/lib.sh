@@ -34,7 +34,8 @@ commit() { git -C "$root" rev-parse --short HEAD 2> /dev/null || true; }
 usage() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
   echo "Stages:"
-  sed -n 's/^if .*run_stage \([0-9]*\) "\(.*\)"; then.*/  \1  \2/p' "$0"
+  sed -n -e 's/^if .*run_stage \([0-9]*\) "\(.*\)"; then.*/  \1  \2/p' \
+    -e 's/^ *measure[_bf16]* \([0-9]*\) "\(.*\)" [a-z].*/  \1  \2/p' "$0" | sort -n   # of recipes/bench
   cat <<END
 Options (current values in parentheses):
   --stage N --stop-stage N   first and last stage to run ($stage, $stop_stage)

@@ -137,13 +137,13 @@ def real_time_notes(systems: Sequence[tuple[str, Record]]) -> list[str]:
             origins.setdefault(_ORIGINS.get(str(record.get("real_time_factor_from")), ""), []).append(name)
     if not origins:
         return []
-    note = "RTF: CPU time of decoding divided by the duration of the audio"
+    meaning = "CPU time of decoding divided by the duration of the audio"
     if len(origins) == 1:
-        return [f"{note}{''.join(f', {origin}' for origin in origins if origin)}."]
+        return [f"RTF{''.join(f', {origin}' for origin in origins if origin)}: {meaning}."]
     parts = [
         f"{origin or 'input not recorded'}: {', '.join(dict.fromkeys(names))}" for origin, names in origins.items()
     ]
-    return [f"{note}; {'; '.join(parts)}."]
+    return [f"RTF: {meaning}; {'; '.join(parts)}."]
 
 
 def tuning_notes(systems: Sequence[tuple[str, Record]]) -> list[str]:

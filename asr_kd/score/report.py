@@ -163,10 +163,10 @@ def _bounds(key: str) -> Callable[[Record], str]:
 _RECOVERY = (
     Column("system", plain("system"), left=True),
     Column("set", plain("set"), left=True),
-    Column("frame acc., share closed %", percent("frame_accuracy_recovered", 1)),
+    Column("frame acc., % of gap closed", percent("frame_accuracy_recovered", 1)),
     Column("95 % CI, seeds", _bounds("frame_accuracy_interval")),
     Column("95 % CI, speakers", _bounds("frame_accuracy_interval_by_speaker")),
-    Column("WER, share closed %", percent("wer_recovered", 1)),
+    Column("WER, % of gap closed", percent("wer_recovered", 1)),
     Column("95 % CI, seeds", _bounds("wer_interval")),
     Column("95 % CI, speakers", _bounds("wer_interval_by_speaker")),
 )
@@ -184,20 +184,21 @@ def _bench_table(entries: Sequence[ReportEntry]) -> str:
 
 
 def _recovery_table(request: Recovery, found: Sequence[Record]) -> str:
-    title = f"### Share closed of the gap from “{request.low}” to “{request.high}”\n"
+    title = f"### Share of the gap from “{request.low}” to “{request.high}” that is closed\n"
     return f"{title}\n{render(found, _RECOVERY, _recovery_notes(request, found), 'markdown')}"
 
 
 def _recovery_notes(request: Recovery, found: Sequence[Record]) -> list[str]:
     low, high = f"“{request.low}”", f"“{request.high}”"
-    notes = [f"share closed: (system - {low}) / ({high} - {low}), of means over seeds."]
+    notes = [f"gap closed: (system - {low}) / ({high} - {low}), of means over seeds."]
     intervals = [record.get(f"{key}_interval") for record in found for key in ("frame_accuracy", "wer")]
     if any(intervals):
         runs = [min(record["runs"][end] for record in found) for end in (1, 2)]
         exact = [end for end, count in zip((low, high), runs, strict=True) if count == 1]
         notes.append(
             "CI, seeds: Fieller's interval, for systems with several runs, with Welch-Satterthwaite degrees of freedom"
-            " and the test set held fixed" + (f". Single runs count as exact: {' and '.join(exact)}." if exact else ".")
+            " and the test set held fixed"
+            + (f". Systems with a single run are taken as exact: {' and '.join(exact)}." if exact else ".")
         )
     by_speaker = [record.get(f"{key}_interval_by_speaker") for record in found for key in ("frame_accuracy", "wer")]
     if any(by_speaker):
@@ -225,7 +226,7 @@ def _notes(entries: Sequence[ReportEntry]) -> list[str]:
     if any(summary["seeds"] > 1 for summary in summarise(entries)):
         notes.append("±: 95 % confidence interval of the mean over seeds (Student's t), with the test set held fixed.")
     if any(summary.get("frame_errors_range") for summary in summarise(entries)):
-        notes.append("frame errors: mean over seeds (least to most).")
+        notes.append("frame errors: mean over seeds (lowest to highest).")
     for column, note in _COLUMN_NOTES.items():
         if any(entry.row.get(column) is not None for entry in entries):
             notes.append(note)

@@ -6,8 +6,8 @@
 # The networks and tables are listed in experiment.yaml.
 # Takes 2 GB of disk and, on 2 cores, four hours for the tables and three more for the specialists.
 #   recipes/an4/run.sh --corpus-dir CORPORA/an4     (without --corpus-dir, the official release is downloaded)
-# --parts selects experiments, separated by spaces: tables (1 and 5), own (table 5 with an HMM and a language model of the
-# 3 %), specialists. --speeds lists the speeds of the copies of all speech, --three-speeds and --three-shifts those of the
+# --parts selects experiments, separated by spaces: tables (1 and 5), own (table 5 with an HMM and a language model
+# from the 3 %), specialists. --speeds lists the speeds of the copies of all speech, --three-speeds and --three-shifts those of the
 # copies of the 3 %.
 corpus_dir="" parts="tables own specialists" speeds=0.85,0.92,1.08,1.15
 three_speeds=0.8,0.85,0.9,0.95,1,1.05,1.1,1.17,1.25 three_shifts=0,0.25,0.5,0.75
@@ -53,7 +53,7 @@ if run_stage 3 "language model, decoding graphs"; then   # the dev perplexity of
   for system in mono tri lda; do asr-kd graph compile "$work/gmm/$system" "$work/trigram.arpa" "$work/graph/$system"; done
 fi
 
-if [[ " $parts " == *" own "* ]] && run_stage 4 "HMM and language model of the 3 %"; then
+if [[ " $parts " == *" own "* ]] && run_stage 4 "HMM and language model from the 3 %"; then
   asr-kd feats "$data/three" "$feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
   asr-kd hmm train "$data/three" "$feats/mfcc/three" "$data/lexicon.txt" "$own/gmm" --config "$recipe/conf/own_hmm.yaml" "${spread[@]}"
   align_states "$own/gmm/lda" "$stores/own/states" train_speeds three_pool dev test

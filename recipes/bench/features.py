@@ -35,7 +35,7 @@ def main() -> None:
     shutil.rmtree(options.work)
     name = f"features, {options.name}"
     row(name, seconds / often.cpu, "times real time on one core", "the length of the audio", least=500)
-    row(f"{name}: all of it", often.cpu / decoding, "times as long", "bare decoding of the audio by soundfile")
+    row(f"{name}: total time", often.cpu / decoding, "times as long", "bare decoding of the audio by soundfile")
     row(f"reading, {options.name}", reading / decoding, "times as long", "bare decoding by soundfile", most=1.2)
     row(f"opening, {options.name}", opening / decoding, "times as long", "decoding all of it by soundfile", most=0.15)
     row(

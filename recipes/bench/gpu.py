@@ -1,7 +1,7 @@
 """Correctness and speed on one GPU: each part has its own time limit, and one that fails leaves the others alone.
 
-A process of its own does the parts in turn. Where one fails, crashes or takes too long, that process is ended and
-another one does those that are left. The results are written after each part.
+The parts run one after the other in a separate process. If one fails, crashes or takes too long, a new process runs the
+remaining parts. The results are written after each part.
 """
 
 import argparse
@@ -96,9 +96,10 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder of the results (default: that of this script)")
     parser.add_argument("--work", type=Path, help="folder for synthetic stores (default: a temporary one)")
     parser.add_argument("--small", action="store_true", help="tiny sizes on the CPU, to check that everything runs")
-    parser.add_argument("--commit", help="what is measured, where this is no git checkout")
-    parser.add_argument("--parts", default=",".join(SECONDS), help="those to run (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=IN_ALL, help="for all parts together (default: %(default)s)")
+    parser.add_argument("--commit", help="the commit being measured, if this is not a git checkout")
+    parser.add_argument("--parts", default=",".join(SECONDS), help="parts to run (default: %(default)s)")
+    seconds = "time limit of all parts together (default: %(default)s)"
+    parser.add_argument("--seconds", type=float, default=IN_ALL, help=seconds)
     options = parser.parse_args()
     parts = [part for part in options.parts.split(",") if part]
     if unknown := set(parts) - set(SECONDS):

@@ -143,7 +143,7 @@ def _paper(run: Run, precision: str, batch: int) -> None:
             trainer.step(fixed)
         starts.append(250 * (time.perf_counter() - began))
         wait(sizes.device)
-    row(f"the CPU's time to start a step of {batch} frames, {precision}", min(starts), "ms", "")
+    row(f"CPU time to launch a step of {batch} frames, {precision}", min(starts), "ms", "")
     (rate,) = best((lambda: trainer.repeated(fixed, each),), 2)
     share = trainer.operations * rate / peak
     row(
@@ -188,7 +188,8 @@ def profile(run: Run) -> None:
     row("copies to the host in a step", to_host / 20, "copies", "")
     kernels = [average for average in averages if average.device_type != DeviceType.CPU]
     busy = sum(kernel.self_device_time_total for kernel in kernels) / 1e6
-    row("time that the device computes", busy / took, "of the time of 20 steps, with the profiler", f"{took:.3f} s")
+    unit = "of the wall time of 20 steps, under the profiler (streams overlap)"  # so it can exceed 1
+    row("GPU busy time", busy / took, unit, f"{took:.3f} s")
 
 
 def steps(run: Run) -> None:
@@ -251,9 +252,7 @@ def objective(run: Run) -> None:
         peak = (torch.cuda.max_memory_allocated() if device.type == "cuda" else 0) - held
         took = device_seconds(work) if device.type == "cuda" else alone
         unit = f"ms for {frames} x {states} logits in bf16, peak {peak / logits.numel():.1f} bytes per logit"
-        row(
-            f"objective: {name}", 1000 * took, unit, f"with the start of its kernels, when alone: {1000 * alone:.2f} ms"
-        )
+        row(f"objective: {name}", 1000 * took, unit, f"run alone, kernel launches included: {1000 * alone:.2f} ms")
 
 
 def tests(run: Run) -> None:

@@ -34,7 +34,7 @@ def main() -> None:
         row(
             name,
             float(apart),
-            "the largest difference of a probability",
+            "largest difference in any probability",
             "SciPy's L-BFGS-B, frame by frame",
             most=1e-5,
         )

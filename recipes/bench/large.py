@@ -31,7 +31,8 @@ def main() -> None:
     row(name, factor, "real-time factor on one core, from audio to words with times", "the length of the audio",
         most=0.03)  # fmt: skip
     against = f"beam {widest['beam']:g} ({widest['wer']:.2f} % on dev)"
-    row(f"{name}: errors", best["wer"] - widest["wer"], f"more points of WER ({best['wer']:.2f} %)", against, most=0.3)
+    unit = f"points of WER ({best['wer']:.2f} % at this beam)"
+    row(f"{name}: loss from the beam", best["wer"] - widest["wer"], unit, against, most=0.3)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def on_gpu(device: torch.device, frames: int = 8192, states: int = 14_000) -> No
             row(
                 f"objective on a GPU, {name}, {frames} x {states}, {str(dtype).removeprefix('torch.')}",
                 seconds / least,
-                f"times as long ({1000 * seconds:.3f} ms; the host takes {1000 * host:.3f} ms)",
+                f"times as long ({1000 * seconds:.3f} ms; launch {1000 * host:.3f} ms)",
                 f"a copy of {necessary} bytes for each logit at {speed:.2f} TB/s ({1000 * least:.3f} ms)",
                 most=1.5,
             )

@@ -44,7 +44,7 @@ def main() -> None:
     name = f"monophone training on AN4 ({ours})"
     row(name, seconds / peer["seconds"], "times as long on one core", f"kaldi-hmm-gmm ({theirs})", most=1)
     against = f"the alignment alone in kaldi-hmm-gmm ({peer['aligning']:.0f} s, all of it in C++)"
-    row("monophone training on AN4: all of it", seconds / peer["aligning"], "times as long on one core", against)
+    row("monophone training on AN4: total time", seconds / peer["aligning"], "times as long on one core", against)
 
 
 def export(

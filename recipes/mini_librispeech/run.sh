@@ -7,7 +7,7 @@
 # Takes 15 GB of disk and, on 2 cores, about 5 hours for the tables and 7 more for the specialists.
 #   recipes/mini_librispeech/run.sh --corpus-dir CORPORA/LibriSpeech --lm-dir CORPORA/lm
 # --lm-dir holds lexicon.txt and a *.arpa.gz. Without it, or without --corpus-dir, the official files are downloaded.
-# --parts selects experiments, separated by spaces: tables (1 and 5), own (table 5 with an HMM of the 3 %), specialists.
+# --parts selects experiments, separated by spaces: tables (1 and 5), own (table 5 with an HMM from the 3 %), specialists.
 corpus_dir="" lm_dir="" parts="tables own specialists" options="lm_dir parts"
 source "$(dirname "$0")/../lib.sh"
 parse_options "$@"
@@ -39,7 +39,7 @@ if run_stage 3 "decoding graph"; then
   asr-kd graph compile "$work/gmm/lda" "$data/lm.arpa.gz" "$work/graph/lda"
 fi
 
-if [[ " $parts " == *" own "* ]] && run_stage 4 "HMM of the 3 %"; then
+if [[ " $parts " == *" own "* ]] && run_stage 4 "HMM from the 3 %"; then
   asr-kd feats "$data/three" "$feats/mfcc/three" --config "$recipe/conf/mfcc.yaml"
   asr-kd hmm train "$data/three" "$feats/mfcc/three" "$data/lexicon.txt" "$own/gmm" --config "$recipe/conf/own_hmm.yaml" \
     --unknown spn --skip-bad "${spread[@]}"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Your own corpus: from Kaldi data directories to the paper's tables 1 and 5, with word error rates. The sizes of all models
-# follow from the amount of speech. docs/own-corpus.md is a walk-through. The networks and tables are listed in
+# depend on the amount of speech. docs/own-corpus.md is a walk-through. The networks and tables are listed in
 # experiment.yaml. One hour of training speech takes about three hours on 2 cores.
 #   recipes/own/run.sh --train DIR --dev DIR --test DIR --lexicon FILE --lm FILE.arpa --work exp
 # Without --lexicon, words are pronounced as their letters. Without --lm, a trigram of the training transcripts is
-# estimated. --fraction is the part of the training speech of table 5; --speeds lists the speeds of the copies of all speech.
+# estimated. --fraction is the fraction of the speech used in table 5; --speeds lists the speeds of the copies of all speech.
 train="" dev="" test="" lexicon="" lm="" fraction=0.03 speeds=0.9,1.1 options="train dev test lexicon lm fraction speeds"
 quickly="speeds=1.1"
 source "$(dirname "$0")/../lib.sh"

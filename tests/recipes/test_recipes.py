@@ -29,7 +29,7 @@ def test_an4_recognises_real_speech(parts: str, tmp_path: Path, corpora: Path) -
     run = _run("an4", "--small", "--parts", parts, "--corpus-dir", corpora / "an4", "--work", tmp_path)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     rates = _word_error_rates(tmp_path)
-    for system in ("monophones", "triphones, LDA+MLLT", "labels: teachers", "ensemble of 2", "distilled, T = 5"):
+    for system in ("monophones", "triphones, LDA+MLLT", "teachers (labels)", "ensemble of 2", "distilled, T = 5"):
         assert rates[system] < 0.5, rates
     if parts == "tables":
         return
@@ -84,7 +84,7 @@ def test_a_failed_stage_ends_with_the_command_that_resumes_it(tmp_path: Path) ->
 def test_the_help_of_a_recipe_lists_its_stages() -> None:
     shown = _run("an4", "--help").stdout
     assert "  2  GMM-HMM training, alignment\n" in shown
-    assert "  4  HMM and language model of the 3 %\n" in shown
+    assert "  4  HMM and language model from the 3 %\n" in shown
 
 
 def test_a_quick_run_has_its_own_folder_and_options_override_it(tmp_path: Path) -> None:

@@ -178,13 +178,13 @@ def test_the_report_shows_and_keeps_what_is_recovered(tmp_path: Path, capsys: py
     text = capsys.readouterr().out
     assert (
         text.index("## Targets")
-        < text.index("### Share closed of the gap from “hard” to “full”")
+        < text.index("### Share of the gap from “hard” to “full” that is closed")
         < text.index("## Again")
     )
     low, high = (100 * bound for bound in first["frame_accuracy_interval"])
     assert f"| {100 * first['frame_accuracy_recovered']:.1f} |" in " ".join(text.split())
     assert f"{low:.1f} to {high:.1f}" in text
-    assert "Single runs count as exact: “ensemble”." in text
+    assert "Systems with a single run are taken as exact: “ensemble”." in text
 
 
 def test_an_unbounded_ratio_is_said_to_be_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

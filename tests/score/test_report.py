@@ -216,8 +216,8 @@ def test_the_footnote_says_what_the_real_time_factor_was_measured_from(tmp_path:
         return next(line for line in page.splitlines() if line.startswith("- RTF"))
 
     start = "- RTF: CPU time of decoding divided by the duration of the audio"
-    assert note(a="audio", b="audio") == f"{start}, from audio."
-    assert note(a="features") == f"{start}, from stored features."
+    assert note(a="audio", b="audio") == start.replace("RTF", "RTF, from audio") + "."
+    assert note(a="features") == start.replace("RTF", "RTF, from stored features") + "."
     assert note(a="audio", b="features") == f"{start}; from audio: a; from stored features: b."
     assert note(a=None) == f"{start}."
     assert note(a=None, b="audio") == f"{start}; input not recorded: a; from audio: b."
