@@ -130,8 +130,8 @@ def _configure_lexicon(actions: "Actions") -> None:
         "exp/lexicon.txt data/train",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="lexicon to write")
-    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR", help="data directories whose words it holds")
-    parser.add_argument("--arpa", type=Path, metavar="FILE", help="language model whose words it also holds")
+    parser.add_argument("dir", type=Path, nargs="+", metavar="DIR", help="data directories to take the words from")
+    parser.add_argument("--arpa", type=Path, metavar="FILE", help="also take the words of this language model")
     parser.set_defaults(run=lexicon)
 
 

@@ -26,22 +26,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  asr-kd experiment run recipes/an4/experiment.yaml exp --jobs 8\n"
         "  asr-kd experiment run recipes/an4/experiment.yaml exp --only student_T5 --dry-run\n"
         "  asr-kd experiment status recipes/an4/experiment.yaml exp\n"
-        "  asr-kd experiment commands recipes/an4/experiment.yaml exp --only student_T5"
+        "  asr-kd experiment commands recipes/an4/experiment.yaml exp --only student_T5\n"
+        "docs/experiments.md lists the keys of a table, and what each state of a step means."
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     example = "recipes/an4/experiment.yaml exp --jobs 8"
     run = add_action(actions, "experiment", "run", "run the steps that are not done", example)
     _add_selection(run)
-    add_jobs(run)
+    add_jobs(run, unit="processes at a time, of all steps together")
     run.add_argument("--dry-run", action="store_true", help="print the steps that would run, and why, and stop")
     redo = "delete the outputs of this system or step, and run it again; repeatable"
     run.add_argument("--redo", metavar="NAME", action="append", default=[], help=redo)
-    adopt = "take outputs that have no record, such as those of an earlier version's recipe, as done, unchecked"
+    adopt = "treat outputs without a record, such as those of an earlier version, as done, without checking them"
     run.add_argument("--adopt", action="store_true", help=adopt)
     run.set_defaults(run=_run, resumes=True)
-    status = add_action(
-        actions, "experiment", "status", "print what is done, running, failed or out of date, and why", example[:-9]
-    )
+    purpose = "print the state of each step (done, missing, running, failed, ...), and why"
+    status = add_action(actions, "experiment", "status", purpose, example[:-9])
     _add_selection(status)
     status.set_defaults(run=_status)
     commands = add_action(

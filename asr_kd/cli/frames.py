@@ -49,11 +49,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     export.add_argument("ark", metavar="OUT.ark", help="archive to write; existing files are replaced")
     export.add_argument("--tensor", metavar="NAME", help="tensor to export (default: the store's only one)")
 
-    take = add("import", _import, "read a Kaldi archive, .ark or .scp", "ali.ark exp/ali --kind states")
+    take = add(
+        "import", _import, "import a Kaldi archive (.ark or .scp) as a frame store", "ali.ark exp/ali --kind states"
+    )
     take.add_argument("archive", metavar="ARK_OR_SCP", help="matrices or vectors, one for each utterance")
     take.add_argument("store", metavar="STORE", help="frame store to write")
     kinds = ("features", "states", "targets")
-    take.add_argument("--kind", choices=kinds, required=True, help="what the store holds")
+    kind = (
+        "what the store holds. To train on it, prefer asr-kd hmm import-alignment for states (it records their number)"
+        " and use asr-kd targets import for soft targets: a store of kind targets is only for export and copies"
+    )
+    take.add_argument("--kind", choices=kinds, required=True, help=kind)
     tensor = "name of the tensor, such as mfcc (default: fbank, state or log_prob)"
     take.add_argument("--tensor", metavar="NAME", help=tensor)
     take.add_argument(

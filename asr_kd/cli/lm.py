@@ -46,8 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     score = _add(
         actions,
         "perplexity",
-        "perplexity and out-of-vocabulary rate on a text",
-        "Print a model's perplexity on a text, including sentence ends, and its out-of-vocabulary rate.",
+        "perplexity of a model on a text, and the text's out-of-vocabulary rate",
+        "Print a model's perplexity on a text, including sentence ends, and the text's out-of-vocabulary rate.",
         "data/an4/lm.arpa.gz data/an4/test",
     )
     score.add_argument("arpa", type=Path, metavar="ARPA", help="language model")

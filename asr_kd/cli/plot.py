@@ -6,6 +6,9 @@ from pathlib import Path
 
 from asr_kd.cli import add_action
 
+_SERIES = ("NAME EXP_DIR", "EXP_DIR")  # argparse shows the second one as "[EXP_DIR ...]"
+_LEVEL = ("NAME DECODE_DIR", "DECODE_DIR")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add ``curves`` and ``against``."""
@@ -26,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "    --series hard exp/hard/seed* --series soft exp/soft/seed*",
     )
     text = "add a curve: the mean over experiment folders, one per seed, with a band for their range"
-    curves.add_argument("--series", action="append", nargs="+", required=True, metavar=("NAME", "EXP_DIR"), help=text)
+    curves.add_argument("--series", action="append", nargs="+", required=True, metavar=_SERIES, help=text)
     curves.add_argument("--axis", choices=("step", "epoch"), default="step", help="horizontal axis (default: step)")
     curves.set_defaults(run=_curves)
     against = _action(
@@ -42,10 +45,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "add a curve through scored decode folders at their values X; folders with the same X are averaged, as runs"
         " that differ in the seed"
     )
-    points = ("NAME", "X=DECODE_DIR")
+    points = ("NAME X=DECODE_DIR", "X=DECODE_DIR")
     against.add_argument("--series", action="append", nargs="+", required=True, metavar=points, help=text)
     text = "add a horizontal line: the mean over scored decode folders, one per seed"
-    against.add_argument("--level", action="append", nargs="+", default=[], metavar=("NAME", "DECODE_DIR"), help=text)
+    against.add_argument("--level", action="append", nargs="+", default=[], metavar=_LEVEL, help=text)
     against.add_argument("--x", required=True, metavar="LABEL", help="label of the horizontal axis")
     against.set_defaults(run=_against)
     for action in (curves, against):

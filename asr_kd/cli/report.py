@@ -43,12 +43,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", action=_InOrder, metavar="TITLE", help="start a table; the systems and rows that follow belong to it"
     )
-    parser.add_argument(
-        "--system", action=_InOrder, nargs="+", metavar=("NAME", "DECODE_DIR"), help="add a line to the table"
+    folders = ("NAME DECODE_DIR", "DECODE_DIR")
+    parser.add_argument("--system", action=_InOrder, nargs="+", metavar=folders, help="add a line to the table")
+    rows = (
+        "add rows from a file of JSON lines, each with system (or name), set and the columns to show, such as"
+        " data/hinton2015/table1.jsonl"
     )
-    parser.add_argument(
-        "--rows", action=_InOrder, type=Path, metavar="FILE", help="add rows from another measurement (JSON lines)"
-    )
+    parser.add_argument("--rows", action=_InOrder, type=Path, metavar="FILE", help=rows)
     recovery = "add the recovery: the share of the gap from LOW to HIGH that each other system closes"
     parser.add_argument("--recovery", action=_InOrder, nargs=2, metavar=("LOW", "HIGH"), help=recovery)
     difference = "add the differences of the other systems from BASE, with intervals and tests"

@@ -29,7 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--utt2spk", type=Path, metavar="FILE", help="speaker of each utterance (default: utt2spk in --ref, if any)"
     )
-    parser.add_argument("--normaliser", default="none", choices=NORMALISERS, help="text normaliser (default: none)")
+    normaliser = "none, or upper-strip-punct: upper case, punctuation removed (default: none)"
+    parser.add_argument("--normaliser", default="none", choices=NORMALISERS, help=normaliser)
     parser.add_argument(
         "--top", type=int, default=10, metavar="N", help="show the N most frequent errors (default: 10)"
     )

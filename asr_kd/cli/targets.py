@@ -120,7 +120,7 @@ def _add_form(action: argparse.ArgumentParser) -> None:
 
 def _configure_import(take: argparse.ArgumentParser) -> None:
     take.description = (
-        "Write the matrices of a Kaldi archive, [frames, states] from a network of another toolkit, as soft targets.\n"
+        "Write another toolkit's network outputs, a Kaldi archive of [frames, states] matrices, as soft targets.\n"
         "After a kill or an interrupt, the same command resumes."
     )
     take.add_argument("archive", metavar="ARK_OR_SCP", help="float matrices, one for each utterance")

@@ -52,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "%(prog)s --feats STORE [--states STORE] [--targets STORE | --teacher NETWORK]\n"
         "                    --dev-feats STORE --dev-states STORE --out DIR [options]\n"
-        "       %(prog)s --evaluate NETWORK ... --feats STORE --states STORE [options]\n"
+        "       %(prog)s --evaluate NETWORK ... --feats STORE --states STORE [--out NAME] [options]\n"
         "       %(prog)s --print-config [--config FILE] [--set KEY=VALUE]"
     )
     _configure_data(parser)
@@ -64,7 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     begin = "start from the weights of this network of the same shape (default: random weights)"
     parser.add_argument("--begin", metavar="NETWORK", help=begin)
     parser.add_argument("--utterances", metavar="LIST", help="use only the ids in this file or data directory")
-    config = "configuration (YAML); missing keys have their defaults; repeatable: members take the files in turn"
+    config = (
+        "configuration (YAML); missing keys have their defaults; repeatable with --members, which use the files in turn"
+    )
     parser.add_argument("--config", metavar="FILE", action="append", default=[], help=config)
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="override one key; repeatable")
     parser.add_argument("--seed", type=int, metavar="N", help="the same as --set seed=N")
@@ -81,7 +83,10 @@ def _configure_data(parser: argparse.ArgumentParser) -> None:
     dev = "features of the dev set, which decides which epoch is kept (not with --evaluate)"
     required.add_argument("--dev-feats", metavar="STORE", help=dev)
     required.add_argument("--dev-states", metavar="STORE", help="states of the dev set (not with --evaluate)")
-    out = "experiment folder, such as exp/dnn; with --evaluate, the folder inside each NETWORK for frames.json"
+    out = (
+        "experiment folder, such as exp/dnn; with --evaluate, name of the folder to write frames.json to, inside each"
+        " NETWORK"
+    )
     required.add_argument("--out", metavar="DIR", help=out)
     source = parser.add_argument_group("what to learn", "--states, --targets or --teacher; or --states with either")
     source.add_argument("--states", metavar="STORE", help="states of the frames of --feats, from `asr-kd hmm align`")

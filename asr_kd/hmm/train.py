@@ -32,12 +32,13 @@ class HmmConfig:
     - ``tri_states``, ``tri_gaussians``: tied states and Gaussians of the triphones on deltas.
     - ``lda_states``, ``lda_gaussians``: tied states and Gaussians of the final model, whose states are the labels of
       networks.
-    - ``mono_frames``: the monophone stage is trained on the shortest utterances, up to so many frames (360,000: 1 h).
+    - ``mono_frames``: the monophone stage is trained on the shortest utterances, up to this many frames in total
+      (360,000: 1 h).
     - ``phone_positions``, ``silence_positions``: HMM states of a phone, and of a silence phone.
     - ``min_leaf_frames``: the decision tree makes no tied state of fewer frames.
     - ``power``: a state's share of the Gaussians grows with this power of its frames.
     - ``variance_floor``: lowest variance of a Gaussian, as a fraction of the variance of all frames.
-    - ``lda_window``: frames side by side that LDA transforms.
+    - ``lda_window``: number of neighbouring frames that LDA splices.
     - ``lda_dim``: dimension after LDA.
     - ``beam``: pruning beam of the alignments, in nats.
     - ``seed``: seed of the random numbers.

@@ -18,8 +18,8 @@ class TrainConfig:
     - ``seed``: seed of the initial weights and of the order of the data.
     - ``epochs``: passes over the data.
     - ``batch_frames``: output frames of one step.
-    - ``chunk``: output frames of one example, cut from one piece of speech. Null: 1 for a ``dnn`` (single frames drawn
-      at random), 150 for a ``tdnn``.
+    - ``chunk``: output frames of one example, from one piece of speech. Null: 1 for a ``dnn`` (single frames drawn at
+      random), 150 for a ``tdnn``.
     - ``every``: train on each ``every``-th frame of a chunk only, with another offset in each epoch. At 3, a ``tdnn``
       whose dilations are multiples of 3 does a third of the work.
     - ``learning_rate``: the peak of AdamW's learning rate.
@@ -27,14 +27,14 @@ class TrainConfig:
     - ``decay``: how the learning rate then falls to zero: ``cosine`` or ``linear``.
     - ``weight_decay``: AdamW's weight decay. It leaves biases and normalisation alone.
     - ``betas``: AdamW's decay rates of the mean gradient and of its mean square.
-    - ``clip_norm``: the largest norm of the gradient.
+    - ``clip_norm``: gradients are clipped to this norm.
     - ``max_norm``: the largest norm of the weights into a hidden unit; 0: no limit (Hinton et al. 2012).
     - ``standardise``: the network subtracts a mean and divides by a deviation: of each of the ``bins``, or of the
-      ``whole`` frame. The latter suits pixels, since some are always empty.
-    - ``precision``: of matrix products. ``bf16`` multiplies in bfloat16, with weights in fp32 (``torch.autocast``).
-      ``auto`` is ``bf16`` if the processor or the GPU has such instructions, else ``fp32``. A GPU uses TF32 for
-      ``fp32`` only if the environment sets torch's ``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1``.
-    - ``label_smoothing``: the part of a hard target that is spread over all states.
+      ``whole`` frame. The latter suits pixels, since some are always zero.
+    - ``precision``: the precision of matrix products. ``bf16`` multiplies in bfloat16, with weights in fp32
+      (``torch.autocast``). ``auto`` is ``bf16`` if the processor or the GPU has such instructions, else ``fp32``. A GPU
+      uses TF32 for ``fp32`` only if the environment sets torch's ``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1``.
+    - ``label_smoothing``: the probability mass of a hard target that is spread over all states.
     - ``temperature``: with soft targets: temperature of the student and of the targets.
     - ``soft_weight``: with soft targets: weight of their term of the objective, which is also multiplied by the square
       of the temperature (``asr_kd.train.distillation``).
@@ -42,22 +42,23 @@ class TrainConfig:
     - ``match``: with soft targets: compare the ``distribution``, or centred ``logits``, which have no temperature.
     - ``channel``: standard deviation (nats) of a smooth curve over the bins that is added to each example.
     - ``scale``: standard deviation of the log of a random factor by which each example is multiplied.
-    - ``frequency_masks``, ``frequency_width``: so many bands of each example, of up to ``frequency_width`` bins, are
-      replaced by the mean of the training data (SpecAugment, Park et al. 2019).
+    - ``frequency_masks``, ``frequency_width``: this many bands of each example, each up to ``frequency_width`` bins
+      wide, are replaced by the mean of the training data (SpecAugment, Park et al. 2019).
     - ``time_masks``, ``time_width``: the same for stretches of up to ``time_width`` frames.
-    - ``jitter``: for frames that are square images: move each by up to so many pixels both ways; zeros move in.
-    - ``splices``: how many times an example continues, from a random frame on, with the frames of another example of
-      the step. Labels do not follow, so this needs live teachers (``--teacher``) and ``hard_weight`` 0.
+    - ``jitter``: for frames that are square images: shift each by up to this many pixels in both directions; the border
+      is filled with zeros.
+    - ``splices``: how many times an example switches, at a random frame, to the frames of another example of the batch.
+      Labels are not spliced, so this needs live teachers (``--teacher``) and ``hard_weight`` 0.
     - ``evaluate_epochs``: epochs between evaluations on the dev set.
     - ``keep``: keep the weights of the ``best`` dev frame accuracy, or the ``last``. Null: the best when training on
       labels; the last when training on soft targets, which do not overfit.
-    - ``patience``: stop after so many evaluations without a better one; 0: never.
+    - ``patience``: stop after this many evaluations without an improvement; 0: never.
     - ``checkpoint_steps``: steps between checkpoints, besides the one after each evaluation.
     - ``pool_frames``, ``pool_mib``: frames in memory to be shuffled, if they fit into ``pool_mib`` MiB
       (``asr_kd.train.reader`` says what a frame takes). On a GPU there are two such pools.
-    - ``block_frames``: fill pools with blocks of neighbouring utterances, of so many frames together, drawn at random;
-      0: with single utterances. 100000, a shard, reads each shard once an epoch, which stores at a URL need if they
-      exceed the cache.
+    - ``block_frames``: fill pools with random blocks of neighbouring utterances, this many frames each; 0: with single
+      utterances. 100000, the size of a shard, reads each shard once per epoch: use it for stores at a URL that are
+      larger than the cache.
     """
 
     net: NetConfig = dataclasses.field(default_factory=NetConfig)
