@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asr_kd.errors import UserError
+from asr_kd.errors import UserError, counted
 from asr_kd.files import read_bytes, write_bytes
 from asr_kd.limits import FOLDER_FILES, GRAPH_BYTES
 
@@ -217,7 +217,8 @@ def _copied(url: str, names: tuple[str, ...]) -> Path:
         raise UserError(f"{url}: no such file or folder")
     if len(listed) > FOLDER_FILES or size > GRAPH_BYTES:
         raise UserError(
-            f"{url}: {len(listed):,} files of {size:,} bytes, too much for a data directory or a model; give one inside"
+            f"{url}: {counted(len(listed), 'file')}, {size:,} bytes in total: too large for a data directory or"
+            " model; give a folder inside it"
         )
     state = [url, sorted((name, status["size"], version(status)) for name, status in listed.items())]
     folder = cache_folder() / "folders" / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]

@@ -138,7 +138,7 @@ def test_a_folder_that_is_no_model_is_not_downloaded(server: Server, monkeypatch
     monkeypatch.setattr(storage, "FOLDER_FILES", 2)
     for number in range(3):
         fsspec.filesystem("s3").pipe_file(f"bucket/corpus/{number}", b"audio")
-    with pytest.raises(UserError, match="s3://bucket/corpus: 3 files of 15 bytes, too much for a data directory"):
+    with pytest.raises(UserError, match="s3://bucket/corpus: 3 files, 15 bytes in total: too large for a data"):
         storage.local("s3://bucket/corpus")
 
 

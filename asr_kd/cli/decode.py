@@ -271,4 +271,4 @@ def _tune(model: "Model", paths: list[str], options: argparse.Namespace) -> None
     chosen = f"acoustic scale {best.acoustic_scale:g}, word penalty {best.word_penalty:g}, beam {best.beam:g}"
     print(f"{chosen}: dev WER {best.wer:.2f} %")
     if tuning.remark:
-        print(f"tuned{tuning.remark}: a better setting may lie outside")
+        print(f"warning: tuned{tuning.remark}; a better setting may exist")

@@ -253,15 +253,15 @@ def run_align(options: argparse.Namespace) -> None:
 
 def _report_alignment(path: str, done: "AlignmentRun", space: "StateSpace", seconds: float) -> None:
     size = (
-        f"{counted(len(done.store), 'utterance')}, {counted(done.store.total_frames, 'frame')} of"
+        f"{counted(len(done.store), 'utterance')}, {counted(done.store.total_frames, 'frame')},"
         f" {counted(space.num_states, 'state')}"
     )
-    how = "as before"
+    how = "unchanged"
     if done.frames:
         how = f"log-likelihood {done.log_likelihood:.3f} a frame; {done.frames / seconds:,.0f} frames/s"
         if done.frames < done.store.total_frames:
             how = f"{counted(done.frames, 'frame')} aligned now, the others before; {how}"
-    print(f"{path}: {size}, {how}")
+    print(f"{path}: {size}; {how}")
 
 
 def _write_times(
@@ -299,7 +299,7 @@ def _network(options: argparse.Namespace, space: "StateSpace", features: "FrameS
     if scorer.num_states != space.num_states:
         raise UserError(
             f"{options.network}: the network has {counted(scorer.num_states, 'state')}, but {options.model} has"
-            f" {space.num_states}"
+            f" {space.num_states}; give the HMM folder whose states it was trained on"
         )
     features.expect_width(scorer.dimension, options.network)
     hashes = {name: sha256(local(options.model) / name) for name in ("states.safetensors", "states.yaml")}
@@ -343,7 +343,7 @@ def run_import(options: argparse.Namespace) -> None:
     states = import_alignment(source, options.store, features, options.skip_bad, options.force)
     _list_skipped(states.skipped)
     print(
-        f"{options.store}: {counted(len(states), 'utterance')}, {counted(states.total_frames, 'frame')} of"
+        f"{options.store}: {counted(len(states), 'utterance')}, {counted(states.total_frames, 'frame')},"
         f" {counted(states.config['num_states'], 'state')}"
     )
 

@@ -195,7 +195,8 @@ def _build(options: argparse.Namespace) -> None:
 
         if not options.network or is_ensemble(options.network):
             raise UserError(
-                f"--priors {options.priors}: only a single network (--network) takes priors, not a GMM or an ensemble"
+                f"--priors {options.priors}: only a single network (--network) takes priors, not a GMM or an ensemble;"
+                " leave --priors out"
             )
         log_prior, _ = read_priors(options.priors, load_model(options.network).num_states)
     states = options.states_dir or options.gmm

@@ -316,6 +316,6 @@ def _read_clusters(folder: str, network: str) -> "Clusters":
     found = load_config(Clusters, path)
     if found.network != model_hash(network):
         raise UserError(
-            f"{path}: these are clusters of another network than {network}; give that network, or cluster again"
+            f"{path}: these are not clusters of {network}; give the network that was clustered, or cluster again"
         )
     return found

@@ -147,8 +147,8 @@ def _span(datadir: DataDir, utt: str, recording: Recording) -> tuple[int, int]:
     where = f"recording {segment.recording!r} has only {length:.2f} s; correct the segment"
     if segment.channel is not None and segment.channel >= recording.channels:
         raise UserError(
-            f"{name} is channel {segment.channel} (the first is 0), but recording {segment.recording!r} has "
-            f"{recording.channels}; correct the segment"
+            f"{name} is on channel {segment.channel} (counted from 0), but recording {segment.recording!r} has "
+            f"{counted(recording.channels, 'channel')}; correct the segment"
         )
     if segment.start >= length + ROUNDING:
         raise UserError(f"{name} starts at {segment.start:g} s, but {where}")

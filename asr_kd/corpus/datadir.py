@@ -258,7 +258,9 @@ def _read_table(path: Path, problems: list[Problem], values: bool = True) -> Tab
             problems.append(Problem(path, number, "the line is empty", "line empty"))
             continue
         if values and not rest:
-            problems.append(Problem(path, number, f"{key!r} has nothing after it", "incomplete"))
+            problems.append(
+                Problem(path, number, f"{key!r} has nothing after it; expected two or more fields", "incomplete")
+            )
         if key in table:
             places = places or table.places()
             problems.append(Problem(path, number, f"{key!r} is a duplicate of line {places[key]}", "duplicate"))
@@ -374,7 +376,10 @@ def _spk2utt(path: Path, spk2utt: Table, utt2spk: Table) -> list[Problem]:
         if different := (found ^ set(expected.get(speaker, ()))) - unknown:
             line = places.get(speaker, 0)
             example = min(different)
-            message = f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, first {example!r}"
+            message = (
+                f"{speaker!r} disagrees with utt2spk on {counted(len(different), 'utterance')}, first {example!r};"
+                " delete spk2utt, or make it again from utt2spk"
+            )
             problems.append(Problem(path / "spk2utt", line, message, "speakers disagree"))
     return problems
 

@@ -85,8 +85,8 @@ class Recording:
                     raise UserError(f"{place}: sample {bad} is NaN (not a number); correct the audio")
                 peak, first, filled = max(peak, largest), first + len(part), filled + len(part)
         if peak > LOUDEST:
-            remedy = "full scale is 1: divide floating-point audio by it"
-            raise UserError(f"{place}: the largest sample is {peak:g}; {remedy}")
+            remedy = "rescale the floating-point audio to -1..1"
+            raise UserError(f"{place}: the largest sample is {peak:g}, but full scale is 1; {remedy}")
         return mono
 
 
@@ -205,7 +205,7 @@ def _run(command: str) -> int:
         raise
     if status := process.wait():
         os.close(descriptor)
-        raise UserError(f"wav.scp: the command {command!r} failed with status {status}")
+        raise UserError(f"wav.scp: the command {command!r} failed with status {status}; run it by hand to see why")
     return descriptor
 
 

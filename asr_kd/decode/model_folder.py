@@ -211,7 +211,8 @@ def _load(path: Path, config: ModelConfig, device: str = "cpu") -> Model:
     emitted[0] = False  # no word
     if graph.columns > scorer.num_states:
         raise UserError(
-            f"{path}: the graph has {counted(graph.columns, 'state')}, the acoustic model only {scorer.num_states}"
+            f"{path}: the graph uses {counted(graph.columns, 'tied state')}, but the acoustic model has only"
+            f" {scorer.num_states}; build the model from a graph and a model of the same HMM"
         )
     used = [words[index] for index in np.flatnonzero(emitted).tolist()]
     if "" in used:
@@ -231,10 +232,14 @@ def _load(path: Path, config: ModelConfig, device: str = "cpu") -> Model:
     space, lexicon = StateSpace.load(path), read_lexicon(path / LEXICON, "plain")
     if space.num_states != scorer.num_states:
         raise UserError(
-            f"{path}: {counted(space.num_states, 'state')} in states.yaml, {scorer.num_states} in the acoustic model"
+            f"{path}: states.yaml has {counted(space.num_states, 'state')}, but the acoustic model has"
+            f" {scorer.num_states}; build the model again with the HMM folder of its training (--states-dir)"
         )
     if absent := lexicon.missing(sorted(set(used) - {UNKNOWN_WORD})):
-        raise UserError(f"{path / LEXICON}: lacks {counted(len(absent), 'word')} of the graph, such as {absent[0]!r}")
+        raise UserError(
+            f"{path / LEXICON}: lacks {counted(len(absent), 'word')} of the graph, such as {absent[0]!r}; give"
+            " --states-dir the HMM folder from which the graph was compiled"
+        )
     return Model(path, config, scorer, graph, words, WordAligner(space, lexicon))
 
 

@@ -144,8 +144,8 @@ class Recogniser:
         states = self.outputs.states.read(name)["state"]
         if len(states) != frames:
             raise UserError(
-                f"{name}: {counted(frames, 'frame')} of features, {len(states):,} of states in"
-                f" {self.outputs.states.path}"
+                f"{name}: {counted(frames, 'frame')} of features, but {len(states):,} of states in"
+                f" {self.outputs.states.path}; make both from the same audio"
             )
         return states
 

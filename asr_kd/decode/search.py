@@ -32,8 +32,10 @@ class SearchOptions:
         for name in ("acoustic_scale", "beam", "max_active"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not self.lattice_beam >= 0 or not np.isfinite(self.word_penalty):
-            raise UserError(f"lattice_beam {self.lattice_beam} or word_penalty {self.word_penalty} is out of range")
+        if not self.lattice_beam >= 0:
+            raise UserError(f"lattice_beam is {self.lattice_beam}; expected 0 or more")
+        if not np.isfinite(self.word_penalty):
+            raise UserError(f"word_penalty is {self.word_penalty}; expected a finite number")
 
 
 @dataclasses.dataclass(frozen=True)

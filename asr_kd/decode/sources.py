@@ -131,7 +131,7 @@ def open_inputs(inputs: Sequence[str], config: FeatureConfig, options: InputOpti
     Raises ``UserError`` for a folder that is not a data directory, and for what the functions below refuse.
     """
     if options.feats and (files := [path for path in inputs if not os.path.isdir(path)]):
-        raise UserError(f"{files[0]}: not a data directory, so --feats cannot hold its features")
+        raise UserError(f"{files[0]}: with --feats, INPUT must be a data directory; leave --feats out to decode audio")
     store = FrameStore(options.feats) if options.feats else None
     if store is not None and not inputs:
         return [store_sources(store, config, options.utterances)]
@@ -169,7 +169,7 @@ def datadir_sources(datadir: DataDir, config: FeatureConfig, utterances: Sequenc
     """A task for each utterance, or for each speaker where features are normalised by speaker."""
     if utterances is not None:
         if unknown := [utterance for utterance in utterances if utterance not in datadir.utt2spk]:
-            raise UserError(f"{datadir.path}: no utterance {unknown[0]!r}")
+            raise UserError(f"{datadir.path}: no utterance {unknown[0]!r}, which --utterances lists")
         datadir = datadir.subset(utterances)
     if config.normalise == "speaker":
         return [DataDirUtterances(datadir.subset(members)) for members in datadir.speakers.values()]
@@ -185,7 +185,10 @@ def store_sources(store: FrameStore, config: FeatureConfig, utterances: Sequence
         )
     for key, wanted in (("normalise", config.normalise), ("sample_rate", config.sample_rate)):
         if store.config.get(key, wanted) != wanted:
-            raise UserError(f"{store.path}: {key} is {store.config[key]!r}; this model was trained on {wanted!r}")
+            raise UserError(
+                f"{store.path}: {key} is {store.config[key]!r}, but this model was trained on {wanted!r}; compute the"
+                " features with asr-kd feats --like the store of its training"
+            )
     chosen = store.utterances if utterances is None else tuple(sorted(utterances))
     return [StoredUtterances(store, chosen[start : start + BATCH]) for start in range(0, len(chosen), BATCH)]
 

@@ -32,7 +32,8 @@ def tune(
     names = [name for source in sources for name in source.names]
     if missing := [name for name in names if name not in references]:
         raise UserError(
-            f"no transcript of {missing[0]!r} to tune on; {len(missing)} of {len(names)} utterances have none"
+            f"no transcript of {missing[0]!r} to tune on; {len(missing)} of {len(names)} utterances have none: add"
+            " them to text, or leave these utterances out (--utterances)"
         )
     if not (words := sum(len(references[name]) for name in names)):
         raise UserError(f"the transcripts of all {len(names)} utterances are empty; tuning needs words to count")

@@ -21,8 +21,8 @@ def make_steps(table: Table) -> dict[str, Step]:
         for step in _system_steps(table, name, system):
             if steps.setdefault(step.name, step) != step:  # specialists of both kinds share their clusters
                 raise UserError(
-                    f"{table.path}: system {name}: its clusters differ from those of another system that has"
-                    " the same folder of clusters; give it another one (clusters)"
+                    f"{table.path}: system {name}: its clusters differ from those of another system in the"
+                    " same folder; give it its own folder (clusters: NAME)"
                 )
     for name, targets in table.targets.items():
         step = _write_targets(table, name, targets)

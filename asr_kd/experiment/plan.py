@@ -62,7 +62,7 @@ def _matching(pattern: str, steps: Mapping[str, Step]) -> list[str]:
     found = [name for name in steps if _is_called(name, pattern)]
     if not found:
         subjects = dict.fromkeys(name.split()[1].split("/seed")[0] for name in steps)
-        raise UserError(f"--only {pattern}: nothing of this name; there are {', '.join(subjects)}")
+        raise UserError(f"--only {pattern}: no system, report or step has this name; known: {', '.join(subjects)}")
     return found
 
 
@@ -112,7 +112,7 @@ def reasons(plan: Plan, records: Records) -> Iterator[tuple[str, str]]:
             continue
         would_run.add(name)
         if status.state == "done":
-            yield name, f"if what it reads changes: {behind[0]} runs"
+            yield name, f"only if {behind[0]}, which runs first, changes its inputs"
         else:
             yield name, f"{status.state}{f': {status.why}' if status.why else ''}"
 

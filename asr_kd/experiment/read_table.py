@@ -73,8 +73,8 @@ def load_table(path: str | Path, overrides: Sequence[str] = (), small: bool = Fa
 def _override(values: dict[str, Any], override: str, source: Source) -> None:
     name, equals, value = override.partition("=")
     if not equals or name not in values:
-        known = ", ".join(values) or "none"
-        raise UserError(f"--set {override}: expected NAME=VALUE; the values of {source.path} are {known}")
+        problem = f"unknown name {shown(name)}" if equals else "expected NAME=VALUE"
+        raise UserError(f"--set {override}: {problem}; the values of {source.path} are {', '.join(values) or 'none'}")
     values[name] = parse_yaml(value, f"--set {override}")
 
 
@@ -185,7 +185,7 @@ class _Reader:
         for label in [*table.recovery, *filter(None, [table.difference])]:
             if label not in rows and label not in table.rows:
                 raise UserError(
-                    f"{self.source.where(*keys)}: {shown(label)} is no row of the table {shown(table.title)}"
+                    f"{self.source.where(*keys)}: {shown(label)} is not a row of the table {shown(table.title)}"
                 )
         if table.recovery and len(table.recovery) != 2:
             raise UserError(f"{self.source.where(*keys, 'recovery')}: expected two rows, the worse first")

@@ -130,8 +130,8 @@ def _check_network(table: Table, name: str, source: Source, keys: Keys) -> None:
         return
     if name not in table.systems:
         raise UserError(
-            f"{source.where(*keys)}: no system {shown(name)}; the table has {', '.join(table.systems)}. Give the full"
-            " path of a network outside of it"
+            f"{source.where(*keys)}: no system {shown(name)}; the table has {', '.join(table.systems)}. For a"
+            " network from elsewhere, give its absolute path"
         )
     if not isinstance(table.systems[name], Ensemble | Specialists):
         example = next(iter(seeds_of(table.systems[name], table.systems)), None)

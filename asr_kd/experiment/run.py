@@ -1,4 +1,4 @@
-"""The runner: works off the steps that are not done, each in a process of its own, as their inputs become ready."""
+"""Runs the steps that are not done, each in a process of its own, as their inputs become ready."""
 
 import dataclasses
 import sys

@@ -106,12 +106,12 @@ def _value(match: re.Match[str], values: Mapping[str, Any], where: str) -> Any:
     if name in LATER and name not in values:
         return LATER[name]
     if name not in values:
-        raise UserError(f"{where}: ${name} is not defined; defined are {', '.join(f'${known}' for known in values)}")
+        raise UserError(f"{where}: ${name} is not defined; known values: {', '.join(f'${known}' for known in values)}")
     return values[name]
 
 
 def _text(match: re.Match[str], values: Mapping[str, Any], where: str) -> str:
     value = _value(match, values, where)
     if isinstance(value, list | dict):
-        raise UserError(f"{where}: {match[0]} is {shown(value)}, which cannot be part of a text")
+        raise UserError(f"{where}: {match[0]} is {shown(value)}, which cannot be inserted into a string")
     return f"{value:g}" if isinstance(value, float) else str(value)

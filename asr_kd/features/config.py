@@ -24,7 +24,7 @@ class FeatureConfig:
     - ``bins``: number of mel filters.
     - ``cepstra``: mfcc: number of cepstra.
     - ``low_hz``: lower edge of the first filter.
-    - ``high_hz``: upper edge of the last filter; 0 or below: relative to half the sample rate.
+    - ``high_hz``: upper edge of the last filter; 0 or below: an offset from half the sample rate (Nyquist).
     - ``energy``: mfcc: the frame's log energy instead of the first cepstrum, Kaldi's --use-energy.
     - ``normalise``: the mean to subtract from each coefficient: that of the ``utterance``, of all utterances of the
       ``speaker``, of the recent past (``online``: the last 6 seconds, smoothed at the beginning with ``global_mean``),
@@ -48,13 +48,13 @@ class FeatureConfig:
             raise UserError(f"sample_rate is {self.sample_rate}; expected {lowest:,} to {highest:,} Hz")
         if not 0 <= self.low_hz < self.top_hz <= self.sample_rate / 2:
             raise UserError(
-                f"filters from {self.low_hz:g} to {self.top_hz:g} Hz; expected a range within 0 to"
-                f" {self.sample_rate / 2:g} Hz, half the sample rate"
+                f"low_hz and high_hz give filters from {self.low_hz:g} to {self.top_hz:g} Hz; expected a range within"
+                f" 0 to {self.sample_rate / 2:g} Hz, half the sample rate"
             )
         if not 1 <= self.bins <= BINS:
             raise UserError(f"bins is {self.bins}; expected 1 to {BINS:,} mel filters")
         if self.kind == "mfcc" and not 1 <= self.cepstra <= self.bins:
-            raise UserError(f"{self.cepstra} cepstra of {self.bins} bins: expected 1 to {self.bins}")
+            raise UserError(f"cepstra is {self.cepstra}; expected 1 to {self.bins}, the number of bins")
         if self.energy and self.kind == "fbank":
             raise UserError("energy: true requires kind: mfcc; filter banks have no energy coefficient")
         if self.global_mean and len(self.global_mean) != self.dimension:

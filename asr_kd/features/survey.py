@@ -56,16 +56,22 @@ def remarks(infos: Iterable[UtteranceInfo], sample_rate: int) -> tuple[str, ...]
         rates[info.recorded_rate] += 1
         averaged, cut, count = averaged + info.averaged, cut + info.cut, count + 1
     found = [
-        f"recorded at {rate:,} Hz and resampled to {sample_rate:,} Hz, so without anything above {rate // 2:,} Hz:"
-        f" {number:,} of {counted(count, 'utterance')}"
+        f"{number:,} of {counted(count, 'utterance')} {_verb(number, 'was', 'were')} recorded at {rate:,} Hz and"
+        f" upsampled to {sample_rate:,} Hz: nothing above {rate // 2:,} Hz"
         for rate, number in sorted(rates.items())
         if rate < sample_rate
     ]
     if averaged:
-        found.append(f"several channels, which are averaged: {averaged:,} of {counted(count, 'utterance')}")
+        have = _verb(averaged, "has", "have")
+        found.append(f"{averaged:,} of {counted(count, 'utterance')} {have} several channels, which are averaged")
     if cut:
-        found.append(f"segments that end after their recording, and are cut there: {cut:,} of {count:,}")
+        end, are = _verb(cut, "ends after its", "end after their"), _verb(cut, "is", "are")
+        found.append(f"{cut:,} of {counted(count, 'segment')} {end} recording and {are} truncated there")
     return tuple(found)
+
+
+def _verb(number: int, singular: str, plural: str) -> str:
+    return singular if number == 1 else plural
 
 
 @dataclasses.dataclass(frozen=True)

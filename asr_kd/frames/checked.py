@@ -47,10 +47,10 @@ def counts(value: Any, what: str, least: int = 0) -> tuple[int, ...]:
 
 
 def texts(value: Mapping[str, Any], what: str) -> dict[str, str]:
-    """An object whose values are all texts."""
+    """An object whose values are all strings."""
     for key, item in value.items():
         if type(item) is not str:
-            raise Damaged(f"{what}: {shown(key)} is {shown(item)}, expected a text")
+            raise Damaged(f"{what}: {shown(key)} is {shown(item)}, expected a string")
     return dict(value)
 
 

@@ -132,7 +132,10 @@ def check_place(header: ShardHeader, number: int, description: Description) -> N
         difference = "; ".join(header.description.differences(description)) or "another version of the project"
         raise UserError(f"{header.path}: a shard of another store ({difference}); restore the right one or delete it")
     if header.number != number:
-        raise UserError(f"{header.path}: holds shard {header.number}, expected {number}: shards were swapped")
+        raise UserError(
+            f"{header.path}: holds shard {header.number}, expected {number}: shards were swapped; rename them, or"
+            " delete them and run again"
+        )
 
 
 def check_content(header: ShardHeader, path: str | Path) -> None:

@@ -184,7 +184,8 @@ def export_kaldi(store: FrameStore, ark: str | Path, tensor: str | None = None) 
         raise UserError(f"{ark}: name the archive .ark; the .scp is written beside it")
     if not re.fullmatch(r"[^\s|](?:[^\n\r\0|]*[^\s|])?", str(ark)):
         raise UserError(
-            f"{shown(str(ark))}: a path with a pipe, a line end or outer white space means something else in an .scp"
+            f"{shown(str(ark))}: an .scp cannot hold a path with a pipe, a line break, or leading or trailing white"
+            " space; give another path"
         )
     name = tensor or next(iter(store.tensors))
     if name not in store.tensors:
@@ -213,7 +214,10 @@ def _kaldi_dtype(store: FrameStore, name: str) -> str:
         return "float32"
     if kind in "iu" and not spec.shape and np.can_cast(spec.dtype, "int64"):
         return "int32"
-    raise UserError(f"{store.path}: {name} ({spec.dtype} {list(spec.shape)}) has no form in Kaldi")
+    raise UserError(
+        f"{store.path}: {name} ({spec.dtype} {list(spec.shape)}) has no Kaldi equivalent; export another tensor"
+        " (--tensor)"
+    )
 
 
 def _scan(source: str, integers: bool) -> Iterator[tuple[ScpEntry, np.ndarray | UserError]]:

@@ -153,12 +153,12 @@ class RemoteFolder(StoreFolder):
     def _check(self, header: ShardHeader, path: Path) -> None:
         if (found := path.stat().st_size) != header.bytes:
             raise UnavailableError(
-                f"{header.path}: {found:,} bytes arrived, {header.bytes:,} expected: the transfer was cut, or the shard"
-                " was replaced after the store was opened; run the command again"
+                f"{header.path}: {found:,} bytes arrived, {header.bytes:,} expected: the transfer was interrupted, or"
+                " the shard was replaced after the store was opened; run the command again"
             )
         if recorded_checksum(path) != header.sha256:
             raise UserError(
-                f"{header.path}: another shard than the index lists: it was replaced after the store was opened; run"
+                f"{header.path}: not the shard that the index lists: it was replaced after the store was opened; run"
                 " the command again"
             )
         if (got := checksum(path)) != header.sha256:

@@ -152,7 +152,9 @@ def parse_header(path: str | Path, head: bytes, size: int, known: Description | 
     length = int.from_bytes(head[:8], "little")
     text = head[8 : 8 + length]
     if len(text) < length or not text.startswith(_OPENING):
-        raise UserError(f"{path}: not a shard of a frame store, or cut to {size:,} bytes; delete it and run again")
+        raise UserError(
+            f"{path}: not a shard of a frame store, or truncated to {size:,} bytes; delete it and run again"
+        )
     try:
         return _checked_header(path, text, size, known)
     except Damaged as error:
@@ -181,7 +183,7 @@ def _checked_header(path: str | Path, text: bytes, size: int, known: Description
     if data % 8:
         raise Damaged(f"its tensors begin at byte {data:,}, expected a multiple of 8")
     if (end := data + frames * description.bytes_per_frame) != size:
-        raise UserError(f"{path}: {size:,} bytes, expected {end:,}: the shard is cut; delete it and run again")
+        raise UserError(f"{path}: {size:,} bytes, expected {end:,}: the shard is truncated; delete it and run again")
     number, skipped = count(number, "number"), texts(skipped, "skipped")
     content = digits(content, "content") if description.schema > 1 else ""
     return ShardHeader(path, description, number, tuple(utterances), rows, skipped, content, sha256, size, data)
@@ -216,7 +218,7 @@ def check_schema(path: str | Path, values: Any) -> None:
 
 def _check_utterances(utterances: list[Any]) -> None:
     if not set(map(type, utterances)) <= {str}:
-        raise Damaged("an utterance id is not a text")
+        raise Damaged("an utterance id is not a string")
     if not all(map(operator.lt, utterances, utterances[1:])):
         raise Damaged("its utterances are not sorted, or one occurs twice")
     if problem := problem_of_ids(utterances):
@@ -284,7 +286,7 @@ def sum_of_content(parts: Iterable[int]) -> str:
     return format(sum(parts) % (1 << 256), "064x")
 
 
-_GONE = "the shard was deleted, cut or replaced after this process opened the store; run the command again"
+_GONE = "the shard was deleted, truncated or replaced after this process opened the store; run the command again"
 
 
 def open_shard(header: ShardHeader) -> int:
@@ -310,7 +312,7 @@ def map_shard(header: ShardHeader, descriptor: int) -> Shard:
     finally:
         os.close(descriptor)
     if bytes(content[_HASH_AT : _HASH_AT + 64]) != header.sha256.encode():
-        raise UserError(f"{header.path}: it has another checksum than when it was opened: {_GONE}")
+        raise UserError(f"{header.path}: its checksum has changed since it was opened: {_GONE}")
     tensors = {}
     frames = header.frames
     for name, start, end in header.description.spans:

@@ -45,8 +45,8 @@ class Arpa:
             if (history < 0).any():
                 words = [self.vocabulary[word] for word in grams.words[np.argmin(history)]]
                 raise UserError(
-                    f"the {order}-gram {' '.join(words)!r} has no history {' '.join(words[:-1])!r} "
-                    f"among the {order - 1}-grams"
+                    f"the history {' '.join(words[:-1])!r} of the {order}-gram {' '.join(words)!r} is not among the"
+                    f" {order - 1}-grams"
                 )
             keys.append(history * len(self.vocabulary) + grams.words[:, -1])
 

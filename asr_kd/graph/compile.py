@@ -79,6 +79,11 @@ def compile_graph(
     clock = _Clock(report or (lambda _: None))
     model = clock("read", lambda: read_arpa(arpa))
     words = sorted(set(model.vocabulary) & set(lexicon.entries) - {BEGIN, END, UNKNOWN})
+    if not words:
+        raise UserError(
+            f"{arpa}: none of the language model's words is in the lexicon, so nothing could be recognised; do both use"
+            " the same case (upper or lower)?"
+        )
     spoken = lexicon.only(words)
     graph = _compose(space, spoken, model, clock)
     graph.check(max_ilabel=space.num_states, max_olabel=len(words))

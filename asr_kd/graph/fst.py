@@ -195,7 +195,8 @@ class _Reader:
         version, flags, _, start, states, arcs = (self.take(t) for t in ("<i4", "<i4", "<u8", "<i8", "<i8", "<i8"))
         if kind not in ("const", "vector") or arc_type != "standard":
             raise UserError(
-                f"{self.path}: type {kind!r} with {arc_type!r} arcs; expected const or vector with 'standard' arcs"
+                f"{self.path}: type {kind!r} with {arc_type!r} arcs; expected const or vector with 'standard' arcs;"
+                " convert it with fstconvert or fstmap"
             )
         for flag in (_HAS_INPUT_SYMBOLS, _HAS_OUTPUT_SYMBOLS):
             if flags & flag:

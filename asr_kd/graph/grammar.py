@@ -68,7 +68,7 @@ def make_grammar(arpa: Arpa, words: Sequence[str]) -> Fst:
     source, labels, cost, nextstate = (np.concatenate(column) for column in zip(*arcs, strict=True))
     grammar = Fst.from_arcs(int(start[0]), final, source, labels, labels, cost, nextstate).connect()
     if not grammar.num_arcs or not (grammar.ilabel > EPSILON).any():
-        raise UserError("no word of the language model can be recognised: none of its words is in the lexicon")
+        raise UserError("the grammar is empty: none of the language model's words is in the lexicon")
     return grammar
 
 

@@ -86,7 +86,11 @@ def load_utterances(
     good = [utt for utt in features.ids if utt not in skipped]
     _refuse(skipped, skip_bad, len(good))
     if not good:
-        raise UserError(f"{datadir.path}: no utterance is left; the features are in {store.path}")
+        first = min(skipped)
+        raise UserError(
+            f"{datadir.path}: none of {counted(len(skipped), 'utterance')} can be aligned; the first, {first}:"
+            f" {skipped[first]}"
+        )
     words = [transcripts[utt] for utt in good]
     if len(good) < len(features):
         features, graphs = StoredFeatures(store, good), build_graphs(space, lexicon, words)

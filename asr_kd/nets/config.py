@@ -65,11 +65,14 @@ class NetConfig:
         layers = max(self.layers, len(self.dilations))
         if layers > LAYERS:
             raise UserError(f"net has {layers:,} layers; at most {LAYERS:,} are possible")
-        if max(self.left_context, self.right_context, sum(self.dilations)) > CONTEXT_FRAMES:
-            raise UserError(
-                f"net.left_context {self.left_context}, net.right_context {self.right_context} or the sum of"
-                f" net.dilations {sum(self.dilations)} is above {CONTEXT_FRAMES:,} frames"
-            )
+        contexts = {
+            "net.left_context": self.left_context,
+            "net.right_context": self.right_context,
+            "the sum of net.dilations": sum(self.dilations),
+        }
+        for what, frames in contexts.items():
+            if frames > CONTEXT_FRAMES:
+                raise UserError(f"{what} is {frames:,}; expected at most {CONTEXT_FRAMES:,} frames")
         if self.num_weights > WEIGHTS:
             raise UserError(f"net has {self.num_weights:,} weights; at most {WEIGHTS:,} are possible: lower net.width")
 

@@ -142,7 +142,8 @@ def open_model(folder: str | Path) -> AcousticModel | Ensemble:
     config = load_config(EnsembleConfig, folder / ENSEMBLE)
     if len(config.hashes) != len(config.members):
         raise UserError(
-            f"{folder / ENSEMBLE}: {len(config.hashes)} hashes for {counted(len(config.members), 'member')}"
+            f"{folder / ENSEMBLE}: {len(config.hashes)} hashes for {counted(len(config.members), 'member')}: the file"
+            " is damaged; make the ensemble again"
         )
     loaded: dict[Path, AcousticModel] = {}  # a member that is listed twice is in memory once
     members = []

@@ -120,7 +120,8 @@ def _join(address: str) -> None:
     """Join the cluster at ``address``, whose workers get a copy of this package."""
     if address.startswith("ray://"):
         raise UserError(
-            f"RAY_ADDRESS={address}: run the command on a machine of the cluster, with HOST:PORT as the address"
+            f"RAY_ADDRESS={address}: Ray Client (ray://) is not supported; run the command on a machine of the cluster,"
+            " with HOST:PORT as the address"
         )
     host, _, port = address.rpartition(":")
     environment = {"py_modules": [str(PACKAGE)], "excludes": ["**/__pycache__/**"], "env_vars": ONE}

@@ -1,4 +1,4 @@
-"""How a process of this machine starts and ends: with so many threads, silent at Ctrl-C, never outliving its parent."""
+"""How a process of this machine starts and ends: its threads, silent at Ctrl-C, never outliving its parent."""
 
 import contextlib
 import multiprocessing

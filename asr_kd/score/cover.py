@@ -89,7 +89,8 @@ def cover_records(found: CoverCounts, speakers: Mapping[str, str] | None = None)
     """
     if speakers is not None and (unknown := [each for each in found.utterances if each not in speakers]):
         raise UserError(
-            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in total)"
+            f"no speaker in utt2spk for {counted(len(unknown), 'utterance')}, first {unknown[0]!r}; give the utt2spk"
+            " of this set"
         )
     clusters = [each if speakers is None else speakers[each] for each in found.utterances]
     counts, last = _rare_as_one(found)

@@ -40,7 +40,8 @@ def score_counts(counts: Mapping[str, tuple[int, int]], speakers: Mapping[str, s
     utterances = tuple(sorted(counts))
     if speakers is not None and (unknown := [utterance for utterance in utterances if utterance not in speakers]):
         raise UserError(
-            f"utterance {unknown[0]!r} has no speaker in utt2spk ({counted(len(unknown), 'utterance')} in total)"
+            f"no speaker in utt2spk for {counted(len(unknown), 'utterance')}, first {unknown[0]!r}; give the utt2spk"
+            " of this set"
         )
     return Score(
         utterances=utterances,

@@ -158,7 +158,8 @@ def _check_ids(references: Transcripts, hypotheses: Transcripts, speakers: Mappi
         )
     if speakers is not None and (unknown := sorted(set(references) - set(speakers))):
         raise UserError(
-            f"no speaker in utt2spk for {counted(len(unknown), 'reference utterance')}, first {unknown[0]!r}"
+            f"no speaker in utt2spk for {counted(len(unknown), 'reference utterance')}, first {unknown[0]!r}; give the"
+            " utt2spk of the references"
         )
 
 

@@ -181,7 +181,7 @@ def _rows(covariance: np.ndarray, scale: str) -> np.ndarray:
         raise UserError(f"a covariance of shape {list(covariance.shape)}; expected [states, states]")
     if not np.isfinite(covariance).all():
         state = int(np.argmin(np.isfinite(covariance).all(1)))
-        raise UserError(f"the covariance of state {state} is not finite; use finite predictions")
+        raise UserError(f"the covariance of state {state} is not finite; check the features and the network for NaN")
     if scale == "none":
         return covariance.astype(np.float64)
     deviation = np.sqrt(covariance.diagonal().clip(min=0))

@@ -50,7 +50,8 @@ def _labels(path: Path, network: str) -> FrameStore:
         raise UserError(f"{path}: not the labels of a specialist, from asr-kd specialists prepare")
     if labels.inputs.get("generalist") != model_hash(network):
         raise UserError(
-            f"{path}: this specialist was prepared from another generalist than {network}; give that generalist"
+            f"{path}: this specialist was prepared from a generalist other than {network}; give the one it was"
+            " prepared from"
         )
     own, whole, kept, known = (labels.config[key] for key in ("own", "whole", KEPT, KNOWN))
     if not isinstance(own, list) or not own or not all(type(state) is int for state in own):
@@ -79,8 +80,8 @@ def _corrected(net: Path, labels: FrameStore) -> AcousticModel:
         raise UserError(f"{record}: train is {shown(data)}; expected the record of a training run")
     if (data.get("states"), data.get("frames")) != (labels.content_hash, labels.total_frames):
         raise UserError(
-            f"{record}: trained on other frames or labels than those of {labels.path}, whose state counts are needed;"
-            " train it on all of these, or prepare labels for the frames that were used"
+            f"{record}: not trained on the frames and labels of {labels.path}, whose state counts are needed; train it"
+            " on all of these, or prepare labels for the frames that were used"
         )
     if not labels.config["whole"]:
         correct_dustbin(network, labels.config[KEPT])

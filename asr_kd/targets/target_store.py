@@ -27,7 +27,7 @@ class TargetStore:
         num_states = self.store.num_states
         if num_states is None:
             raise UserError(
-                f"{self.path}: does not record the number of states; write it again with asr-kd targets write"
+                f"{self.path}: does not record the number of states; write it again with asr-kd targets write or import"
             )
         self.num_states = num_states
         # "values" says what an imported archive held.
@@ -44,12 +44,13 @@ class TargetStore:
         """``UserError`` unless a student of ``num_states`` can learn from these at ``temperature`` on ``features``."""
         if self.num_states != num_states:
             raise UserError(
-                f"{self.path}: targets of {counted(self.num_states, 'state')}; the student has {num_states}"
+                f"{self.path}: targets of {counted(self.num_states, 'state')}; the student has {num_states}; use"
+                " targets and labels of the same HMM"
             )
         hashed = self.store.inputs.get("features")
         if hashed is not None and hashed != features.content_hash:
             raise UserError(
-                f"{self.path}: these targets belong to other features than {features.path} (hashes {hashed[:12]} and"
+                f"{self.path}: these targets do not belong to the features {features.path} (hashes {hashed[:12]} and"
                 f" {features.content_hash[:12]}); write targets for these, or give the teacher's features"
             )
         if match == "logits" and self.config.form != "dense":

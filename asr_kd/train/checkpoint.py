@@ -66,7 +66,7 @@ def load_checkpoint(
         if "position" not in metadata:
             raise UserError(f"{path}: it does not record the position in training")
         if run and metadata.get("run", "") not in ("", run):
-            raise UserError(f"{path}: it is of another training run than the train.yaml beside it")
+            raise UserError(f"{path}: it does not belong to the training run of the train.yaml beside it")
         position = from_dict(Position, _object(metadata["position"]), "damaged position")
         _check_position(position, epochs)
         tensors = read_tensors(path, _expected(model), "the network to train")

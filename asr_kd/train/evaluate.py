@@ -102,7 +102,7 @@ def _known(labels: Tensor | None, data: TrainingData) -> Tensor:
 
 def _unlabelled(data: TrainingData) -> UserError:
     if data.states is None:
-        return UserError(f"{data.features.path}: no labels to compare with; give their states")
+        return UserError(f"{data.features.path}: no labels to compare with; give their states (--states)")
     return UserError(
         f"{data.states.path}: no frame of {len(data.utterances):,} utterances has a label to compare with; give other"
         " states, or other utterances"

@@ -78,7 +78,7 @@ def member_configs(count: int, paths: Sequence[str | Path] = (), overrides: Sequ
     """
     if count < max(1, len(paths)):
         raise UserError(
-            f"{counted(count, 'member')} of {len(paths)} configurations; expected at least one member for each"
+            f"{counted(count, 'member')} for {counted(len(paths), 'configuration')}; give at least as many members"
         )
     if count > MEMBERS:
         raise UserError(f"{counted(count, 'member')}; at most {MEMBERS:,} are possible")

@@ -18,7 +18,7 @@ from asr_kd.train.group import Group
 from asr_kd.train.reader import Batch, Layout
 
 READ_STEPS = 50
-COUNTED = 8  # the running accuracy looks at one of so many outputs, since argmax is slow
+COUNTED = 8  # the running accuracy looks at one in this many outputs, since argmax is slow
 
 
 @dataclasses.dataclass(frozen=True)

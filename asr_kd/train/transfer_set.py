@@ -76,7 +76,7 @@ class TrainingTask:
             raise UserError(
                 f"{sources.teacher} and {data.targets.path}: train on a live teacher or on stored targets, not on both"
             )
-        config = fit_to_data(_settled(config, device, soft, labelled), data, teacher)
+        config = fit_to_data(_settled(config, device, soft, labelled), data, teacher, sources.teacher or "the teacher")
         if soft:
             _check_soft(config, data, labelled)
         if data.targets is not None:
@@ -118,15 +118,21 @@ def _settled(config: TrainConfig, device: torch.device, soft: bool, labelled: bo
 
 
 def fit_to_data(
-    config: TrainConfig, data: TrainingData, teacher: AcousticModel | Ensemble | None = None
+    config: TrainConfig,
+    data: TrainingData,
+    teacher: AcousticModel | Ensemble | None = None,
+    folder: str | Path = "the teacher",
 ) -> TrainConfig:
-    """``config`` with the network's ``bins`` and ``states`` filled in from the data; ``UserError`` if they differ."""
+    """``config`` with the network's ``bins`` and ``states`` filled in from the data; ``UserError`` if they differ.
+
+    ``folder``: that of the teacher, for messages.
+    """
     known = [(data.features.path, data.num_states)]
     if data.targets is not None:
         known.append((data.targets.path, data.targets.num_states))
     if teacher is not None:
-        known.append((Path("the teacher"), teacher.num_states))
-        data.features.expect_width(teacher.bins, "the teacher")
+        known.append((Path(folder), teacher.num_states))
+        data.features.expect_width(teacher.bins, folder)
     bins = config.net.bins or data.bins
     states = config.net.states or next((number for _, number in known if number), 0)
     if bins != data.bins:
@@ -137,7 +143,8 @@ def fit_to_data(
     for place, number in known[1:]:
         if number != states:
             raise UserError(
-                f"{place}: {counted(number, 'state')}, but the student's labels or configuration have {states}"
+                f"{place}: {counted(number, 'state')}, but the student's labels or net.states have {states}; all must"
+                " be of the same HMM"
             )
     return dataclasses.replace(config, net=dataclasses.replace(config.net, bins=bins, states=states))
 

@@ -141,7 +141,7 @@ def test_the_channel_of_a_segment_is_taken_alone(tmp_path: Path, tone: Tone) -> 
     for channel, expected in (("None", (left + right) / 2), ("0", left), ("1", right)):
         assert load_audio(data, channel, 16000) == pytest.approx(expected[4000:], abs=1e-4)
     assert [utterance_info(data, channel, 16000).averaged for channel in ("None", "0")] == [True, False]
-    with pytest.raises(UserError, match=r"'2' is channel 2 \(the first is 0\), but recording 'rec' has 2"):
+    with pytest.raises(UserError, match=r"'2' is on channel 2 \(counted from 0\), but recording 'rec' has 2 channels"):
         num_samples(data, "2", 16000)
 
 

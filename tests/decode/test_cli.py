@@ -233,7 +233,7 @@ def test_impossible_requests_are_refused(
     (tmp_path / "none").write_text("\n")
     for options, message in (
         ([], "nothing to decode"),
-        ([file, "--feats", "x"], "not a data directory"),
+        ([file, "--feats", "x"], "INPUT must be a data directory"),
         ([file, "--format", "ctm", "--nbest", "2"], "--nbest 2 needs"),
         ([file, "--nbest", "-1"], "--nbest -1"),
         ([str(datadir), "--utterances", str(tmp_path / "none")], "none: lists no utterances"),
@@ -366,7 +366,7 @@ def test_audio_of_a_lower_rate_is_remarked_on_once(
         assert main(["decode", str(model.path), *inputs]) == 0
         remarks = [line for line in capsys.readouterr().err.splitlines() if "Hz" in line]
         assert len(remarks) == 1
-        assert "recorded at 8,000 Hz and resampled to 16,000 Hz" in remarks[0]
+        assert "recorded at 8,000 Hz and upsampled to 16,000 Hz" in remarks[0]
 
 
 def test_times_begin_where_a_frame_is_heard(

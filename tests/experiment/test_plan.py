@@ -68,7 +68,7 @@ def test_options_of_the_small_run_yield_to_a_systems_own() -> None:
 
 
 def test_a_name_that_nothing_has_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UserError, match="--only studnet: nothing of this name; there are .*student"):
+    with pytest.raises(UserError, match="--only studnet: no system, report or step has this name; known: .*student"):
         _plan("digits", "studnet")
 
 

@@ -90,7 +90,7 @@ def test_values_are_replaced_and_a_small_run_leaves_systems_out(tmp_path: Path) 
         ("  hard: {", "  ensemble: {", r"table.yaml: not valid YAML: line 18: key 'ensemble' is given twice"),
         ("  hard: {", "  soft30: {", r"table.yaml:20: system soft\$width: soft30 is defined twice"),
         ("labels: hard", "labels: hart", r"table.yaml:2\d: reports all: tables: rows: labels: no system 'hart'"),
-        ('"soft, 800"]', "loft]", r"'loft' is no row of the table 'One'"),
+        ('"soft, 800"]', "loft]", r"'loft' is not a row of the table 'One'"),
         ("targets: targets/$width,", "targets: targets/$widht,", r"table.yaml:20: .*\$widht is not defined"),
         ("seeds: 3", "seeds: [1, 1]", r"table.yaml:19: system teacher: seeds: expected a whole number of seeds"),
         ("  hard: {", "  ../hard: {", r"table.yaml:17: system ../hard: expected the path of a folder inside"),
@@ -104,7 +104,7 @@ def test_a_mistake_is_named_with_its_line_and_system(tmp_path: Path, old: str, n
 
 
 def test_an_unknown_value_lists_those_that_the_table_has(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--set sede=1: expected NAME=VALUE; the values of .* are seeds, widths"):
+    with pytest.raises(UserError, match=r"--set sede=1: unknown name 'sede'; the values of .* are seeds, widths"):
         load_table(_table(tmp_path), ["sede=1"])
 
 

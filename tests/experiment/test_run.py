@@ -141,7 +141,7 @@ def test_a_dry_run_says_what_would_run_and_why(work: Path) -> None:
     (work / "given").write_text("y")
     assert dict(reasons(_plan(STEPS), Records(Places(work)))) == {
         "write c": "out of date: given has changed",
-        "write d": "if what it reads changes: write c runs",
+        "write d": "only if write c, which runs first, changes its inputs",
     }
 
 

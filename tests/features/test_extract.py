@@ -131,7 +131,7 @@ def test_clipped_and_constant_audio_give_finite_values() -> None:
     [
         ({"low_hz": 8000.0}, "expected a range within 0 to 8000 Hz"),
         ({"high_hz": 9000.0}, "expected a range within 0 to 8000 Hz"),
-        ({"kind": "mfcc", "cepstra": 41}, "41 cepstra of 40 bins"),
+        ({"kind": "mfcc", "cepstra": 41}, "cepstra is 41; expected 1 to 40, the number of bins"),
         ({"energy": True}, "requires kind: mfcc"),
         ({"global_mean": (1.0,)}, "has 1 value, expected 40"),
     ],

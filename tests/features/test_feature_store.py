@@ -210,13 +210,13 @@ def test_what_happens_to_the_audio_is_said_once(
     assert main(["feats", str(datadir.path), str(tmp_path / "s")]) == 0
     notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: recorded at 8,000 Hz and resampled to 16,000 Hz, so without anything above 4,000 Hz: 2 of 12 utterances",
-        "note: several channels, which are averaged: 1 of 12 utterances",
+        "note: 2 of 12 utterances were recorded at 8,000 Hz and upsampled to 16,000 Hz: nothing above 4,000 Hz",
+        "note: 1 of 12 utterances has several channels, which are averaged",
     ]
     segments = {"a": AudioSegment("utt00", 0.1, 0.9)}  # of a recording of 0.5 s
     data = write_data_dir(tmp_path / "cut", {"utt00": datadir.wav["utt00"]}, {}, {"a": "s"}, segments)
     assert main(["feats", str(data.path), str(tmp_path / "t")]) == 0
-    assert "note: segments that end after their recording, and are cut there: 1 of 1" in capsys.readouterr().err
+    assert "note: 1 of 1 segment ends after its recording and is truncated there" in capsys.readouterr().err
     assert FrameStore(tmp_path / "t").frame_counts == {"a": 38}
 
 

@@ -191,7 +191,7 @@ def test_a_shard_that_changes_under_an_open_store_is_an_error(small: Path, damag
         path.write_bytes(path.read_bytes()[:-6])
     else:
         path.unlink()
-    with pytest.raises(UserError, match="shard-00001.*was deleted, cut or replaced after this process opened"):
+    with pytest.raises(UserError, match="shard-00001.*was deleted, truncated or replaced after this process opened"):
         store.read("c")
     with pytest.raises(UserError, match="shard-0000[01]"):
         list(store.shards())

@@ -222,7 +222,7 @@ def test_a_shard_that_changes_under_a_reader_is_an_error(remote: str, arrays: Ar
     found = FrameStore(remote)
     other = {utterance: {"fbank": values["fbank"] + 1} for utterance, values in arrays.items()}
     write_arrays(URL, CONTENT, other, WriteOptions(shard_frames=100, force=True))
-    with pytest.raises(UserError, match=f"{SHARD}: another shard than the index lists: it was replaced"):
+    with pytest.raises(UserError, match=f"{SHARD}: not the shard that the index lists: it was replaced"):
         found.read(found.headers[1].utterances[0])
     fsspec.filesystem("s3").rm(SHARD)
     with pytest.raises(UserError, match=f"{SHARD}: no such file"):

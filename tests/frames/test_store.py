@@ -262,7 +262,7 @@ def test_index_is_rebuilt_from_shards_to_the_same_bytes(store: FrameStore) -> No
 def test_cut_shard_is_refused_on_opening(store: FrameStore, left: int) -> None:
     path = Path(store.headers[1].path)
     path.write_bytes(path.read_bytes()[:left])
-    with pytest.raises(UserError, match=r"shard-00001.*(cut|damaged)"):
+    with pytest.raises(UserError, match=r"shard-00001.*(truncated|damaged)"):
         FrameStore(store.path)
 
 

@@ -227,9 +227,9 @@ def sentence_cost(grammar: Fst, words: list[str], sentence: tuple[str, ...]) -> 
 def test_words_that_no_pronunciation_serves_make_an_error_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "a.arpa").write_text(UNIGRAM)
     space = random_space("Sabc", 0, (1, 1, 1, 1))
-    with pytest.raises(UserError, match="none of its words is in the lexicon"):
+    with pytest.raises(UserError, match="none of the language model's words is in the lexicon"):
         compile_graph(space, Lexicon({"X": (("a",),)}), tmp_path / "a.arpa", tmp_path / "graph")
-    with pytest.raises(UserError, match="none of its words is in the lexicon"):
+    with pytest.raises(UserError, match="none of the language model's words is in the lexicon"):
         compile_graph(space, Lexicon({}), tmp_path / "a.arpa", tmp_path / "graph")
     with pytest.raises(UserError, match="'A' has the phone 'z'"):
         compile_graph(space, Lexicon({"A": (("z",),)}), tmp_path / "a.arpa", tmp_path / "graph")

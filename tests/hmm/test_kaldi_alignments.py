@@ -145,7 +145,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     write_model(tmp_path / "final.mdl", binary=True)
     ark, store = str(write_ark(tmp_path / "a.ark", ALIGNMENTS)), str(tmp_path / "states")
     assert main(["hmm", "import-alignment", store, ark, "--model", str(tmp_path / "final.mdl")]) == 0
-    assert "3 utterances, 9 frames of 7 states" in capsys.readouterr().out
+    assert "3 utterances, 9 frames, 7 states" in capsys.readouterr().out
 
 
 def test_a_flipped_byte_of_packed_alignments_is_refused(tmp_path: Path) -> None:

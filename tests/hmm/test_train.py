@@ -217,7 +217,7 @@ def test_what_was_aligned_before_is_not_aligned_again(
     printed = []
     for options in ((), (), ("--force",), ("--force", "--beam", "150"), ("--beam", "150")):
         assert align(corpus[0], store, *options) == 0
-        printed.append("as before" in capsys.readouterr().out)
+        printed.append("unchanged" in capsys.readouterr().out)
     assert printed == [False, True, False, False, True]
     next(store.glob("shard-*")).unlink()
     assert align(corpus[0], store, "--beam", "150") == 0
@@ -356,7 +356,7 @@ def test_a_network_and_an_ensemble_align(
     assert hashes[0] != hashes[1]
     capsys.readouterr()
     assert align(root, tmp_path / "states_both", "--network", str(tmp_path / "both")) == 0
-    assert "as before" in capsys.readouterr().out
+    assert "unchanged" in capsys.readouterr().out
 
 
 def test_features_in_more_shards_than_files_may_be_open(

@@ -132,7 +132,7 @@ def test_other_models_and_missing_labels_are_refused(
     assert "mean: averages its members; expected an ensemble from asr-kd specialists join" in capsys.readouterr().err
     assert main(["specialists", "compare", f"{tmp_path}/net0", *stores]) == 1
     assert "net0: a single network; expected an ensemble" in capsys.readouterr().err
-    with pytest.raises(UserError, match="has no speaker"):
+    with pytest.raises(UserError, match="no speaker in utt2spk for"):
         cover_records(count_by_cover(model, data), {"u0": "s"})
 
 

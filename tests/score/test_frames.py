@@ -37,7 +37,7 @@ def test_frames_are_words_and_wrong_states_substitutions(tmp_path: Path) -> None
     save_score(score, tmp_path / "frames.json")
     assert score_in(tmp_path).unit == "frames"
     assert np.array_equal(score_in(tmp_path).counts, score.counts)
-    with pytest.raises(UserError, match="'c1' has no speaker"):
+    with pytest.raises(UserError, match="no speaker in utt2spk for 1 utterance, first 'c1'"):
         score_frames([("c1", LABELS, LABELS)], SPEAKERS)
 
 

@@ -240,7 +240,7 @@ def test_from_clusters_to_an_ensemble_that_scores(
 
     refused("active is 3 for 2 specialists; expected 1 to 2", *folders, *given, "--active", "3")
     refused("a folder is given twice", folders[0], folders[0], *given)
-    refused("prepared from another generalist than .*0/net", *folders, "--network", f"{folders[0]}/net")
+    refused("prepared from a generalist other than .*0/net", *folders, "--network", f"{folders[0]}/net")
     write_states(tmp_path / "plain" / "states", speech([100], 0)[1])
     refused("plain/states: not the labels of a specialist", f"{tmp_path}/plain", *given)
     part = TrainingData(stores["train"][0], FrameStore(Path(folders[1]) / "states"), ["u0", "u1"])
@@ -248,7 +248,7 @@ def test_from_clusters_to_an_ensemble_that_scores(
     (Path(folders[1]) / "net").rename(tmp_path / "kept")
     begin, teacher = (tmp_path / "g", tmp_path / "g") if whole else (folder / "begin", None)
     train(task, part, heard, Path(folders[1]) / "net", sources=Sources(teacher, begin=begin))
-    refused("net/train.yaml: trained on other frames or labels than those of .*1/states", *folders, *given)
+    refused("net/train.yaml: not trained on the frames and labels of .*1/states", *folders, *given)
     (tmp_path / "special" / "0" / "states").rename(tmp_path / "old")
     place, own_states = tmp_path / "special" / "0" / "states", np.array(joint.own[0])
     write(stores["train"][1], own_states, STATES, place, whole=not whole, generalist=model_hash(at["g"]))
@@ -356,8 +356,8 @@ def test_join_puts_right_what_labels_add_where_it_can(tmp_path: Path, capsys: py
     for others, message in (
         ({"temperature": 2.0}, "trained with temperature=2.0 and match='distribution'; .* for temperature=1"),
         ({"match": "logits"}, "match='logits'"),
-        ({"train": data | {"frames": 700}}, "trained on other frames or labels than those of .*s/states"),
-        ({"train": data | {"states": "another"}}, "trained on other frames or labels"),
+        ({"train": data | {"frames": 700}}, "not trained on the frames and labels of .*s/states"),
+        ({"train": data | {"states": "another"}}, "not trained on the frames and labels"),
         ({"soft_weight": 0.0}, "not trained on soft targets"),
         ({"hard_weight": [1]}, "not trained on soft targets"),
         ({"temperature": "warm"}, "temperature='warm'"),
@@ -386,4 +386,4 @@ def test_clusters_of_another_network_are_refused(tmp_path: Path, capsys: pytest.
     assert main([*command, "--feats", str(feats.path), "--k", "2"]) == 0
     given = ["--clusters", f"{tmp_path}/clusters", "--network", f"{tmp_path}/other", "--number", "0"]
     assert main(["specialists", "prepare", f"{tmp_path}/s", *given, "--states", "x", "--dev-states", "x"]) == 1
-    assert "clusters of another network than" in capsys.readouterr().err
+    assert "these are not clusters of" in capsys.readouterr().err

@@ -185,7 +185,7 @@ def test_the_student_s_features_are_checked_where_the_archive_s_are_known(
     other = write_features(tmp_path / "other", arrays)
     known = import_targets(NetworkOutputs(ark, "log-prob", scene.features), tmp_path / "k", TOPK)
     known.check(STATES, scene.features, 2.0)
-    with pytest.raises(UserError, match="these targets belong to other features than .*other"):
+    with pytest.raises(UserError, match="these targets do not belong to the features .*other"):
         known.check(STATES, other, 2.0)
     unknown = import_targets(NetworkOutputs(ark, "log-prob"), tmp_path / "u", TOPK)
     assert unknown.store.inputs.keys() == {"teacher"}

@@ -78,7 +78,7 @@ def test_targets_of_an_ensemble_of_other_states_are_refused(scene: Scene, tmp_pa
 
 def test_a_student_on_other_features_is_refused(targets: TargetStore, tmp_path: Path, scene: Scene) -> None:
     other = write_features(tmp_path / "other", {u: scene.features.read(u)["fbank"] + 1 for u in LENGTHS})
-    with pytest.raises(UserError, match=r"these targets belong to other features than .*other .hashes \w{12} and \w"):
+    with pytest.raises(UserError, match=r"these targets do not belong to the features .*other .hashes \w{12} and \w"):
         targets.check(STATES, other, 2.0)
 
 
@@ -108,7 +108,7 @@ def test_a_store_from_elsewhere_is_refused(tmp_path: Path) -> None:
     arrays = {"u": {"log_prob": np.zeros((3, 2), np.float32)}}
     write_arrays(tmp_path / "s", StoreContent("targets", {"log_prob": TensorSpec("float32", (2,))}), arrays)
     with pytest.raises(
-        UserError, match="does not record the number of states; write it again with asr-kd targets write"
+        UserError, match="does not record the number of states; write it again with asr-kd targets write or import"
     ):
         TargetStore(tmp_path / "s")
 

@@ -60,7 +60,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     optimiser.step()
     save_checkpoint(tmp_path / "c", model, optimiser, POSITION, "one")
     assert load_checkpoint(tmp_path / "c", model, optimiser, CONFIG.epochs, "one") == POSITION
-    with pytest.raises(UserError, match=r"not a checkpoint of this training run \(it is of another training run"):
+    with pytest.raises(UserError, match=r"not a checkpoint of this training run \(it does not belong to the"):
         load_checkpoint(tmp_path / "c", model, optimiser, CONFIG.epochs, "two")
     save_checkpoint(tmp_path / "c", model, optimiser, POSITION)  # as earlier versions wrote them
     assert load_checkpoint(tmp_path / "c", model, optimiser, CONFIG.epochs, "two") == POSITION

@@ -268,7 +268,7 @@ def test_members_learn_from_a_teacher_or_its_targets_without_labels(tmp_path: Pa
     ("options", "message"),
     [
         (["--members", "0"], "0 members"),
-        (["--members", "2"], "2 members of 3 configurations"),
+        (["--members", "2"], "2 members for 3 configurations"),
         (["--members", "3"], "seed 2 would predict 8 states, but seed 1 predicts 6"),
         (["--members", "3", "--set", "net.states=3"], "but the network has 3 outputs"),
         (["--mean", "arithmetic"], "give --members N too"),

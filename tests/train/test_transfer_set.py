@@ -196,9 +196,9 @@ def test_what_does_not_fit_is_refused_before_the_first_step(
         ({"soft_weight": 0.0}, school.with_targets(), {}, "soft_weight is 0, so the soft targets would have no effect"),
         ({"temperature": 3.0}, school.with_targets("topk"), {}, "temperature is 3, these topk targets are for 1, 2"),
         ({"match": "logits"}, school.with_targets("topk"), {}, "topk targets have no logits to match"),
-        ({}, other_data(school), {}, "these targets belong to other features than"),
-        ({}, school.data, {"teacher": wide}, f"{BINS} fbank coefficients per frame; the teacher expects {BINS + 1}"),
-        ({}, school.data, {"teacher": more}, f"the teacher: {STATES + 1} states, but the student's labels"),
+        ({}, other_data(school), {}, "these targets do not belong to the features"),
+        ({}, school.data, {"teacher": wide}, f"{BINS} fbank coefficients per frame; {wide} expects {BINS + 1}"),
+        ({}, school.data, {"teacher": more}, f"{more}: {STATES + 1} states, but the student's labels"),
         ({}, school.data, {"teacher": school.teacher, "priors": more}, f"priors of {STATES + 1} states"),
         ({}, school.data, {"teacher": tmp_path / "absent"}, "absent: no such folder; expected a trained network"),
     ]
@@ -213,7 +213,7 @@ def test_targets_of_other_states_than_the_labels_are_refused(school: School, tmp
     more = network(tmp_path / "more", 3, states=STATES + 1, bins=BINS)
     targets = write_targets(Teacher(more, school.data.features), tmp_path / "t", FORMS["dense"])
     data = TrainingData(school.data.features, school.data.states, targets=targets)
-    with pytest.raises(UserError, match=f"/t: {STATES + 1} states, but the student's labels or configuration have 6"):
+    with pytest.raises(UserError, match=f"/t: {STATES + 1} states, but the student's labels or net.states have 6"):
         TrainingTask.plan(MIXED, data)
 
 
