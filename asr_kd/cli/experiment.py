@@ -121,9 +121,12 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
+    from asr_kd.errors import UserError
     from asr_kd.experiment.plan import status_table
     from asr_kd.experiment.records import Records
 
+    if not options.work.is_dir():
+        raise UserError(f"{options.work}: no such folder; give the working folder of `asr-kd experiment run`")
     plan = _plan(options)
     print(status_table(plan, Records(_places(options))), end="")
 

@@ -89,8 +89,12 @@ def test_the_help_of_a_recipe_lists_its_stages() -> None:
 
 def test_a_quick_run_has_its_own_folder_and_options_override_it(tmp_path: Path) -> None:
     shown = _run("an4", "--speeds", "0.5", "--small", "--help").stdout
-    for name, value in (("speeds", "0.5"), ("three-shifts", "0.5"), ("work", str(RECIPES / "an4" / "exp_small"))):
-        assert re.search(rf"--{name} VALUE +\({value}\)", shown), shown
+    for option, value in (
+        ("speeds VALUE", "0.5"),
+        ("three-shifts VALUE", "0.5"),
+        ("work DIR", RECIPES / "an4" / "exp_small"),
+    ):
+        assert re.search(rf"--{option} .*\({value}\)\n", shown), shown
     refused = _run("fsdd", "--small")
     assert refused.returncode == 2
     assert "no --small" in refused.stderr
