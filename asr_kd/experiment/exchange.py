@@ -60,7 +60,7 @@ class Exchange:
             name, content = _exchanged(word), contents[word.path]
             if name is None or (content is not None and self._there.get(name) == content):
                 continue
-            path = Path(self._records.places.of(Input(word.content or word.path)))
+            path = Path(self._records.places.of(word))
             files = _files(path)
             for file in files:
                 upload(path / file, _joined(self.url, name, file))
@@ -96,16 +96,15 @@ def run_away(away: Away) -> Outcome:
     folders = cache_folder() / "steps"
     folders.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=folders))
-    places = Places(folder, away.stores)
+    os.chdir(folder)  # so that what the step writes, and prints, names relative paths
     try:
         for config in away.step.configs:
             write_text(folder / config.path, config.text)
         for name in filter(None, map(_exchanged, away.step.inputs)):
             _link(local(f"{away.url}/{name}"), folder / name)
-        commands = [arguments(command, places, away.width) for command in away.step.commands]
+        commands = [arguments(command, Places(Path(), away.stores), away.width) for command in away.step.commands]
         with _saved(folder, [*_written(away.step), away.log], away.url):
-            outcome = run_commands(Call(away.main, commands, folder / away.log))
-        return dataclasses.replace(outcome, line=outcome.line.replace(f"{folder}/", ""))
+            return run_commands(Call(away.main, commands, folder / away.log))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -161,7 +160,7 @@ def _exchanged(word: Input) -> str | None:
     """The path at the URL of an input that is exchanged: not of a store, which is there already."""
     if word.store or is_url(word.path):
         return None
-    return _name(word.content or word.path)
+    return _name(word.path)
 
 
 Kind = TypeVar("Kind", bound=Word)

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from asr_kd.errors import UserError
-from asr_kd.experiment.references import network_folder, seeds_of
+from asr_kd.experiment.references import can_be_tested, network_folder, seeds_of
 from asr_kd.experiment.steps import Aside, Command, Config, Input, Jobs, Output, Step, Word
 from asr_kd.experiment.table import Calibrated, Ensemble, Gmm, Network, Specialists, System, Table, Targets, Test
 
@@ -28,6 +28,8 @@ def make_steps(table: Table) -> dict[str, Step]:
         step = _write_targets(table, name, targets)
         steps[step.name] = step
     for name, system in table.systems.items():
+        if any(test.score == "words" for test in table.tests.values()):
+            steps |= {step.name: step for step in _models(table, name, system)}
         for key, test in table.tests.items():
             steps |= {step.name: step for step in _tests(table, name, system, key, test)}
     return steps
@@ -181,83 +183,79 @@ def _specialists(table: Table, name: str, system: Specialists) -> Iterator[Step]
     yield Step(f"join {name}", (join,), f"{name}/ensemble.yaml", also=nets, here=True)
 
 
-def _tests(table: Table, name: str, system: System, key: str, test: Test) -> Iterator[Step]:
-    if test.score == "frames":
-        for folder in trained_folders(table, name):
-            base = system if not isinstance(system, Calibrated) else table.systems[system.calibrate]
-            assert isinstance(base, Network)
-            command = (
-                "train", "--evaluate", Input(folder), "--feats", features_of(table, test.data),
-                "--states", states_of(table, base.hmm, test.data),
-                *_option("--utterances", _input(table, test.utterances)), "--out", key,
-            )  # fmt: skip
-            written = (Output(f"{folder}/{key}"),)
-            yield Step(f"test {folder} {key}", (command,), f"{folder}/{key}/frames.json", also=written, device=True)
+def _models(table: Table, name: str, system: System) -> Iterator[Step]:
+    """Recognisers: a model folder for each network. Those of later seeds take the search options of the first."""
+    if not can_be_tested(table, system, "words"):
         return
+    first, *others = [f"model/{place}" for place in trained_folders(table, name) or [name]]
+    yield _model(table, system, first, None)
+    for model in others:
+        yield _model(table, system, model, Input(first, content=f"{first}/model.yaml"))
+
+
+def _model(table: Table, system: System, folder: str, like: Input | None) -> Step:
+    """Build a model, and tune its search options unless they are those of the model ``like``."""
+    model, tuning = Output(folder), table.tuning
+    most = None if tuning.max_active is None else str(tuning.max_active)
+    dev = _tested_features(table, system, tuning.data)
+    build = (
+        "model", "build", *_scorer(table, system, folder.removeprefix("model/")), *_option("--search-like", like),
+        "--features", dev, model, *_option("--max-active", most),
+    )  # fmt: skip
+    tune = (
+        "decode", model, Input(f"data/{tuning.data}"), "--tune", "--feats", dev,
+        *_option("--utterances", _input(table, tuning.utterances)), *JOBS,
+    )  # fmt: skip
+    commands, last = ((build,), "model.yaml") if like else ((build, tune), "tune.json")
+    return Step(f"model {folder.removeprefix('model/')}", commands, f"{folder}/{last}", device=True)
+
+
+def _scorer(table: Table, system: System, place: str) -> Command:
+    """What scores the frames, and the graph, as options of model build."""
     if isinstance(system, Gmm):
-        yield _test_gmm(table, name, system, key, test)
-        return
-    if isinstance(system, Calibrated) or not table.hmms[system.hmm].graph:
-        return
-    seeds = seeds_of(system, table.systems)
-    for place in [f"{name}/seed{seed}" for seed in seeds] or [name]:
-        first = f"{name}/seed{seeds[0]}" if seeds else name
-        yield _test_network(table, system, place, first, key)
-
-
-def _test_gmm(table: Table, name: str, system: Gmm, key: str, test: Test) -> Step:
-    model = Output(f"model/{name}")
-    features = {part: Input(system.features.replace("$set", part), store=True) for part in (test.data, test.tune_data)}
-    build = (
-        "model", "build", "--gmm", Input(system.gmm), "--graph", Input(system.graph),
-        "--features", features[test.data], model, *_limit(test),
-    )  # fmt: skip
-    commands = (build, _tune(table, model, test, features), *_decode(table, model, key, test, features))
-    return Step(f"test {name}", commands, f"model/{name}/{key}/wer.json")
-
-
-def _test_network(table: Table, system: Network | Ensemble | Specialists, place: str, first: str, key: str) -> Step:
-    """Build, tune, decode and score the network of ``place``; all but the ``first`` take the search options of it."""
-    test, hmm = table.tests[key], table.hmms[system.hmm]
-    model = Output(f"model/{place}")
-    features = {part: features_of(table, part) for part in (test.data, test.tune_data)}
-    like = Input(f"model/{first}", content=f"model/{first}/model.yaml") if first != place else None
-    priors = system.test_priors if isinstance(system, Network) else None
-    build = (
-        "model", "build", "--network", Input(network_folder(place, table.systems)), "--states-dir", Input(hmm.model),
-        "--graph", Input(hmm.graph), *_option("--search-like", like), "--features", features[test.data], model,
-        *_limit(test), *_option("--priors", _input(table, priors)),
-    )  # fmt: skip
-    tune = [] if like else [_tune(table, model, test, features)]
-    commands = (build, *tune, *_decode(table, model, key, test, features, states_of(table, system.hmm, test.data)))
-    return Step(f"test {place}", commands, f"model/{place}/{key}/wer.json", device=True)
-
-
-def _limit(test: Test) -> tuple[Word, ...]:
-    return _option("--max-active", None if test.max_active is None else str(test.max_active))
-
-
-def _tune(table: Table, model: Output, test: Test, features: Mapping[str, Input]) -> Command:
-    chosen = _option("--utterances", _input(table, test.tune_utterances))
+        return "--gmm", Input(system.gmm), "--graph", Input(system.graph)
+    assert isinstance(system, Network | Ensemble | Specialists)
+    hmm, priors = table.hmms[system.hmm], system.test_priors if isinstance(system, Network) else None
     return (
-        "decode",
-        model,
-        Input(f"data/{test.tune_data}"),
-        "--tune",
-        "--feats",
-        features[test.tune_data],
-        *chosen,
-        *JOBS,
-    )
-
-
-def _decode(
-    table: Table, model: Output, key: str, test: Test, features: Mapping[str, Input], states: Input | None = None
-) -> tuple[Command, Command]:
-    data, out = Input(f"data/{test.data}"), Output(f"{model.path}/{key}")
-    chosen = _option("--utterances", _input(table, test.utterances))
-    decode = (
-        "decode", model, data, "--feats", features[test.data], *_option("--states", states), *chosen, "--no-times",
-        "--output", out, *JOBS,
+        "--network", Input(network_folder(place, table.systems)), "--states-dir", Input(hmm.model),
+        "--graph", Input(hmm.graph), *_option("--priors", _input(table, priors)),
     )  # fmt: skip
-    return decode, ("score", "--ref", data, "--hyp", out)
+
+
+def _tested_features(table: Table, system: System, name: str) -> Input:
+    """The features of a set that a system takes."""
+    if isinstance(system, Gmm):
+        return Input(system.features.replace("$set", name), store=True)
+    return features_of(table, name)
+
+
+def _tests(table: Table, name: str, system: System, key: str, test: Test) -> Iterator[Step]:
+    """A test of each network of a system; none if it cannot be tested so."""
+    if can_be_tested(table, system, test.score):
+        for place in trained_folders(table, name) or [name]:
+            yield (_test_words if test.score == "words" else _test_frames)(table, system, place, key, test)
+
+
+def _test_frames(table: Table, system: System, place: str, key: str, test: Test) -> Step:
+    base = table.systems[system.calibrate] if isinstance(system, Calibrated) else system
+    assert isinstance(base, Network)
+    command = (
+        "train", "--evaluate", Input(place), "--feats", features_of(table, test.data),
+        "--states", states_of(table, base.hmm, test.data), *_option("--utterances", _input(table, test.utterances)),
+        "--out", key,
+    )  # fmt: skip
+    written = (Output(f"{place}/{key}"),)
+    return Step(f"test {place} {key}", (command,), f"{place}/{key}/frames.json", also=written, device=True)
+
+
+def _test_words(table: Table, system: System, place: str, key: str, test: Test) -> Step:
+    model, data, out = f"model/{place}", Input(f"data/{test.data}"), Output(f"model/{place}/{key}")
+    states = None if isinstance(system, Gmm | Calibrated) else states_of(table, system.hmm, test.data)
+    decode = (
+        "decode", Input(model, content=f"{model}/model.yaml"), data,
+        "--feats", _tested_features(table, system, test.data), *_option("--states", states),
+        *_option("--utterances", _input(table, test.utterances)), "--no-times", "--output", out, *JOBS,
+    )  # fmt: skip
+    return Step(
+        f"test {place} {key}", (decode, ("score", "--ref", data, "--hyp", out)), f"{out.path}/wer.json", device=True
+    )

@@ -2,11 +2,13 @@
 
 import dataclasses
 import fnmatch
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from asr_kd.config import shown
 from asr_kd.errors import UserError
 from asr_kd.experiment.exchange import Exchange
 from asr_kd.experiment.make_reports import report_steps
@@ -18,6 +20,7 @@ from asr_kd.files import read_lines, write_text
 from asr_kd.score.table import Column, plain, render
 from asr_kd.storage import delete_folder
 
+STAGE = re.compile(r"(\d+)\t(\d+)\t(\w*)")
 STAGES = "stages.tsv"  # in the working folder: number, seconds and commit of each stage that a recipe has run
 
 
@@ -44,7 +47,7 @@ class Selection:
 def make_plan(path: Path, work: Path, results: Path, selection: Selection) -> Plan:
     """The selected steps of the table at ``path``, and all that they need.
 
-    If none is selected, the plan has all steps, except for tests that no report shows.
+    If none is selected, the plan has all steps, except for tests that no report shows, and models that only these need.
     ``results``: where the folders of the reports are.
     """
     table = load_table(path, selection.overrides, selection.small)
@@ -52,7 +55,7 @@ def make_plan(path: Path, work: Path, results: Path, selection: Selection) -> Pl
     needs = dependencies(steps.values())
     names = [name for pattern in selection.only for name in _matching(pattern, steps)]
     shown = closure([name for name in steps if name.startswith("report ")], needs) or set(steps)
-    usual = [name for name in steps if name in shown or not name.startswith("test ")]
+    usual = [name for name in steps if name in shown or not name.startswith(("model ", "test "))]
     chosen = closure(names if selection.only else usual, needs)
     return Plan({name: step for name, step in steps.items() if name in chosen}, needs)
 
@@ -161,8 +164,12 @@ def provenance_words(plan: Plan, records: Records, commit: str | None, begun: fl
     seconds = time.time() - begun
     path = records.work / STAGES
     for line in read_lines(path) if path.exists() else ():
-        number, took, commit_then = line.split("\t")
-        seconds += float(took)
+        match = STAGE.fullmatch(line)
+        if not match:
+            advice = "delete the file: only the wall time of earlier stages is lost"
+            raise UserError(f"{path}: expected STAGE, SECONDS, COMMIT on each line, found {shown(line)}; {advice}")
+        number, took, commit_then = match.groups()
+        seconds += int(took)
         if commit_then not in ("", commit):
             made.setdefault(commit_then, []).append(f"stage {number}")
     for step in plan.steps.values():

@@ -20,6 +20,7 @@ from asr_kd.experiment.table import (
     Table,
     Targets,
     Test,
+    Tuning,
 )  # fmt: skip
 from asr_kd.experiment.template import Source, expand
 from asr_kd.files import read_text
@@ -36,6 +37,7 @@ SECTIONS = (
     "configs",
     "targets",
     "systems",
+    "tuning",
     "tests",
     "reports",
 )
@@ -101,9 +103,9 @@ class _Reader:
     left_out: set[str]
 
     def table(self, quick: dict[str, Any], tune_utterances: str | None) -> Table:
-        tests = self.all_of(Test, "tests")
+        tuning = self.build(Tuning, self.section("tuning"), ("tuning",))
         if tune_utterances:
-            tests = {name: dataclasses.replace(test, tune_utterances=tune_utterances) for name, test in tests.items()}
+            tuning = dataclasses.replace(tuning, utterances=tune_utterances)
         return Table(
             path=self.source.path,
             features=self.sections.get("features", "feats/fbank/$set"),
@@ -112,7 +114,8 @@ class _Reader:
             configs=self.configs(),
             targets=self.all_of(Targets, "targets"),
             systems=self.systems(),
-            tests=tests,
+            tuning=tuning,
+            tests=self.all_of(Test, "tests"),
             reports={name: self.report(("reports", name), value) for name, value in self.section("reports").items()},
             quick=quick,
         )

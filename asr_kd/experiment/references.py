@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from asr_kd.config import shown
 from asr_kd.errors import UserError
-from asr_kd.experiment.table import Calibrated, Ensemble, Network, Specialists, System, Table
+from asr_kd.experiment.table import Calibrated, Ensemble, Gmm, Network, Specialists, System, Table
 from asr_kd.experiment.template import Keys, Source
 
 
@@ -15,6 +15,13 @@ def seeds_of(system: System, systems: dict[str, System]) -> list[int]:
     if not isinstance(system, Network):
         return []
     return list(range(1, system.seeds + 1)) if isinstance(system.seeds, int) else list(system.seeds)
+
+
+def can_be_tested(table: Table, system: System, score: str) -> bool:
+    """Whether there is a test of a system by ``words``, which needs a graph, or by ``frames``, which needs networks."""
+    if score == "frames":
+        return isinstance(system, Network | Calibrated)
+    return isinstance(system, Gmm) or (not isinstance(system, Calibrated) and bool(table.hmms[system.hmm].graph))
 
 
 def network_folder(name: str, systems: dict[str, System]) -> str:
@@ -42,6 +49,7 @@ def check_references(table: Table, source: Source) -> None:
                 _check_shown(table, row.system, source, row_keys)
                 for test in row.tests:
                     _check_known("test", test, table.tests, source, row_keys)
+                _check_tested(table, row.system, row.tests, source, row_keys)
             if result.gains_of is not None:
                 gains_keys: Keys = ("reports", name, "tables", "gains_of")
                 specialists = {other: each for other, each in table.systems.items() if isinstance(each, Specialists)}
@@ -52,6 +60,8 @@ def check_references(table: Table, source: Source) -> None:
             for line in (*figure.series.values(), *figure.levels.values()):
                 for each in [line] if isinstance(line, str) else [point.system for point in line]:
                     _check_shown(table, each, source, ("reports", name, "figures", file))
+                    if figure.kind == "against":
+                        _check_tested(table, each, [], source, ("reports", name, "figures", file))
     _check_cycles(table, source)
 
 
@@ -116,6 +126,18 @@ def _check_shown(table: Table, name: str, source: Source, keys: Keys) -> None:
     """What a table or figure shows: a system, or one seed's network."""
     if not _is_seed(table, name):
         _check_known("system", name, table.systems, source, keys)
+
+
+def _check_tested(table: Table, name: str, tests: list[str], source: Source, keys: Keys) -> None:
+    """Tests of a system that a report shows; the first of the table if none is named."""
+    if not table.tests:
+        raise UserError(f"{source.where(*keys)}: it shows a test, but the table has none; add a section tests")
+    for test in tests or [next(iter(table.tests))]:
+        score = table.tests[test].score
+        system = table.systems.get(name) or table.systems[name.rpartition("/seed")[0]]
+        if not can_be_tested(table, system, score):
+            needs = "a decoding graph of its HMM" if score == "words" else "networks of its own"
+            raise UserError(f"{source.where(*keys)}: {name} cannot have the test {test}: one by {score} needs {needs}")
 
 
 def _is_seed(table: Table, name: str) -> bool:

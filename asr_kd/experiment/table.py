@@ -108,15 +108,21 @@ class Targets:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The set, or some utterances of it, on which search options are tuned; ``max_active``: as of model build."""
+
+    data: str = "dev"
+    utterances: str | None = None
+    max_active: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Test:
-    """How systems are tested: ``words`` (tuned on dev, then decoded and scored) or ``frames`` (errors)."""
+    """A test of systems, by ``words`` (decoded and scored) or ``frames`` (errors of the most probable state)."""
 
     score: Literal["words", "frames"] = "words"
     data: str = "test"
     utterances: str | None = None
-    tune_data: str = "dev"
-    tune_utterances: str | None = None
-    max_active: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +200,7 @@ class Table:
     configs: dict[str, dict[str, Any]]
     targets: dict[str, Targets]
     systems: dict[str, System]
+    tuning: Tuning
     tests: dict[str, Test]
     reports: dict[str, Report]
     quick: dict[str, Any]

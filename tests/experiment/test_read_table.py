@@ -95,6 +95,8 @@ def test_values_are_replaced_and_a_small_run_leaves_systems_out(tmp_path: Path) 
         ("seeds: 3", "seeds: [1, 1]", r"table.yaml:19: system teacher: seeds: expected a whole number of seeds"),
         ("  hard: {", "  ../hard: {", r"table.yaml:17: system ../hard: expected the path of a folder inside"),
         ("tests:", "testz:", r"table.yaml:21: unknown key 'testz'"),
+        ("  decode_test: {}", "", r"table.yaml:2\d: reports all: .*: it shows a test, but the table has none"),
+        (", graph: graph", "", r"hard cannot have the test decode_test: .*needs a decoding graph of its HMM"),
         ("seeds: [1, 2]", "seeds: 0", r"seeds: expected a whole number of seeds, or a list"),
     ],
 )  # fmt: skip
