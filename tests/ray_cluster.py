@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 Kill = Callable[[], None]
+TOKEN = uuid.uuid4().hex  # one for all clusters of this process: Ray reads it once
 needs_ray = pytest.mark.skipif(  # not pytest.importorskip: Ray reads RAY_AUTH_MODE when it is imported
     importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'asr-kd[ray]'"
 )
@@ -20,7 +21,7 @@ def two_nodes() -> Iterator[Kill]:
     settings = {
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": uuid.uuid4().hex,
+        "RAY_AUTH_TOKEN": TOKEN,
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with pytest.MonkeyPatch.context() as patch:
