@@ -49,7 +49,8 @@ def _run(work: Path, steps: list[Step] = STEPS, jobs: int = 1, adopt: bool = Fal
     """Run the steps; the names of those that ran."""
     (work / "journal").unlink(missing_ok=True)
     plan = _plan(steps)
-    run_steps(plan.steps, plan.needs, Records(Places(work)), write, Options(jobs, commit="ab12", adopt=adopt))
+    how = Options(jobs, commit="ab12", adopt=adopt, imports=__name__)  # forked from a process that has torch already
+    run_steps(plan.steps, plan.needs, Records(Places(work)), write, how)
     return (work / "journal").read_text().split() if (work / "journal").exists() else []
 
 

@@ -52,12 +52,13 @@ def _stores_in_bucket() -> dict[str, bytes]:
     return {path.removeprefix(f"{root}/"): files.cat_file(path) for path in paths}
 
 
-def _kill_when(begun: Path, kill: Kill) -> threading.Thread:
-    """Kill the node once something has ``begun``."""
+def _kill_after(begun: Path, kill: Kill) -> threading.Thread:
+    """Kill the node a few seconds after the file ``begun`` appears."""
 
     def wait() -> None:
         while not begun.exists():
             time.sleep(0.05)
+        time.sleep(4)
         kill()
 
     thread = threading.Thread(target=wait, daemon=True)
@@ -71,7 +72,7 @@ def _on_two_nodes(work: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, whol
     with served() as server:
         use(server, cache, monkeypatch)
         with two_nodes() as kill:
-            thread = _kill_when(work / "experiment" / "steps" / "train%20teacher%2Fseed2.json", kill)
+            thread = _kill_after(work / "experiment" / "steps" / "train%20teacher%2Fseed2.json", kill)
             if whole:
                 _run(work, *spread)
             else:  # features and one student, tested; its table takes minutes
