@@ -28,7 +28,7 @@ check_system "${BASH_VERSINFO[@]:0:2}" python nproc awk sed || exit 1
 printf -v command_line ' %q' "$0" "$@"
 downloads=$root/data/corpora
 stage=0 stop_stage=99 jobs="" engine=local work=$recipe/exp stores="" small=() settings=() feats_options=() begun=""
-asr-kd() { python -m asr_kd "$@"; }
+asr-kd() { python -P -m asr_kd "$@"; }   # -P: never what lies in the current folder
 commit() { git -C "$root" rev-parse --short HEAD 2> /dev/null || true; }
 
 usage() {
