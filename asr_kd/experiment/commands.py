@@ -15,12 +15,13 @@ CRASHED = 70  # the status of a command that raised an exception which is not th
 class Call:
     """Commands to run one after the other until one fails, and the file for what they print.
 
-    ``main(arguments)`` runs one command and returns its status.
+    ``main(arguments)`` runs one command and returns its status. ``result``: how the line with their result begins.
     """
 
     main: Callable[[list[str]], int]
     commands: Sequence[list[str]]
     log: Path
+    result: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ def run_commands(call: Call) -> Outcome:
         sys.stderr = log
         status, line = 0, ""
         for command in call.commands:
-            sys.stdout = output = _FirstLine(log)
+            sys.stdout = output = _Output(log, call.result)
             try:
                 status = call.main(command)
             except Exception:
@@ -55,15 +56,16 @@ def run_commands(call: Call) -> Outcome:
     return Outcome(status, line or "no message")
 
 
-class _FirstLine(io.TextIOBase):
-    """Standard output that goes to a log; remembers its first line."""
+class _Output(io.TextIOBase):
+    """Standard output that goes to a log; ``line`` is the first that begins with ``result``."""
 
-    def __init__(self, log: io.TextIOWrapper) -> None:
-        self._log, self._begun = log, ""
+    def __init__(self, log: io.TextIOWrapper, result: str) -> None:
+        self._log, self._result, self._last = log, result, ""
+        self.line = ""
 
     def write(self, text: str) -> int:
-        if "\n" not in self._begun:
-            self._begun += text
+        *whole, self._last = (self._last + text).split("\n")
+        self.line = self.line or next((line for line in whole if line.startswith(self._result)), "")
         return self._log.write(text)
 
     def flush(self) -> None:
@@ -71,8 +73,3 @@ class _FirstLine(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._log.fileno()
-
-    @property
-    def line(self) -> str:
-        """The first line."""
-        return self._begun.partition("\n")[0]

@@ -104,7 +104,7 @@ def run_away(away: Away) -> Outcome:
             _link(local(f"{away.url}/{name}"), folder / name)
         commands = [arguments(command, Places(Path(), away.stores), away.width) for command in away.step.commands]
         with _saved(folder, [*_written(away.step), away.log], away.url):
-            return run_commands(Call(away.main, commands, folder / away.log))
+            return run_commands(Call(away.main, commands, folder / away.log, away.step.result))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -206,8 +206,10 @@ def _model(table: Table, system: System, folder: str, like: Input | None) -> Ste
         "decode", model, Input(f"data/{tuning.data}"), "--tune", "--feats", dev,
         *_option("--utterances", _input(table, tuning.utterances)), *JOBS,
     )  # fmt: skip
-    commands, last = ((build,), "model.yaml") if like else ((build, tune), "tune.json")
-    return Step(f"model {folder.removeprefix('model/')}", commands, f"{folder}/{last}", device=True)
+    name = f"model {folder.removeprefix('model/')}"
+    if like:
+        return Step(name, (build,), f"{folder}/model.yaml", result="search ")
+    return Step(name, (build, tune), f"{folder}/tune.json", device=True, result="acoustic scale ")
 
 
 def _scorer(table: Table, system: System, place: str) -> Command:

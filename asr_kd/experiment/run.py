@@ -140,7 +140,7 @@ class _Run:
             return
         commands = [arguments(command, self.records.places, width) for command in step.commands]
         commands[-1] += self.options.late(step)
-        tasks.submit(step.name, run_commands, Call(self.main, commands, self.records.log(step)), needs)
+        tasks.submit(step.name, run_commands, Call(self.main, commands, self.records.log(step), step.result), needs)
 
     def finish(self, handle: Handle[Outcome]) -> None:
         name = handle.name

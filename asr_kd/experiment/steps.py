@@ -72,7 +72,7 @@ class Step:
 
     ``name``: kind and subject, such as ``train student/seed1``. ``last``: the file that is written last. ``also``: what
     is read and written but named by no command. ``device``: whether it uses a GPU if there is one. ``here``: whether it
-    runs on the machine that has the working folder; it takes seconds.
+    runs on the machine that has the working folder; it takes seconds. ``result``: how the line with its result begins.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Step:
     also: tuple[Input | Output, ...] = ()
     device: bool = False
     here: bool = False
+    result: str = ""
 
     @property
     def inputs(self) -> list[Input]:

@@ -1,6 +1,8 @@
 """The runner: what runs, in which order, and what a failure, an interruption or a change leads to."""
 
+import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +32,8 @@ def write(arguments: list[str]) -> int:
     path.write_text(text + "".join(Path(name).read_text() for name in inputs))
     with open(path.parent / "journal", "a") as journal:
         journal.write(f"{path.name}\n")
-    print(f"wrote {path.name}")
+    print(f"wrote {path.name}\nresult: ", end="")
+    print(path.name)
     return 0
 
 
@@ -69,6 +72,13 @@ def test_steps_run_once_each_after_what_it_needs(work: Path, capfd: pytest.Captu
     assert "write d: " in capfd.readouterr().err
     assert _run(work) == []
     assert "4 steps already done" in capfd.readouterr().err
+
+
+def test_the_line_with_the_result_of_a_step_is_shown(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _run(work, [dataclasses.replace(STEPS[0], result="result:"), STEPS[1]])
+    shown = capfd.readouterr().err
+    assert re.search(r"write a: [\d.]+ s: result: a ", shown)
+    assert re.search(r"write b: [\d.]+ s: wrote b\n", shown)
 
 
 def test_a_changed_input_repeats_what_reads_it_and_only_as_far_as_contents_change(work: Path) -> None:
