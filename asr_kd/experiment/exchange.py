@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from asr_kd.corpus.datadir import FILES as DATA_FILES
 from asr_kd.experiment.commands import Call, Outcome, run_commands
-from asr_kd.experiment.records import Contents, Records
+from asr_kd.experiment.records import Records
 from asr_kd.experiment.steps import Input, Output, Places, Step, Word, arguments
 from asr_kd.files import write_text
 from asr_kd.storage import (
@@ -33,6 +33,8 @@ from asr_kd.storage import (
 )
 
 SAVE_SECONDS = 60.0
+FETCHES = 3
+FileState = tuple[int, int]  # size, and time of the last change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +54,23 @@ class Exchange:
 
     def __init__(self, url: str, records: Records) -> None:
         self.url, self._records = url, records
-        self._there: dict[str, str | None] = {}  # path -> hash of what lies at the URL, where that is known
+        self._there: dict[str, FileState] = {}  # path at the URL -> the file here that it is a copy of
 
-    def offer(self, step: Step, contents: Contents) -> None:
-        """Copy what a step reads, which has these ``contents``, to the URL."""
+    def offer(self, step: Step) -> None:
+        """Copy what a step reads to the URL, as far as it is not there."""
         for word in step.inputs:
-            name, content = _exchanged(word), contents[word.path]
-            if name is None or (content is not None and self._there.get(name) == content):
+            name, path = _exchanged(word), Path(self._records.places.of(word))
+            if name is None:
                 continue
-            path = Path(self._records.places.of(word))
             files = _files(path)
             for file in files:
-                upload(path / file, _joined(self.url, name, file))
+                there, state = _joined(name, file), _state(path / file)
+                if self._there.get(there) != state:
+                    upload(path / file, f"{self.url}/{there}")
+                    self._there[there] = state
             for file in list_files(f"{self.url}/{name}").keys() - set(files):
-                delete_file(_joined(self.url, name, file))
-            self._there[name] = content
+                if "/" not in file:  # folders inside may be what other steps have saved
+                    delete_file(_joined(self.url, name, file))
 
     def away(self, step: Step, width: int, main: Callable[[list[str]], int]) -> Away:
         """The step as another machine can run it."""
@@ -80,7 +84,7 @@ class Exchange:
             found = [_joined(name, file) for file in list_files(f"{self.url}/{name}")]
             for file in sorted(found, key=lambda file: file == step.last):
                 download(f"{self.url}/{file}", self._records.work / file)
-            self._there[name] = self._records.content(Input(name))
+                self._there[file] = _state(self._records.work / file)
 
     def forget(self, step: Step) -> None:
         """Delete what a step has saved at the URL."""
@@ -101,7 +105,7 @@ def run_away(away: Away) -> Outcome:
         for config in away.step.configs:
             write_text(folder / config.path, config.text)
         for name in filter(None, map(_exchanged, away.step.inputs)):
-            _link(local(f"{away.url}/{name}"), folder / name)
+            _link(_fetched(f"{away.url}/{name}"), folder / name)
         commands = [arguments(command, Places(Path(), away.stores), away.width) for command in away.step.commands]
         with _saved(folder, [*_written(away.step), away.log], away.url):
             return run_commands(Call(away.main, commands, folder / away.log, away.step.result))
@@ -109,10 +113,18 @@ def run_away(away: Away) -> Outcome:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _fetched(url: str) -> Path:
+    """A local copy; asked for again where a file in it, which another step writes, was replaced meanwhile."""
+    for _ in range(FETCHES - 1):
+        with contextlib.suppress(UnavailableError):
+            return local(url)
+    return local(url)
+
+
 @contextlib.contextmanager
 def _saved(folder: Path, names: list[str], url: str) -> Iterator[None]:
     """The outputs ``names`` in ``folder``, as they are at ``url``; within the block, and at its end, they are saved."""
-    saved: dict[str, tuple[int, int]] = {}  # path of a file -> its size and time when it was the same at the URL
+    saved: dict[str, FileState] = {}  # path of a file -> its state when it was the same at the URL
     for name in names:
         for file in list_files(f"{url}/{name}"):
             path = _joined(name, file)
@@ -147,7 +159,7 @@ def _saved(folder: Path, names: list[str], url: str) -> Iterator[None]:
         save()
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path) -> FileState:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
@@ -192,10 +204,12 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in found)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: str | Path, target: str | Path) -> None:
     """``source`` at ``target``: a file, or a folder in which new files may be written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    source, target = Path(source), Path(target)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=os.link, dirs_exist_ok=True)
-    elif not target.exists():
-        os.link(source, target)
+        shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    os.link(source, target)

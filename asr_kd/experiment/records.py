@@ -90,7 +90,7 @@ class Records:
 
     def contents(self, step: Step) -> Contents:
         """What a step would read now: a hash of each of its inputs."""
-        return {word.path: self.content(word) for word in step.inputs}
+        return {word.path: self._content(word) for word in step.inputs}
 
     def write(self, step: Step, state: State, commit: str | None, contents: Contents, **more: Any) -> None:
         """Record a step that reads, or has read, inputs with these ``contents``."""
@@ -126,11 +126,11 @@ class Records:
             was, new = next(((old, new) for old, new in pairs if old != new), (before[-1:], now[-1:]))
             return f"its settings changed: {shown(was)} then, {shown(new)} now"
         for word in step.inputs:
-            if record["inputs"].get(word.path) != self.content(word):
+            if record["inputs"].get(word.path) != self._content(word):
                 return f"{word.path} has changed" if word.path in record["inputs"] else f"{word.path} is a new input"
         return ""
 
-    def content(self, word: Input) -> str | None:
+    def _content(self, word: Input) -> str | None:
         """A hash of what a step reads; None if it is not there."""
         place = self.places.of(dataclasses.replace(word, path=word.content or word.path))
         if not is_url(place):

@@ -135,7 +135,7 @@ class _Run:
         self.show(step.name, "started")
         needs = Needs(width, 1 if step.device and tasks.gpus else 0, here=step.here)
         if self.options.exchange and not step.here:
-            self.options.exchange.offer(step, contents)
+            self.options.exchange.offer(step)
             tasks.submit(step.name, run_away, self.options.exchange.away(step, width, self.main), needs)
             return
         commands = [arguments(command, self.records.places, width) for command in step.commands]

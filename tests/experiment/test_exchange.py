@@ -15,7 +15,7 @@ from asr_kd.experiment.plan import Plan, redo
 from asr_kd.experiment.records import Records
 from asr_kd.experiment.run import Options, run_steps
 from asr_kd.experiment.steps import Input, Output, Places, Step, dependencies
-from asr_kd.storage import list_files, read_file
+from asr_kd.storage import list_files, read_file, write_file
 from tests.object_storage import Fault, Server
 
 URL = "s3://bucket/stores/work"
@@ -76,6 +76,25 @@ def test_a_step_gets_what_it_reads_and_its_outputs_and_log_come_back(
     assert "net: " in (work / "experiment" / "logs" / "gather%20net.log").read_text()
     assert "gather net: " in capfd.readouterr().err
     assert not list((tmp_path / "cache" / "steps").iterdir())
+
+
+def test_what_is_offered_replaces_what_was_there_but_not_what_other_steps_have_saved(
+    server: Server, work: Path, tmp_path: Path
+) -> None:
+    records, reads = Records(Places(work)), _step("model", Input("net"), Input("data"))
+    (work / "net").mkdir()
+    (work / "net" / "weights").write_text("1")
+    write_file(f"{URL}/net/test/found", b"saved")
+    write_file(f"{URL}/data/segments", b"of an earlier data directory")
+    offers = Exchange(URL, records)
+    offers.offer(reads)
+    assert set(list_files(f"{URL}/net")) == {"weights", "test/found"}
+    assert set(list_files(f"{URL}/data")) == {"utt2spk"}
+    (work / "net" / "weights").write_text("two")
+    server.requests.clear()
+    offers.offer(reads)
+    assert read_file(f"{URL}/net/weights", 100) == b"two"
+    assert server.counted("PUT", "") == 1
 
 
 def test_a_failure_is_that_of_the_step_and_redo_deletes_what_it_has_saved(server: Server, work: Path) -> None:
