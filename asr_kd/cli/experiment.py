@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from asr_kd.cli import add_action, add_jobs
 
 IMPORTS = "asr_kd.cli.experiment_imports"
+LAST = Path("experiment", "last_run.json")  # in the working folder
 
 if TYPE_CHECKING:
     from asr_kd.experiment.plan import Plan
@@ -88,6 +89,32 @@ def _places(options: argparse.Namespace) -> "Places":
     return Places(options.work, options.stores)
 
 
+REMEMBERED = ("set", "small", "stores", "results")
+
+
+def _remember(options: argparse.Namespace) -> None:
+    """Keep the options of ``run``, for a ``status`` or ``commands`` of the same table without any of them."""
+    from asr_kd.files import write_json
+
+    given = {name: getattr(options, name) for name in REMEMBERED}
+    given["results"] = options.results and str(options.results.resolve())
+    write_json(options.work / LAST, {"table": str(options.table.resolve()), **given})
+
+
+def _recall(options: argparse.Namespace) -> None:
+    """Take the options of the last ``run`` of this table in this working folder, unless some are given."""
+    from asr_kd.files import read_json
+
+    path = options.work / LAST
+    if any(getattr(options, name) for name in REMEMBERED) or not path.exists():
+        return
+    last = read_json(path)
+    if isinstance(last, dict) and last.get("table") == str(options.table.resolve()):
+        for name in REMEMBERED:
+            setattr(options, name, last.get(name))
+        options.results = options.results and Path(options.results)
+
+
 def _run(options: argparse.Namespace) -> None:
     import time
 
@@ -109,6 +136,7 @@ def _run(options: argparse.Namespace) -> None:
             print(f"{name}: {why}")
         return
     write_configs(plan, options.work)
+    _remember(options)
     apart = current_engine().remote and options.stores and is_url(options.stores)
     exchange = Exchange(f"{options.stores}/work", records) if apart else None
     redo(plan, records, options.redo, exchange)
@@ -127,6 +155,7 @@ def _status(options: argparse.Namespace) -> None:
 
     if not options.work.is_dir():
         raise UserError(f"{options.work}: no such folder; give the working folder of `asr-kd experiment run`")
+    _recall(options)
     plan = _plan(options)
     print(status_table(plan, Records(_places(options))), end="")
 
@@ -135,6 +164,7 @@ def _commands(options: argparse.Namespace) -> None:
     from asr_kd.experiment.plan import write_configs
     from asr_kd.experiment.steps import as_shell
 
+    _recall(options)
     plan, places = _plan(options), _places(options)
     write_configs(plan, options.work)
     for name, step in plan.steps.items():

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from asr_kd.cli import main
 from asr_kd.errors import UserError
 from asr_kd.experiment.plan import Plan, reasons, redo, status_table
 from asr_kd.experiment.records import Records
@@ -210,3 +212,31 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_killed_one_is_seen(wor
     while records.in_use() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert _run(work) == ["a", "b", "c", "d"]
+
+
+def test_status_and_commands_take_the_options_of_the_last_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, work = tmp_path / "table.yaml", tmp_path / "work"
+    table.write_text(
+        "values: {width: 32}\nhmms: {hmm: {states: 'states/$set'}}\nconfigs: {base: {net: {width: $width}}}\n"
+        "systems: {net: {data: train, config: base}}\n"
+    )
+    monkeypatch.setattr("asr_kd.experiment.run.run_steps", lambda *_: None)
+    assert main(["experiment", "status", str(table), str(work)]) == 1
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["experiment", "run", str(table), str(work), "--set", "width=64", "--stores", "s3://b"]) == 0
+
+    def shown(*options: str) -> str:
+        capsys.readouterr()
+        assert main(["experiment", *options]) == 0
+        return capsys.readouterr().out
+
+    assert "--states s3://b/states/train" in shown("commands", str(table), str(work))
+    config = work / "experiment" / "configs" / "base.yaml"
+    assert "width: 64" in config.read_text()
+    assert "--states s3://b" not in shown("commands", str(table), str(work), "--set", "width=48")
+    assert "width: 48" in config.read_text()
+    assert "train net/seed1  missing" in shown("status", str(table), str(work))
+    other = shutil.copy(table, tmp_path / "other.yaml")
+    assert "s3://b" not in shown("commands", str(other), str(work))
