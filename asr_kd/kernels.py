@@ -66,6 +66,17 @@ def store(bits, row):  # type: ignore[no-untyped-def]
         row[j] = (bits[j] + np.uint32(0x7FFF) + ((bits[j] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
+@row_inlined
+def scratch_rows(number, length):  # type: ignore[no-untyped-def]
+    """``number`` rows of at least ``length`` float32 numbers, in one piece, at least a kilobyte apart.
+
+    A compiled loop first compares the addresses of its arrays: where they are close together it does not use vector
+    instructions, and sums in another order. Short rows of their own would be as far apart as the allocator puts them,
+    so that results would differ from one call to the next.
+    """
+    return np.empty((number, max(length, 256) + 48), np.float32)  # not a multiple of a page, which is slow
+
+
 LANES = 64  # maxima side by side, which the compiler turns into vector instructions
 
 

@@ -6,10 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from asr_kd import kernels
+from asr_kd.targets.forms import Dense, Sampled, SoftTargets, TopK
+from asr_kd.train.rows import objective
 
 
 @pytest.fixture
@@ -65,3 +68,24 @@ def test_the_process_that_compiles_and_one_that_finds_it_done_compute_the_same_b
     )
     assert first == second
     assert list(tmp_path.rglob("*.nbc"))
+
+
+@pytest.mark.parametrize("states", [10, 14, 40])
+def test_few_states_give_the_same_bits_wherever_scratch_memory_is(states: int) -> None:
+    """Rows shorter than a loop of vector instructions; small arrays between the calls move the next ones."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(scale=3, size=(40, states)).astype(np.float32))
+    dense = Dense(torch.from_numpy(rng.normal(size=(40, states)).astype(np.float32)).log_softmax(1))
+    best, state = dense.log_prob.topk(3, 1)
+    targets: list[SoftTargets] = [
+        dense,
+        TopK(state, best, torch.log1p(-best.exp().sum(1))),
+        Sampled(state, torch.full((40, 3), 1 / 3)),
+    ]
+    labels, weights = torch.zeros(40, dtype=torch.long), torch.full((40, 2), 0.5)
+    kept, found = [], []
+    for _ in range(60):
+        kept.append(np.zeros(rng.integers(1, 400)))
+        gradients = [objective(logits, each, labels, 2.0, weights)[1] for each in targets]
+        found.append(b"".join(gradient.numpy().tobytes() for gradient in gradients))
+    assert len(set(found)) == 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from asr_kd import gpu_kernels
 from asr_kd.config import shown
 from asr_kd.errors import UserError, counted
-from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_kernel
+from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_kernel, scratch_rows
 from asr_kd.limits import MEMBERS, PATH_LENGTH
 from asr_kd.nets.acoustic_model import AcousticModel, outputs_within
 from asr_kd.nets.gpu_mean import add_softmax_
@@ -181,8 +181,9 @@ def _added(mean: Tensor | None, logits: Tensor, share: float, geometric: bool) -
 @row_kernel
 def _add_softmax(mean, logits, share, begin, end):  # type: ignore[no-untyped-def]
     states = logits.shape[1]
-    raw, prob, bits = np.empty(states, np.uint32), np.empty(states, np.float32), np.empty(states, np.int32)
-    row = raw.view(np.float32)
+    scratch = scratch_rows(3, states)
+    row, prob, bits = scratch[0, :states], scratch[1, :states], scratch[2, :states].view(np.int32)
+    raw = row.view(np.uint32)
     for i in range(begin, end):
         load(logits[i], raw)
         factor = np.float32(share / exponentials(row, np.float32(1), greatest_of(row), prob, bits))

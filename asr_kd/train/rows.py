@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from asr_kd.errors import UserError
-from asr_kd.kernels import bits_of, exponentials, greatest_of, in_threads, load, row_inlined, row_kernel, store
+from asr_kd.kernels import (
+    bits_of,
+    exponentials,
+    greatest_of,
+    in_threads,
+    load,
+    row_inlined,
+    row_kernel,
+    scratch_rows,
+    store,
+)
 from asr_kd.targets.forms import Dense, SoftTargets, TopK
 
 
@@ -123,8 +133,9 @@ def _mix(soft, factor, at_one, hard):  # type: ignore[no-untyped-def]
 @row_kernel
 def _top_k(logits, state, log_prob, log_tail, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
     states, k = logits.shape[1], state.shape[1]
-    raw, bits = np.empty(states, np.uint32), np.empty(states, np.int32)
-    row, soft, at_one = raw.view(np.float32), np.empty(states, np.float32), np.empty(states, np.float32)
+    scratch = scratch_rows(4, states)
+    row, soft, at_one = scratch[0, :states], scratch[1, :states], scratch[2, :states]
+    raw, bits = row.view(np.uint32), scratch[3, :states].view(np.int32)
     inside, teacher, chosen = np.empty(k), np.empty(k), np.empty(k)
     for i in range(begin, end):
         to_soft, to_hard = weights[i]
@@ -198,8 +209,9 @@ def _log_add(one, other):  # type: ignore[no-untyped-def]
 @row_kernel
 def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
     states = logits.shape[1]
-    raw, bits = np.empty(states, np.uint32), np.empty(states, np.int32)
-    row, soft, at_one = raw.view(np.float32), np.empty(states, np.float32), np.empty(states, np.float32)
+    scratch = scratch_rows(4, states)
+    row, soft, at_one = scratch[0, :states], scratch[1, :states], scratch[2, :states]
+    raw, bits = row.view(np.uint32), scratch[3, :states].view(np.int32)
     for i in range(begin, end):
         to_soft, to_hard = weights[i]
         if to_soft == 0 and to_hard == 0:
@@ -226,9 +238,11 @@ def _sampled(logits, state, weight, labels, weights, temperature, gradient, lost
 @row_kernel
 def _dense(logits, log_prob, labels, weights, temperature, gradient, lost, begin, end):  # type: ignore[no-untyped-def]
     states = logits.shape[1]
-    raw, given, bits = np.empty(states, np.uint32), np.empty(states, np.uint32), np.empty(states, np.int32)
-    row, wanted, teacher = raw.view(np.float32), given.view(np.float32), np.empty(states, np.float32)
-    soft, at_one = np.empty(states, np.float32), np.empty(states, np.float32)
+    scratch = scratch_rows(6, states)
+    row, soft, at_one = scratch[0, :states], scratch[1, :states], scratch[2, :states]
+    raw, bits = row.view(np.uint32), scratch[3, :states].view(np.int32)
+    wanted, teacher = scratch[4, :states], scratch[5, :states]
+    given = wanted.view(np.uint32)
     scale = np.float32(1 / temperature)
     for i in range(begin, end):
         to_soft, to_hard = weights[i]
