@@ -77,6 +77,7 @@ parse_options() {
   [[ -n $jobs || $engine == ray ]] || jobs=$(nproc)   # Ray uses every CPU of the cluster
   spread=(--engine "$engine" ${jobs:+--jobs "$jobs"})
   trap finish EXIT
+  trap 'exit 143' TERM; trap 'exit 129' HUP; trap 'exit 130' INT   # else the status in finish is 0
 }
 
 # check_words OPTION WORD...: fails unless the value of --OPTION consists of such words.

@@ -297,7 +297,9 @@ def info(options: argparse.Namespace) -> None:
 
 def spreadsheet(options: argparse.Namespace) -> None:
     """Write data directories from a spreadsheet."""
-    from asr_kd.corpus.spreadsheet import NEEDED, OPTIONAL, read_spreadsheet, write_spreadsheet
+    import sys
+
+    from asr_kd.corpus.spreadsheet import NEEDED, OPTIONAL, read_spreadsheet, unused_columns, write_spreadsheet
 
     columns = {}
     for each in options.column:
@@ -307,6 +309,10 @@ def spreadsheet(options: argparse.Namespace) -> None:
         columns[key] = name
     audio = options.audio or options.file.parent
     lines = read_spreadsheet(options.file, audio, columns, options.case, options.keep_punctuation)
+    if unused := unused_columns(options.file, columns):
+        print(
+            f"columns that are not used: {', '.join(unused)} (--column {OPTIONAL[0]}=NAME names one)", file=sys.stderr
+        )
     for datadir in write_spreadsheet(lines, options.out).values():
         _print_contents(datadir)
 

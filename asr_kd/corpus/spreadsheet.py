@@ -40,13 +40,8 @@ def read_spreadsheet(
     column ``speaker`` each file is a speaker of its own. Raises ``UserError`` with the line for a missing column,
     file or text.
     """
-    text = read_text(path)
-    first = text.partition("\n")[0]
-    separator = max("\t;,", key=first.count)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    names = {key: columns.get(key, key) for key in (*NEEDED, *OPTIONAL)}
-    found = [name.strip() for name in rows.fieldnames or ()]
-    rows.fieldnames = found
+    rows, names = _rows(path), _names(columns)
+    found = rows.fieldnames or ()
     for key in (*NEEDED, *columns):
         if names[key] not in found:
             raise UserError(
@@ -61,6 +56,25 @@ def read_spreadsheet(
         ]
     except csv.Error as error:
         raise UserError(f"{path}:{rows.line_num + 1}: not a line of a spreadsheet: {error}") from None
+
+
+def unused_columns(path: str | Path, columns: Mapping[str, str]) -> list[str]:
+    """The names of the columns that ``read_spreadsheet`` does not read."""
+    used = _names(columns).values()
+    return [name for name in _rows(path).fieldnames or () if name and name not in used]
+
+
+def _rows(path: str | Path) -> "csv.DictReader[str]":
+    text = read_text(path)
+    first = text.partition("\n")[0]
+    separator = max("\t;,", key=first.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+    return rows
+
+
+def _names(columns: Mapping[str, str]) -> dict[str, str]:
+    return {key: columns.get(key, key) for key in (*NEEDED, *OPTIONAL)}
 
 
 def _line(

@@ -34,12 +34,15 @@ def test_each_set_becomes_a_data_directory(audio: Path, tmp_path: Path) -> None:
     assert Path(train.wav["Ann_Lee-two_words"]) == audio / "two words.flac"
 
 
-def test_columns_may_have_other_names_and_be_separated_by_tabs(audio: Path, tmp_path: Path) -> None:
+def test_columns_may_have_other_names_and_be_separated_by_tabs(
+    audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = audio / "validated.tsv"
-    table.write_text("client_id\tpath\tsentence\nab12\tone.flac\tHello there\n")
+    table.write_text("client_id\tpath\tsentence\tsplit\nab12\tone.flac\tHello there\ttrain\n")
     command = ["corpus", "spreadsheet", str(table), str(tmp_path / "data"), "--column", "text=sentence"]
     assert main([*command, "--column", "speaker=client_id", "--case", "upper"]) == 0
     assert dict(read_data_dir(tmp_path / "data").text) == {"ab12-one": ("HELLO", "THERE")}
+    assert "columns that are not used: split (--column speaker=NAME names one)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

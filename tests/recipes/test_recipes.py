@@ -81,6 +81,16 @@ def test_a_failed_stage_ends_with_the_command_that_resumes_it(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+def test_a_terminated_recipe_does_not_look_finished(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    script = tmp_path / "toy" / "run.sh"
+    script.write_text(f'. {RECIPES / "lib.sh"}\nparse_options "$@"\nif run_stage 0 "a"; then kill $$; sleep 1; fi\n')
+    run = subprocess.run(["bash", script, "--work", tmp_path], capture_output=True, text=True)
+    assert run.returncode == 143
+    assert "finished" not in run.stdout
+    assert "stage 0 (a) was interrupted. Resume with:" in run.stderr
+
+
 def test_the_help_of_a_recipe_lists_its_stages() -> None:
     shown = _run("an4", "--help").stdout
     assert "  2  GMM-HMM training, alignment\n" in shown
