@@ -101,9 +101,9 @@ def difference_table(request: Difference, found: Sequence[Record]) -> str:
     for key, name in (("frame_accuracy", "frame acc."), ("wer", "WER")):
         columns += [
             Column(f"{name}, points", percent(f"{key}_change")),
-            Column("95 % CI, seeds", percent_range(f"{key}_low", f"{key}_high", 2)),
-            Column("95 % CI, speakers", percent_range(f"{key}_low_by_speaker", f"{key}_high_by_speaker", 2)),
-            Column("p", _p(f"{key}_p")),
+            Column(f"{name}, 95 % CI, seeds", percent_range(f"{key}_low", f"{key}_high", 2)),
+            Column(f"{name}, 95 % CI, speakers", percent_range(f"{key}_low_by_speaker", f"{key}_high_by_speaker", 2)),
+            Column(f"{name}, p", _p(f"{key}_p")),
         ]
     over_seeds = "CI, seeds: Welch's interval, with the test set held fixed; a system with one run is taken as exact."
     notes = [

@@ -164,11 +164,11 @@ _RECOVERY = (
     Column("system", plain("system"), left=True),
     Column("set", plain("set"), left=True),
     Column("frame acc., % of gap closed", percent("frame_accuracy_recovered", 1)),
-    Column("95 % CI, seeds", _bounds("frame_accuracy_interval")),
-    Column("95 % CI, speakers", _bounds("frame_accuracy_interval_by_speaker")),
+    Column("frame acc., 95 % CI, seeds", _bounds("frame_accuracy_interval")),
+    Column("frame acc., 95 % CI, speakers", _bounds("frame_accuracy_interval_by_speaker")),
     Column("WER, % of gap closed", percent("wer_recovered", 1)),
-    Column("95 % CI, seeds", _bounds("wer_interval")),
-    Column("95 % CI, speakers", _bounds("wer_interval_by_speaker")),
+    Column("WER, 95 % CI, seeds", _bounds("wer_interval")),
+    Column("WER, 95 % CI, speakers", _bounds("wer_interval_by_speaker")),
 )
 
 
