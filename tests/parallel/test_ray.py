@@ -208,7 +208,12 @@ def test_a_node_that_is_killed_costs_its_tasks_and_not_the_run(kill_node: Kill, 
     thread.start()
     write_features(data, tmp_path / "ray", FeatureConfig(), jobs=2, shard_frames=100)
     thread.join()
-    assert digests(tmp_path / "ray") == digests(tmp_path / "local")
+    assert _whole(tmp_path / "ray") == digests(tmp_path / "local")
+
+
+def _whole(folder: Path) -> dict[str, str]:
+    """Digests of the files in a folder, but for those that a killed process was writing."""
+    return {name: digest for name, digest in digests(folder).items() if not name.endswith(".partial")}
 
 
 def _marked(mark: str) -> list[str]:
@@ -254,5 +259,4 @@ def test_a_killed_and_an_interrupted_command_leave_no_process_and_the_next_gives
     with locally():
         assert main(words) == 0
         assert main([*words[:3], str(tmp_path / "whole"), *words[4:-1], "1"]) == 0
-    found, expected = (digests(tmp_path / folder / "audio") for folder in ("out", "whole"))
-    assert {name: digest for name, digest in found.items() if not name.endswith(".partial")} == expected
+    assert _whole(tmp_path / "out" / "audio") == digests(tmp_path / "whole" / "audio")
