@@ -142,12 +142,19 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 
 def list_files(url: str) -> dict[str, dict[str, Any]]:
-    """What is known of each file below ``url``, by its path there; a file itself has the path ``""``."""
+    """What is known of each file below ``url``, by its path there; a file itself has the path ``""``.
+
+    ``UserError`` for a path that leads out of the folder: a copy would be written elsewhere.
+    """
     files, root = file_system(url)
     with reporting(url):
         files.invalidate_cache()
         found: dict[str, dict[str, Any]] = files.find(root, detail=True)
-    return {path[len(root) :].strip("/"): status for path, status in found.items() if status["type"] == "file"}
+    listed = {path[len(root) :].strip("/"): status for path, status in found.items() if status["type"] == "file"}
+    for name in listed:
+        if ".." in name.split("/"):
+            raise UserError(f"{url}/{name}: a name that leads out of its folder; rename it")
+    return listed
 
 
 def upload(path: Path, url: str) -> None:
@@ -158,14 +165,16 @@ def upload(path: Path, url: str) -> None:
         files.put_file(str(path), place)
 
 
-def download(url: str, path: Path) -> None:
-    """Copy the file at ``url`` to ``path``, where it appears whole or not at all."""
+def download(url: str, path: Path, size: int) -> None:
+    """Copy the file of ``size`` bytes at ``url`` to ``path``, where it appears whole or not at all."""
     files, place = file_system(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with reporting(url):
             files.get_file(place, str(partial))
+        if (arrived := partial.stat().st_size) != size:
+            raise UnavailableError(f"{url}: {arrived:,} bytes arrived, {size:,} expected; run this again")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -210,7 +219,6 @@ def folder_or_file(path: str, names: Sequence[str] = ()) -> str:
 
 @functools.lru_cache(1024)
 def _copied(url: str, names: tuple[str, ...]) -> Path:
-    files, root = file_system(url)
     listed = {name: status for name, status in list_files(url).items() if not names or name in names}
     size = sum(status["size"] for status in listed.values())
     if not listed:
@@ -224,7 +232,7 @@ def _copied(url: str, names: tuple[str, ...]) -> Path:
     folder = cache_folder() / "folders" / hashlib.sha256(json.dumps(state).encode()).hexdigest()[:32]
     copy = folder / url.rpartition("/")[2]
     if not folder.exists():
-        _copy(files, root, url, listed, copy)
+        _copy(url, listed, copy)
     os.utime(folder)
     return copy
 
@@ -235,7 +243,7 @@ def version(status: Mapping[str, Any]) -> str:
     return str(next((status[kind] for kind in kinds if kind in status), ""))
 
 
-def _copy(files: Any, root: str, url: str, listed: Mapping[str, Mapping[str, Any]], copy: Path) -> None:
+def _copy(url: str, listed: Mapping[str, Mapping[str, Any]], copy: Path) -> None:
     folders = copy.parent.parent
     folders.mkdir(parents=True, exist_ok=True)
     for old in folders.iterdir():
@@ -245,15 +253,7 @@ def _copy(files: Any, root: str, url: str, listed: Mapping[str, Mapping[str, Any
     partial = Path(tempfile.mkdtemp(prefix=".", dir=folders))
     try:
         for name, status in listed.items():
-            if ".." in name.split("/"):
-                raise UserError(f"{url}/{name}: a name that leads out of its folder; rename it")
-            target = partial / copy.name / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            place = f"{url}/{name}".rstrip("/")
-            with reporting(place):
-                files.get_file(f"{root}/{name}".rstrip("/"), str(target))
-            if (size := target.stat().st_size) != status["size"]:
-                raise UnavailableError(f"{place}: {size:,} bytes arrived, {status['size']:,} expected; run this again")
+            download(f"{url}/{name}".rstrip("/"), partial / copy.name / name, status["size"])
         try:
             partial.rename(copy.parent)
         except OSError:

@@ -2,7 +2,7 @@
 
 The machine that has the working folder offers there what a step reads, and takes what it has written. The machine that
 runs the step works in a folder of its own. It saves the outputs at the URL every minute and at the end, and begins with
-what an earlier attempt has saved: a machine that dies costs a minute of each of its steps.
+what an earlier attempt has saved: of training, the last checkpoint that was written a minute before.
 """
 
 import contextlib
@@ -81,9 +81,10 @@ class Exchange:
     def take(self, step: Step) -> None:
         """Copy what a step has written from the URL, the file that marks it as done last."""
         for name in [*_written(step), self._log(step)]:
-            found = [_joined(name, file) for file in list_files(f"{self.url}/{name}")]
-            for file in sorted(found, key=lambda file: file == step.last):
-                download(f"{self.url}/{file}", self._records.work / file)
+            found = list_files(f"{self.url}/{name}").items()
+            sizes = {_joined(name, file): status["size"] for file, status in found}
+            for file in sorted(sizes, key=lambda file: file == step.last):
+                download(f"{self.url}/{file}", self._records.work / file, sizes[file])
                 self._there[file] = _state(self._records.work / file)
 
     def forget(self, step: Step) -> None:
@@ -126,9 +127,9 @@ def _saved(folder: Path, names: list[str], url: str) -> Iterator[None]:
     """The outputs ``names`` in ``folder``, as they are at ``url``; within the block, and at its end, they are saved."""
     saved: dict[str, FileState] = {}  # path of a file -> its state when it was the same at the URL
     for name in names:
-        for file in list_files(f"{url}/{name}"):
+        for file, status in list_files(f"{url}/{name}").items():
             path = _joined(name, file)
-            download(f"{url}/{path}", folder / path)
+            download(f"{url}/{path}", folder / path, status["size"])
             saved[path] = _state(folder / path)
 
     def save() -> None:

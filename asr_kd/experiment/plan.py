@@ -92,7 +92,7 @@ def redo(plan: Plan, records: Records, patterns: Sequence[str], exchange: Exchan
         for name in _matching(pattern, plan.steps):
             step = plan.steps[name]
             records.forget(step)
-            if exchange:
+            if exchange and not step.here:
                 exchange.forget(step)
             for output in step.outputs:
                 shared = any(other.startswith(f"{output.path}/") for other in outputs)

@@ -96,7 +96,7 @@ class Step:
     @property
     def mark(self) -> Output:
         """Its ``last`` file."""
-        return Output(self.last, any(output.store and self.last.startswith(output.path) for output in self.outputs))
+        return Output(self.last, any(each.store and self.last.startswith(f"{each.path}/") for each in self.outputs))
 
     @property
     def settings(self) -> list[str]:

@@ -58,7 +58,7 @@ def _versions() -> dict[str, str]:
     for name in _LIBRARIES:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:
+        except PackageNotFoundError:  # not every library is needed everywhere
             continue
     return found
 

@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from asr_kd.errors import UserError
@@ -140,3 +141,15 @@ def test_a_step_whose_outputs_cannot_be_saved_has_failed(server: Server, work: P
     ):
         _run(work, _plan(_step("net", Input("list"))))
     assert not (work / "net" / "found").exists()
+
+
+def test_truncated_outputs_and_names_that_lead_elsewhere_are_refused(server: Server, work: Path) -> None:
+    records, step = Records(Places(work)), _step("net")
+    write_file(f"{URL}/net/found", b"a long enough file")
+    with server.failing(Fault("truncated", "/net/found")), pytest.raises(UserError, match="found: "):
+        Exchange(URL, records).take(step)
+    assert not (work / "net" / "found").exists()
+    fsspec.filesystem("s3").pipe_file(f"{URL}/net/../../../outside", b"x")
+    with pytest.raises(UserError, match="leads out of its folder"):
+        Exchange(URL, records).take(step)
+    assert not (work.parent / "outside").exists()
